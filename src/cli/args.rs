@@ -1,0 +1,157 @@
+//! Arguments: only their shapes and their help.
+
+use std::path::PathBuf;
+
+use clap::{ArgAction, Args as ClapArgs, Parser, Subcommand, ValueEnum};
+
+use crate::slot::Choice;
+
+/// Keep the other root of a dual-root appliance bootable.
+#[derive(Clone, Debug, Parser)]
+#[command(name = "dualroot", version, max_term_width = 80, after_help = EXIT_CODES)]
+pub struct Args {
+    /// Take ROOT (a mount point) for /
+    #[arg(short, long, global = true, value_name = "ROOT", default_value = "/")]
+    pub root: PathBuf,
+    /// Configuration file [default: /etc/dualroot.conf]
+    #[arg(short, long, global = true, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Say more; twice for all
+    #[arg(short, long, global = true, action = ArgAction::Count)]
+    pub verbose: u8,
+    /// Say nothing but errors
+    #[arg(short, long, global = true, conflicts_with = "verbose")]
+    pub quiet: bool,
+    /// Print the result as one JSON object
+    #[arg(long, global = true)]
+    pub json: bool,
+    /// How progress is shown on stderr
+    #[arg(long, global = true, value_enum, default_value_t = Progress::Auto)]
+    pub progress: Progress,
+    /// What to do
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+const EXIT_CODES: &str = "Exit codes: 0 done, 1 failed, 2 usage, 3 problems found, 4 busy or locked,\n\
+5 content differs from the manifest, 6 refused before writing, 128+n signal n.";
+
+/// How progress is shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Progress {
+    /// A bar on a terminal, plain lines elsewhere
+    Auto,
+    /// One line, drawn again and again
+    Bar,
+    /// A line every few seconds
+    Plain,
+    /// A JSON object per line
+    Json,
+    /// Nothing
+    None,
+}
+
+/// The verbs.
+#[derive(Clone, Debug, Subcommand)]
+pub enum Command {
+    /// Copy / and /config to the alternate slot, read the copy back, record it
+    Snapshot(Snapshot),
+    /// Show both slots: role, date, packages, state
+    Show(Show),
+    /// Read the alternate slot again and compare it with its manifest
+    Verify(Show),
+    /// Clear stale mounts of the alternate slot
+    Clean(Clean),
+}
+
+/// Options of `snapshot`.
+#[derive(Clone, Debug, ClapArgs)]
+#[allow(clippy::struct_excessive_bools)] // five independent switches
+pub struct Snapshot {
+    /// Which slot gets the copy
+    #[arg(long, value_enum, default_value_t = Alternate::Alternate)]
+    pub slice: Alternate,
+    /// How to copy
+    #[arg(long, value_enum, default_value_t = Method::Auto)]
+    pub method: Method,
+    /// Make a new file system (always so, as yet)
+    #[arg(long)]
+    pub fresh: bool,
+    /// Clear busy and foreign mounts by force
+    #[arg(long)]
+    pub force: bool,
+    /// Copy only /
+    #[arg(long, conflicts_with = "config_partition")]
+    pub root_partition: bool,
+    /// Copy only /config
+    #[arg(long)]
+    pub config_partition: bool,
+    /// Print what would be done, and do nothing
+    #[arg(short = 'n', long)]
+    pub dry_run: bool,
+}
+
+/// The only slot that can get a copy.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Alternate {
+    /// The one that is not running
+    Alternate,
+}
+
+/// Ways to copy.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Method {
+    /// The best there is
+    Auto,
+    /// File by file
+    Tree,
+}
+
+/// Options of `show` and `verify`.
+#[derive(Clone, Debug, ClapArgs)]
+pub struct Show {
+    /// Only this slot: 1, 2 or alternate
+    #[arg(long, value_parser = slot)]
+    pub slice: Option<Choice>,
+}
+
+/// Options of `clean`.
+#[derive(Clone, Debug, ClapArgs)]
+pub struct Clean {
+    /// Clear busy and foreign mounts too
+    #[arg(long)]
+    pub force: bool,
+}
+
+fn slot(text: &str) -> Result<Choice, String> {
+    match text {
+        "1" => Ok(Choice::Number(1)),
+        "2" => Ok(Choice::Number(2)),
+        "alternate" => Ok(Choice::Alternate),
+        _ => Err("1, 2 or alternate".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_definition_holds_together() {
+        Args::command().debug_assert();
+    }
+
+    #[test]
+    fn help_fits_80_columns() {
+        let mut command = Args::command();
+        command.build();
+        let mut all = vec![command.clone()];
+        all.extend(command.get_subcommands().cloned());
+        for mut each in all {
+            let help = each.render_long_help().to_string();
+            assert!(help.lines().all(|l| l.len() <= 80), "{help}");
+        }
+    }
+}

@@ -1,0 +1,40 @@
+//! The talk: one line per message on stderr.
+
+use std::io::Write;
+
+use log::{Level, LevelFilter, Log, Metadata, Record};
+
+struct Stderr;
+
+static LOGGER: Stderr = Stderr;
+
+impl Log for Stderr {
+    fn enabled(&self, _: &Metadata<'_>) -> bool {
+        true
+    }
+
+    fn log(&self, record: &Record<'_>) {
+        let word = match record.level() {
+            Level::Error => "error: ",
+            Level::Warn => "warning: ",
+            _ => "",
+        };
+        // Nobody is left to be told where stderr is gone.
+        let _ = writeln!(std::io::stderr(), "dualroot: {word}{}", record.args());
+    }
+
+    fn flush(&self) {}
+}
+
+/// Starts logging: errors only, warnings, then steps with `-v`, everything with `-vv`.
+pub fn start(quiet: bool, verbose: u8) {
+    let level = match (quiet, verbose) {
+        (true, _) => LevelFilter::Error,
+        (false, 0) => LevelFilter::Warn,
+        (false, 1) => LevelFilter::Info,
+        (false, _) => LevelFilter::Debug,
+    };
+    // A second call, as in tests, keeps the first logger.
+    let _ = log::set_logger(&LOGGER);
+    log::set_max_level(level);
+}

@@ -1,0 +1,160 @@
+//! Reports as text, in the seeds' words, or as JSON.
+
+use std::fmt::Write as _;
+
+use jiff::Timestamp;
+use jiff::tz::TimeZone;
+use serde::Serialize;
+
+use crate::error::Error;
+use crate::ops::{clean, show, snapshot, verify};
+use crate::plan::Step;
+use crate::slot::State;
+
+/// One JSON object on one line.
+pub fn json<T: Serialize>(report: &T) -> String {
+    serde_json::to_string(report).unwrap_or_default() + "\n"
+}
+
+/// An error as JSON.
+pub fn json_error(error: &Error) -> String {
+    let mut operation = error.context.clone();
+    if !error.operation.is_empty() {
+        operation.push(error.operation.clone());
+    }
+    let object = serde_json::json!({"schema": 1, "error": {
+        "code": error.kind.code(),
+        "operation": operation.join(": "),
+        "path": error.path.as_ref().map(|p| p.to_string_lossy()),
+        "offset": error.offset,
+        "cause": error.cause,
+        "hint": error.hint,
+    }});
+    object.to_string() + "\n"
+}
+
+/// A date as Junos prints it: `Sep 1 08:25:17 2020`, local time.
+fn date(time: Timestamp) -> String {
+    time.to_zoned(TimeZone::system()).strftime("%b %-d %H:%M:%S %Y").to_string()
+}
+
+/// `show`, as in the first seed; what it does not have follows each slot's packages.
+pub fn show(report: &show::Report) -> String {
+    let mut text = String::new();
+    for slot in &report.slots {
+        // Writing to a String cannot fail.
+        let _ = writeln!(
+            text,
+            "Information for snapshot on       {} ({}) ({})",
+            slot.medium, slot.device, slot.role
+        );
+        if slot.unmountable {
+            let reason = slot.reason.as_deref().unwrap_or_default();
+            let _ = writeln!(text, "error: cannot mount {}", slot.device);
+            let _ = writeln!(text, "State: {} ({reason})", slot.state.name());
+            continue;
+        }
+        if let Some(created) = slot.created {
+            let _ = writeln!(text, "Creation date: {}", date(created));
+        }
+        if !slot.packages.is_empty() {
+            let product = slot.product.as_deref().unwrap_or("Software");
+            let _ = writeln!(text, "{product} version on snapshot:");
+            for package in &slot.packages {
+                let _ = writeln!(text, "{}", package.line());
+            }
+        }
+        let _ = writeln!(text, "State: {}", state(slot));
+    }
+    text
+}
+
+fn state(slot: &show::SlotReport) -> String {
+    let mut text = slot.state.name().to_owned();
+    let mut facts = Vec::new();
+    if slot.booted {
+        facts.push("running".to_owned());
+    }
+    if let (State::Valid, Some(verified)) = (slot.state, slot.verified) {
+        facts.push(format!("verified {}", date(verified)));
+    }
+    if let Some(reason) = &slot.reason {
+        facts.retain(|f| !reason.starts_with(f.as_str()));
+        facts.push(reason.clone());
+    }
+    if !facts.is_empty() {
+        let _ = write!(text, " ({})", facts.join(", "));
+    }
+    text
+}
+
+/// `snapshot`: its last lines; the others were said as they came.
+pub fn snapshot(report: &snapshot::Report) -> String {
+    let mut text = format!("The following filesystems were archived: {}\n", report.archived.join(" "));
+    if let Some(device) = &report.shared {
+        let _ = writeln!(text, "/config ({device}) is shared by both slots and was left alone");
+    }
+    for pair in &report.pairs {
+        let _ = writeln!(
+            text,
+            "{}: {} files, {} bytes on {}, read back and equal{}",
+            pair.source,
+            pair.files,
+            pair.bytes,
+            pair.target_device,
+            match pair.vanished {
+                0 => String::new(),
+                n => format!("; {n} vanished while they were copied"),
+            }
+        );
+    }
+    text
+}
+
+/// The plan.
+pub fn plan(steps: &[Step]) -> String {
+    steps.iter().enumerate().fold(String::new(), |mut text, (n, step)| {
+        let _ = writeln!(text, "{}. {step}", n + 1);
+        text
+    })
+}
+
+/// The plan as JSON.
+pub fn json_plan(steps: &[Step]) -> String {
+    let steps: Vec<String> = steps.iter().map(ToString::to_string).collect();
+    serde_json::json!({"schema": 1, "plan": steps}).to_string() + "\n"
+}
+
+/// `verify`.
+pub fn verify(report: &verify::Report) -> String {
+    let mut text = String::new();
+    for difference in &report.differences {
+        let _ = write!(text, "{}: {}", difference.path, difference.what);
+        if let Some(offset) = difference.offset {
+            let _ = write!(text, " differs at {offset}");
+        }
+        text.push('\n');
+    }
+    let verdict = match report.different {
+        0 => "equal to its manifest".to_owned(),
+        1 => "1 difference".to_owned(),
+        n => format!("{n} differences"),
+    };
+    let _ = writeln!(
+        text,
+        "slot {} ({}): {} files, {} bytes read: {verdict}",
+        report.slot, report.device, report.files, report.bytes
+    );
+    text
+}
+
+/// `clean`.
+pub fn clean(report: &clean::Report) -> String {
+    if report.cleared.is_empty() {
+        return "umount: /altroot: not currently mounted\n".to_owned();
+    }
+    report.cleared.iter().fold(String::new(), |mut text, cleared| {
+        let _ = writeln!(text, "{}: unmounted {}", cleared.point, cleared.device);
+        text
+    })
+}

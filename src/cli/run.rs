@@ -1,0 +1,131 @@
+//! From arguments to an exit code.
+
+use std::io::Write;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
+use std::thread;
+
+use clap::Parser;
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+
+use super::args::{Args, Command};
+use super::display::Display;
+use super::{logger, output};
+use crate::copy::progress::Monitor;
+use crate::error::{Context, Kind, Result};
+use crate::ops::{Session, clean, show, snapshot, verify};
+use crate::slot::{Choice, Part};
+use crate::sys::Native;
+
+/// Runs the program.
+pub fn main() -> ExitCode {
+    let args = match Args::try_parse() {
+        Ok(args) => args,
+        Err(e) => {
+            // Help and version go to stdout and are no failure; clap knows which is which.
+            let _ = e.print();
+            return ExitCode::from(if e.use_stderr() { Kind::Usage.exit_code() } else { 0 });
+        }
+    };
+    logger::start(args.quiet, args.verbose);
+    let result = signals().and_then(|signal| {
+        let session = Session {
+            root: args.root.clone(),
+            config: args.config.clone(),
+            monitor: Monitor::new(signal),
+        };
+        dispatch(&args, &session)
+    });
+    match result {
+        Ok(code) => code,
+        Err(error) => {
+            if args.json {
+                print(&output::json_error(&error));
+            }
+            // Not through the logger: the result is told however quiet it is.
+            let _ = writeln!(std::io::stderr(), "dualroot: {error}");
+            if let Some(hint) = &error.hint {
+                let _ = writeln!(std::io::stderr(), "hint: {hint}");
+            }
+            ExitCode::from(error.kind.exit_code())
+        }
+    }
+}
+
+/// The signals that stop a run, as a number that is 0 until one comes.
+fn signals() -> Result<Arc<AtomicUsize>> {
+    let signal = Arc::new(AtomicUsize::new(0));
+    for number in [SIGHUP, SIGINT, SIGTERM] {
+        let value = usize::try_from(number).unwrap_or(0);
+        signal_hook::flag::register_usize(number, Arc::clone(&signal), value)
+            .doing("setting up signals")?;
+    }
+    Ok(signal)
+}
+
+/// Prints a result. A reader that has gone away, as `head` does, is no failure of ours.
+fn print(text: &str) {
+    let _ = std::io::stdout().write_all(text.as_bytes());
+    let _ = std::io::stdout().flush();
+}
+
+fn dispatch(args: &Args, session: &Session) -> Result<ExitCode> {
+    let os = Native;
+    thread::scope(|scope| {
+        let progress = if args.quiet { super::args::Progress::None } else { args.progress };
+        let display = Display::start(scope, &session.monitor, progress);
+        let result = match &args.command {
+            Command::Snapshot(options) => run_snapshot(&os, session, args, options),
+            Command::Show(options) => {
+                let report = show::run(&os, session, options.slice)?;
+                Ok((pick(args, &report, output::show), ExitCode::SUCCESS))
+            }
+            Command::Verify(options) => {
+                let choice = options.slice.unwrap_or(Choice::Alternate);
+                let report = verify::run(&os, session, choice)?;
+                let code = if report.different == 0 { 0 } else { Kind::Differs.exit_code() };
+                Ok((pick(args, &report, output::verify), ExitCode::from(code)))
+            }
+            Command::Clean(options) => {
+                let report = clean::run(&os, session, options.force)?;
+                Ok((pick(args, &report, output::clean), ExitCode::SUCCESS))
+            }
+        };
+        drop(display);
+        let (text, code): (String, ExitCode) = result?;
+        print(&text);
+        Ok(code)
+    })
+}
+
+/// A report as the user wants it.
+fn pick<T: serde::Serialize>(args: &Args, report: &T, text: impl Fn(&T) -> String) -> String {
+    if args.json { output::json(report) } else { text(report) }
+}
+
+fn run_snapshot(
+    os: &Native,
+    session: &Session,
+    args: &Args,
+    options: &super::args::Snapshot,
+) -> Result<(String, ExitCode)> {
+    let only = match (options.root_partition, options.config_partition) {
+        (true, _) => Some(Part::Root),
+        (_, true) => Some(Part::Config),
+        _ => None,
+    };
+    let choices = snapshot::Options { force: options.force, dry_run: options.dry_run, only };
+    let mut say = |line: &str| {
+        if !args.json {
+            print(&format!("{line}\n"));
+        }
+    };
+    let outcome = snapshot::run(os, session, choices, &mut say)?;
+    let text = match &outcome {
+        snapshot::Outcome::Planned(steps) if args.json => output::json_plan(steps),
+        snapshot::Outcome::Planned(steps) => output::plan(steps),
+        snapshot::Outcome::Done(report) => pick(args, report, output::snapshot),
+    };
+    Ok((text, ExitCode::SUCCESS))
+}

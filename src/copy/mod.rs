@@ -1,0 +1,12 @@
+//! The engine: streaming with checksums, copying a tree, verifying it. Generic over `Read`,
+//! `Write` and [`Dir`](crate::sys::tree::Dir), so that all of it runs without a device.
+
+pub mod attributes;
+pub mod content;
+pub mod digest;
+pub mod pool;
+pub mod progress;
+pub mod stack;
+pub mod stream;
+pub mod tree;
+pub mod verify;

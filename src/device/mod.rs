@@ -1,0 +1,252 @@
+//! The storage stack as a graph of providers, in GEOM's words: a provider is anything that can be
+//! read at byte offsets (disk, partition, label, mirror, …) and lies on zero or more lower ones.
+//!
+//! `sys` fills the graph (from `kern.geom.confxml` or sysfs); everything here is pure. Identity is
+//! decided by [`Devices::extents`]: two names are the same storage where the byte ranges that
+//! they cover on the lowest providers overlap.
+
+pub mod geom;
+
+use std::path::{Path, PathBuf};
+
+/// Index of a provider in its [`Devices`].
+pub type Id = usize;
+
+/// Where a provider lies on a lower one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Lower {
+    /// The lower provider.
+    pub id: Id,
+    /// Byte offset there; `None` where the mapping is not linear (mirror, stripe, encryption):
+    /// the whole lower provider is then taken as covered.
+    pub offset: Option<u64>,
+}
+
+/// What a provider is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Class {
+    /// A whole medium: nothing of the partitioning kind below it.
+    Disk,
+    /// An entry of a partition table: its 1-based index there.
+    Partition {
+        /// 1-based index in the table (`da0s2` is 2, `da0s2a` is 1 of the BSD label).
+        index: u32,
+    },
+    /// Another name for the same bytes (`ufs/root`, `gpt/rootA`).
+    Alias,
+    /// A mirror: writes to one half behind its back break the other.
+    Mirror,
+    /// Any other transformation, with the kernel's word for it (`ELI`, `NOP`, `dm`, `loop`).
+    Other(String),
+}
+
+/// One provider.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Provider {
+    /// Kernel name without `/dev/`: `da0s1a`, `ufs/root`, `loop0p1`.
+    pub name: String,
+    /// Further names that lead to the same node, absolute: `/dev/disk/by-label/root`.
+    pub aliases: Vec<PathBuf>,
+    /// What it is.
+    pub class: Class,
+    /// Bytes.
+    pub size: u64,
+    /// Bytes in a sector.
+    pub sector: u32,
+    /// Major and minor number, where the system's mount table speaks in them (Linux).
+    pub number: Option<(u64, u64)>,
+    /// What it lies on.
+    pub lower: Vec<Lower>,
+    /// Whether the medium can be taken out.
+    pub removable: bool,
+}
+
+impl Provider {
+    /// Its node: `/dev/` and the name.
+    pub fn path(&self) -> PathBuf {
+        Path::new("/dev").join(&self.name)
+    }
+}
+
+/// A byte range of a lowest provider, half-open.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Extent {
+    /// The lowest provider.
+    pub base: Id,
+    /// First byte.
+    pub start: u64,
+    /// One past the last byte.
+    pub end: u64,
+}
+
+impl Extent {
+    fn overlaps(&self, other: &Self) -> bool {
+        self.base == other.base && self.start < other.end && other.start < self.end
+    }
+}
+
+/// All providers of the machine.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Devices {
+    /// In no particular order; [`Lower::id`] are indices into it.
+    pub providers: Vec<Provider>,
+}
+
+impl Devices {
+    /// The provider at `id`.
+    pub fn get(&self, id: Id) -> &Provider {
+        &self.providers[id]
+    }
+
+    /// Finds a provider by kernel name, node path or alias. The path is compared as text: resolve
+    /// symbolic links first where the user gave it.
+    pub fn find(&self, name: &Path) -> Option<Id> {
+        let kernel_name = name.strip_prefix("/dev").unwrap_or(name);
+        self.providers
+            .iter()
+            .position(|p| Path::new(&p.name) == kernel_name)
+            .or_else(|| self.providers.iter().position(|p| p.aliases.iter().any(|a| a == name)))
+    }
+
+    /// Finds a provider by device number.
+    pub fn by_number(&self, number: (u64, u64)) -> Option<Id> {
+        self.providers.iter().position(|p| p.number == Some(number))
+    }
+
+    /// The byte ranges of lowest providers that `id` covers.
+    pub fn extents(&self, id: Id) -> Vec<Extent> {
+        let mut found = Vec::new();
+        self.collect(id, 0, self.get(id).size, 0, &mut found);
+        found
+    }
+
+    /// Depth is bounded so that a malformed graph cannot loop for ever.
+    fn collect(&self, id: Id, start: u64, end: u64, depth: usize, found: &mut Vec<Extent>) {
+        let provider = self.get(id);
+        if provider.lower.is_empty() || depth > 32 {
+            found.push(Extent { base: id, start, end });
+            return;
+        }
+        for lower in &provider.lower {
+            match lower.offset {
+                Some(offset) => self.collect(
+                    lower.id,
+                    start.saturating_add(offset),
+                    end.saturating_add(offset),
+                    depth + 1,
+                    found,
+                ),
+                None => self.collect(lower.id, 0, self.get(lower.id).size, depth + 1, found),
+            }
+        }
+    }
+
+    /// Whether writing to one of the two can change what the other reads.
+    pub fn overlap(&self, a: Id, b: Id) -> bool {
+        let theirs = self.extents(b);
+        self.extents(a).iter().any(|x| theirs.iter().any(|y| x.overlaps(y)))
+    }
+
+    /// The provider that really holds the bytes behind aliases: `ufs/root` → `da0s1a`.
+    pub fn resolve_alias(&self, mut id: Id) -> Id {
+        for _ in 0..32 {
+            match (&self.get(id).class, self.get(id).lower.as_slice()) {
+                (Class::Alias, [lower]) => id = lower.id,
+                _ => break,
+            }
+        }
+        id
+    }
+
+    /// The chain from `id` down to its medium, `id` first, through aliases, along first lowers.
+    pub fn chain(&self, id: Id) -> Vec<Id> {
+        let mut chain = vec![id];
+        while let Some(lower) = self.get(chain[chain.len() - 1]).lower.first() {
+            if chain.len() > 32 || matches!(self.get(chain[chain.len() - 1]).class, Class::Disk) {
+                break;
+            }
+            chain.push(lower.id);
+        }
+        chain
+    }
+
+    /// The medium that `id` lies on: the first disk of its chain.
+    pub fn medium(&self, id: Id) -> Option<Id> {
+        self.chain(id).into_iter().find(|&i| matches!(self.get(i).class, Class::Disk))
+    }
+
+    /// Everything that lies directly on `id`.
+    pub fn uppers(&self, id: Id) -> impl Iterator<Item = Id> + '_ {
+        (0..self.providers.len())
+            .filter(move |&upper| self.get(upper).lower.iter().any(|l| l.id == id))
+    }
+
+    /// Whether a mirror lies on, or under, any storage of `id`.
+    pub fn mirrored(&self, id: Id) -> Option<Id> {
+        (0..self.providers.len())
+            .find(|&m| matches!(self.get(m).class, Class::Mirror) && self.overlap(m, id))
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+
+    pub(crate) const MB: u64 = 1 << 20;
+
+    fn provider(name: &str, class: Class, size: u64, lower: &[(Id, Option<u64>)]) -> Provider {
+        Provider {
+            name: name.to_owned(),
+            aliases: Vec::new(),
+            class,
+            size,
+            sector: 512,
+            number: None,
+            lower: lower.iter().map(|&(id, offset)| Lower { id, offset }).collect(),
+            removable: false,
+        }
+    }
+
+    /// da0 with s1 and s2, each with a BSD label's `a`, a label over s1a and a mirror over s2.
+    fn stack() -> Devices {
+        Devices {
+            providers: vec![
+                provider("da0", Class::Disk, 300 * MB, &[]),
+                provider("da0s1", Class::Partition { index: 1 }, 100 * MB, &[(0, Some(MB))]),
+                provider("da0s1a", Class::Partition { index: 1 }, 100 * MB, &[(1, Some(0))]),
+                provider("da0s2", Class::Partition { index: 2 }, 100 * MB, &[(0, Some(101 * MB))]),
+                provider("da0s2a", Class::Partition { index: 1 }, 100 * MB, &[(3, Some(0))]),
+                provider("ufs/root", Class::Alias, 100 * MB, &[(2, Some(0))]),
+                provider("mirror/gm0", Class::Mirror, 99 * MB, &[(3, None)]),
+            ],
+        }
+    }
+
+    #[test]
+    fn a_label_is_the_storage_that_it_names() {
+        let d = stack();
+        let label = d.find(Path::new("/dev/ufs/root")).unwrap();
+        let s1a = d.find(Path::new("da0s1a")).unwrap();
+        let s2a = d.find(Path::new("/dev/da0s2a")).unwrap();
+        assert!(d.overlap(label, s1a));
+        assert!(!d.overlap(label, s2a));
+        assert_eq!(d.resolve_alias(label), s1a);
+        assert_eq!(d.get(d.medium(label).unwrap()).name, "da0");
+    }
+
+    #[test]
+    fn a_medium_overlaps_all_its_slices_and_a_mirror_its_half() {
+        let d = stack();
+        assert!(d.overlap(0, 2) && d.overlap(0, 4) && d.overlap(6, 4));
+        assert!(!d.overlap(6, 2));
+        assert_eq!(d.mirrored(4), Some(6));
+        assert_eq!(d.mirrored(2), None);
+    }
+
+    #[test]
+    fn a_looping_graph_ends() {
+        let mut d = stack();
+        d.providers[0].lower.push(Lower { id: 1, offset: Some(0) });
+        assert!(!d.extents(2).is_empty());
+    }
+}

@@ -1,0 +1,24 @@
+//! dualroot keeps the other root of a dual-root FreeBSD appliance bootable.
+//!
+//! An arrow never points up:
+//!
+//! ```text
+//! cli      arguments, text and JSON, progress, exit codes
+//! ops      one file per verb: observe, plan, execute, report
+//! domain   device, slot, plan, mounts, table, record: pure, values in, values out
+//! engine   copy: the streaming core, tree copy, verify; generic over Read, Write and Dir
+//! system   sys: the only place with cfg(target_os), unsafe, processes, mounts and devices
+//! ```
+
+pub mod cli;
+pub mod copy;
+pub mod device;
+pub mod error;
+pub mod mounts;
+pub mod ops;
+pub mod plan;
+pub mod record;
+pub mod slot;
+#[allow(unsafe_code)] // one call per block, each with its SAFETY line
+pub mod sys;
+pub mod table;

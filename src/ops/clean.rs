@@ -1,0 +1,46 @@
+//! `dualroot clean`: clear stale mounts.
+
+use serde::Serialize;
+
+use super::{Session, clear, lock, observe};
+use crate::error::Result;
+use crate::mounts::stale::Obstacle;
+use crate::sys::Os;
+
+/// What was cleared.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Report {
+    /// Version of this shape.
+    pub schema: u32,
+    /// In the order of the unmounting.
+    pub cleared: Vec<Cleared>,
+}
+
+/// One mount that is gone.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Cleared {
+    /// What was mounted.
+    pub device: String,
+    /// Where.
+    pub point: String,
+}
+
+/// Unmounts every mount of the alternate slot.
+///
+/// # Errors
+/// One is busy or something foreign is in the way: exit 4, unless forced.
+pub fn run<O: Os>(os: &O, session: &Session, force: bool) -> Result<Report> {
+    let mut view = observe::view(os, session)?;
+    let layout = view.discover()?;
+    let targets: Vec<_> = layout.pairs.iter().map(|p| p.target).collect();
+    let _locks = lock::exclusive(os, &view, &targets, "clean")?;
+    let mut cleared = Vec::new();
+    for obstacle in clear::find(os, session, &mut view, &layout.pairs, force)? {
+        let (Obstacle::Stale(mount) | Obstacle::Live(mount, _) | Obstacle::Foreign(mount)) = obstacle;
+        clear::unmount(os, &mount, force)?;
+        let point = mount.point.to_string_lossy().into_owned();
+        cleared.push(Cleared { device: mount.source, point });
+    }
+    clear::sweep(os)?;
+    Ok(Report { schema: 1, cleared })
+}

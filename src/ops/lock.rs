@@ -1,0 +1,95 @@
+//! One writer per medium.
+
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use crate::device::Id;
+use crate::error::{Error, Kind, Result};
+use crate::slot::discover::View;
+use crate::sys::{Lock, LockState, Os};
+
+/// Readers (`show`) hold the lock for as long as it takes to read a record.
+const READERS_WAIT: Duration = Duration::from_secs(5);
+
+/// Who holds a lock, as they wrote it into the file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Owner {
+    /// Process id.
+    pub pid: u32,
+    /// What it does: `snapshot`, `verify`, `clean`.
+    pub verb: String,
+}
+
+impl Owner {
+    fn parse(note: &str) -> Option<Self> {
+        let (pid, verb) = note.trim().split_once(' ')?;
+        Some(Self { pid: pid.parse().ok()?, verb: verb.to_owned() })
+    }
+}
+
+/// Takes the locks of the media that hold `targets`, for a run of `verb`.
+///
+/// # Errors
+/// Another run holds one of them (exit 4, at once, with its process id).
+pub fn exclusive<O: Os>(os: &O, view: &View, targets: &[Id], verb: &str) -> Result<Vec<Lock>> {
+    os.make_dir(&os.run_dir())?;
+    let note = format!("{} {verb}\n", std::process::id());
+    let mut locks = Vec::new();
+    for name in media(view, targets) {
+        let path = os.run_dir().join(format!("{name}.lock"));
+        let begun = Instant::now();
+        loop {
+            match Lock::try_take(&path, true, &note)? {
+                LockState::Held(lock) => break locks.push(lock),
+                LockState::Taken(note) => match Owner::parse(&note) {
+                    Some(owner) if os.alive(owner.pid) => {
+                        return Err(Error::new(
+                            Kind::Busy,
+                            "",
+                            format!(
+                                "{name} is locked by process {} (dualroot {})",
+                                owner.pid, owner.verb
+                            ),
+                        ));
+                    }
+                    // Readers, or a writer between taking the lock and saying so.
+                    _ if begun.elapsed() < READERS_WAIT => sleep(Duration::from_millis(20)),
+                    _ => {
+                        let cause = format!("{name} stays locked by readers");
+                        return Err(Error::new(Kind::Busy, "", cause));
+                    }
+                },
+            }
+        }
+    }
+    Ok(locks)
+}
+
+/// What a reader finds.
+#[derive(Debug)]
+pub enum Reading {
+    /// Nobody writes while this is held.
+    Free(Option<Lock>),
+    /// Somebody is at work.
+    Taken(Option<Owner>),
+}
+
+/// Tries to share the lock of the medium that holds `target`, without waiting.
+pub fn shared<O: Os>(os: &O, view: &View, target: Id) -> Result<Reading> {
+    let Some(name) = media(view, &[target]).pop() else { return Ok(Reading::Free(None)) };
+    os.make_dir(&os.run_dir())?;
+    let path = os.run_dir().join(format!("{name}.lock"));
+    Ok(match Lock::try_take(&path, false, "")? {
+        LockState::Held(lock) => Reading::Free(Some(lock)),
+        LockState::Taken(note) => Reading::Taken(Owner::parse(&note)),
+    })
+}
+
+/// The media's names, each once, always in the same order so that two runs cannot wait crosswise.
+fn media(view: &View, targets: &[Id]) -> Vec<String> {
+    let name = |&id: &Id| Some(view.devices.get(view.devices.medium(id)?).name.replace('/', "_"));
+    let mut names: Vec<_> = targets.iter().filter_map(name).collect();
+    names.sort();
+    names.dedup();
+    names
+}

@@ -1,0 +1,28 @@
+//! One file per verb: observe, plan, execute, report.
+
+pub mod clean;
+pub mod clear;
+pub mod lock;
+pub mod mounted;
+pub mod observe;
+pub mod preflight;
+pub mod record;
+pub mod rewrite;
+pub mod show;
+pub mod snapshot;
+pub mod verify;
+
+use std::path::PathBuf;
+
+use crate::copy::progress::Monitor;
+
+/// What all verbs are told by the command line.
+#[derive(Debug)]
+pub struct Session {
+    /// What is taken for `/`.
+    pub root: PathBuf,
+    /// The configuration file, where the user named one.
+    pub config: Option<PathBuf>,
+    /// Progress and signals.
+    pub monitor: Monitor,
+}

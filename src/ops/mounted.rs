@@ -1,0 +1,92 @@
+//! A mount of ours, given back whatever happens.
+
+use std::path::{Path, PathBuf};
+use std::thread::sleep;
+use std::time::Duration;
+
+use crate::error::{Error, Kind, Result};
+use crate::mounts::Mount;
+use crate::sys::{Access, Os};
+
+/// The system may look at a fresh mount for a moment (an indexer, GEOM's tasting).
+const TRIES: u32 = 20;
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// A mounted device. Give it back with [`Mounted::unmount`], which tells of errors; dropping it
+/// unmounts too, and can only log them.
+#[must_use]
+#[derive(Debug)]
+pub struct Mounted<'a, O: Os> {
+    os: &'a O,
+    mount: Option<Mount>,
+    /// A private mount point, removed with the mount.
+    private: Option<PathBuf>,
+}
+
+impl<'a, O: Os> Mounted<'a, O> {
+    /// Mounts `device` on an existing directory.
+    pub fn new(os: &'a O, device: &Path, point: &Path, fs: &str, access: Access) -> Result<Self> {
+        os.mount(device, point, fs, access)?;
+        let found = os.mounts().map(|all| all.into_iter().rfind(|m| m.point == point));
+        match found {
+            Ok(Some(mount)) => Ok(Self { os, mount: Some(mount), private: None }),
+            Ok(None) => Err(Error::new(Kind::Failed, "mounting", "the mount is not in the table")
+                .path(device)),
+            Err(e) => Err(e),
+        }
+    }
+
+    /// Mounts `device` read-only on a private directory that names this process as its owner.
+    pub fn private(os: &'a O, device: &Path, fs: &str, word: &str) -> Result<Self> {
+        let point = os.run_dir().join(format!("{}.{word}", std::process::id()));
+        os.make_dir(&point)?;
+        match Self::new(os, device, &point, fs, Access::Read) {
+            Ok(mut mounted) => {
+                mounted.private = Some(point);
+                Ok(mounted)
+            }
+            Err(e) => {
+                os.remove_dir(&point)?;
+                Err(e)
+            }
+        }
+    }
+
+    /// Where it is.
+    pub fn point(&self) -> &Path {
+        self.mount.as_ref().map_or(Path::new(""), |m| &m.point)
+    }
+
+    /// Unmounts.
+    ///
+    /// # Errors
+    /// It stays busy, or what was still to be written could not be.
+    pub fn unmount(mut self) -> Result<()> {
+        self.give_back()
+    }
+
+    fn give_back(&mut self) -> Result<()> {
+        let Some(mount) = self.mount.take() else { return Ok(()) };
+        let mut result = self.os.unmount(&mount, false);
+        for _ in 1..TRIES {
+            match &result {
+                Err(e) if e.kind == Kind::Busy => sleep(PAUSE),
+                _ => break,
+            }
+            result = self.os.unmount(&mount, false);
+        }
+        result?;
+        match self.private.take() {
+            Some(point) => self.os.remove_dir(&point),
+            None => Ok(()),
+        }
+    }
+}
+
+impl<O: Os> Drop for Mounted<'_, O> {
+    fn drop(&mut self) {
+        if let Err(error) = self.give_back() {
+            log::error!("{error}");
+        }
+    }
+}

@@ -1,0 +1,168 @@
+//! Reading the system into a [`View`].
+
+use std::ffi::OsStr;
+use std::io::{self, Read, Seek, SeekFrom};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use super::Session;
+use crate::device::{Class, Id};
+use crate::error::{During, Error, Kind, Result};
+use crate::slot::config::{self, Config};
+use crate::slot::discover::View;
+use crate::slot::fstab;
+use crate::sys::Os;
+use crate::table::{self, Scheme, bsd, superblock};
+
+/// Observes everything that decisions are made from.
+///
+/// # Errors
+/// fstab, the configuration or the partition table of the running medium cannot be read or make
+/// no sense. What is wrong with other media is left to those who need them.
+pub fn view<O: Os>(os: &O, session: &Session) -> Result<View> {
+    if !os.privileged() {
+        return Err(Error::refused("this needs root").hint("run it as root"));
+    }
+    let root = os.canonical(&session.root)?;
+    let (config, config_path) = read_config(os, session, &root)?;
+    let fstab_path = root.join("etc/fstab");
+    let fstab = match os.read_file(&fstab_path)? {
+        Some(text) => fstab::parse(&text).map_err(|e| e.path(&fstab_path))?,
+        None => Vec::new(),
+    };
+    let mut view = View {
+        root,
+        devices: os.devices()?,
+        mounts: os.mounts()?,
+        swaps: os.swaps()?,
+        fstab,
+        config,
+        config_path,
+        ..View::default()
+    };
+    resolve_paths(os, &mut view);
+    read_media(os, &mut view)?;
+    Ok(view)
+}
+
+fn read_config<O: Os>(os: &O, session: &Session, root: &Path) -> Result<(Config, PathBuf)> {
+    let default = root.join(config::DEFAULT.trim_start_matches('/'));
+    let path = session.config.clone().unwrap_or(default);
+    let config = match os.read_file(&path)? {
+        Some(text) => Config::parse(&text).map_err(|e| e.path(&path))?,
+        None if session.config.is_some() => {
+            return Err(Error::new(Kind::Usage, "reading", "no such file").path(path));
+        }
+        None => Config::default(),
+    };
+    Ok((config, path))
+}
+
+/// Resolves the symbolic links of every path that users wrote.
+fn resolve_paths<O: Os>(os: &O, view: &mut View) {
+    let from_fstab = view.fstab.iter().map(|e| PathBuf::from(OsStr::from_bytes(&e.spec)));
+    let from_mounts = view.mounts.iter().map(|m| PathBuf::from(&m.source));
+    let from_config = [&view.config.root, &view.config.config]
+        .into_iter()
+        .flat_map(|s| s.slots.iter().flatten())
+        .map(PathBuf::from);
+    let paths: Vec<PathBuf> = from_fstab
+        .chain(from_mounts)
+        .chain(from_config)
+        .chain(view.swaps.iter().cloned())
+        .filter(|p| p.is_absolute())
+        .collect();
+    for path in paths {
+        // A name that leads nowhere stays as it is; whoever needs it will say so.
+        if let Ok(canonical) = os.canonical(&path) {
+            view.canonical.insert(path, canonical);
+        }
+    }
+}
+
+/// Reads partition tables, BSD labels and superblocks.
+fn read_media<O: Os>(os: &O, view: &mut View) -> Result<()> {
+    let running =
+        view.mount_at(&view.root).and_then(|m| view.provider_of(m)).and_then(|id| view.devices.medium(id));
+    for id in 0..view.devices.providers.len() {
+        if !has_partitions(view, id) {
+            continue;
+        }
+        let provider = view.devices.get(id);
+        let (path, size, sector) = (provider.path(), provider.size, provider.sector);
+        let table = if matches!(provider.class, Class::Partition { .. }) {
+            read_label(os, view, id)
+        } else {
+            let mut reader = DeviceReader { os, device: &path, position: 0 };
+            table::read(&mut reader, size, sector).map_err(Error::from)
+        };
+        match table {
+            Ok(Some(table)) => drop(view.tables.insert(id, table)),
+            Ok(None) => {}
+            Err(error) if Some(id) == running => {
+                return Err(error.kind(Kind::Refused).path(&path))
+                    .during("reading the partition table");
+            }
+            Err(error) => log::debug!("{}: {error}", path.display()),
+        }
+    }
+    for id in 0..view.devices.providers.len() {
+        let provider = view.devices.get(id);
+        if !matches!(provider.class, Class::Partition { .. }) || has_partitions(view, id) {
+            continue;
+        }
+        match os.read_device(&provider.path(), 0, superblock::WINDOW) {
+            Ok(window) => {
+                if let Some(found) = superblock::read(&window) {
+                    view.superblocks.insert(id, found);
+                }
+            }
+            Err(error) => log::debug!("{error}"),
+        }
+    }
+    Ok(())
+}
+
+fn has_partitions(view: &View, id: Id) -> bool {
+    let mut uppers = view.devices.uppers(id);
+    uppers.any(|u| matches!(view.devices.get(u).class, Class::Partition { .. }))
+}
+
+fn read_label<O: Os>(os: &O, view: &View, id: Id) -> Result<Option<table::Table>> {
+    let slice = view.devices.get(id);
+    let window = os.read_device(&slice.path(), 0, bsd::WINDOW)?;
+    let start = slice.lower.first().and_then(|l| l.offset).unwrap_or(0);
+    let table = bsd::read(&window, start, slice.size, slice.sector).map_err(Error::from)?;
+    debug_assert!(table.as_ref().is_none_or(|t| t.scheme == Scheme::Bsd));
+    Ok(table)
+}
+
+/// A device as the table parsers read it.
+struct DeviceReader<'a, O> {
+    os: &'a O,
+    device: &'a Path,
+    position: u64,
+}
+
+impl<O: Os> Read for DeviceReader<'_, O> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let data = self
+            .os
+            .read_device(self.device, self.position, buffer.len())
+            .map_err(|e| e.errno.map_or_else(|| io::Error::other(e.to_string()), io::Error::from_raw_os_error))?;
+        buffer[..data.len()].copy_from_slice(&data);
+        self.position += data.len() as u64;
+        Ok(data.len())
+    }
+}
+
+impl<O> Seek for DeviceReader<'_, O> {
+    fn seek(&mut self, position: SeekFrom) -> io::Result<u64> {
+        self.position = match position {
+            SeekFrom::Start(n) => n,
+            SeekFrom::Current(n) => self.position.saturating_add_signed(n),
+            SeekFrom::End(_) => return Err(io::ErrorKind::Unsupported.into()),
+        };
+        Ok(self.position)
+    }
+}

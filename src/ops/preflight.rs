@@ -1,0 +1,77 @@
+//! Whether the copy will fit, asked before anything is written.
+
+use crate::error::{Error, Kind, Result};
+use crate::slot::Pair;
+use crate::slot::discover::View;
+use crate::slot::names::label_for_copy;
+use crate::sys::{Format, FsType, Os, UfsSwitches, Usage};
+use crate::table::superblock::{self, Superblock};
+
+/// Room that the record and the manifest take: a line of about this size per object.
+const MANIFEST_LINE: u64 = 256;
+/// Room that never hurts: directories grow in steps, and the record needs a block or two.
+const SLACK: u64 = 256 << 10;
+
+/// The file system that `pair`'s target will get, proved to be large enough for what the source
+/// holds now.
+///
+/// # Errors
+/// Refused with what is missing: bytes, or inodes.
+pub fn format<O: Os>(os: &O, view: &View, pair: &Pair, usage: Usage) -> Result<Format> {
+    let fs = FsType::from_name(&pair.fs).ok_or_else(|| Error::refused("unknown file system"))?;
+    let source = view.superblocks.get(&pair.source);
+    let old = view.superblocks.get(&pair.target).and_then(|s| s.label.as_deref());
+    let label = label_for_copy(source.and_then(|s| s.label.as_deref()), old, fs.label_max());
+    let mut format = Format { fs, label, inodes: None, ufs: switches(source) };
+    let size = view.devices.get(pair.target).size;
+    let refuse = |why: String| {
+        Error::refused(format!(
+            "the copy of {} does not fit {}: {why}",
+            pair.part.point(),
+            view.node(pair.target)
+        ))
+    };
+    let needed_inodes = usage.used_inodes + 8;
+    let needed_bytes = usage.used_bytes + usage.used_inodes * MANIFEST_LINE + SLACK;
+    // What cannot fit by its size alone is refused in numbers, not in the words of mkfs.
+    if needed_bytes > size {
+        return Err(refuse(short("bytes", needed_bytes, size)));
+    }
+    let mut offered = rehearse(os, &format, size).map_err(|e| refuse(e.to_string()))?;
+    if offered.free_inodes < needed_inodes {
+        format.inodes = Some(needed_inodes + needed_inodes / 10 + 16);
+        // A tool that cannot make so many says so itself; what counts is what it offered before.
+        match rehearse(os, &format, size) {
+            Ok(more) if more.free_inodes >= needed_inodes => offered = more,
+            _ => return Err(refuse(short("inodes", needed_inodes, offered.free_inodes))),
+        }
+    }
+    let offered_bytes = offered.free_blocks.saturating_mul(u64::from(offered.block));
+    if offered_bytes < needed_bytes {
+        return Err(refuse(short("bytes", needed_bytes, offered_bytes)));
+    }
+    Ok(format)
+}
+
+fn short(what: &str, needed: u64, offered: u64) -> String {
+    format!("it needs {needed} {what}, {offered} are there, {} are missing", needed.saturating_sub(offered))
+}
+
+fn rehearse<O: Os>(os: &O, format: &Format, size: u64) -> Result<Superblock> {
+    let window = os.rehearse(format, size)?;
+    superblock::read(&window)
+        .ok_or_else(|| Error::new(Kind::Failed, "rehearsing the format", "no file system was made"))
+}
+
+fn switches(source: Option<&Superblock>) -> UfsSwitches {
+    let flags = source.map_or(superblock::UFS_SOFT_UPDATES, |s| s.flags);
+    let has = |flag: u32| flags & flag != 0;
+    UfsSwitches {
+        soft_updates: has(superblock::UFS_SOFT_UPDATES),
+        journal: has(superblock::UFS_JOURNAL),
+        posix_acls: has(superblock::UFS_ACLS),
+        nfs4_acls: has(superblock::UFS_NFS4_ACLS),
+        multilabel: has(superblock::UFS_MULTILABEL),
+        trim: has(superblock::UFS_TRIM),
+    }
+}

@@ -1,0 +1,134 @@
+//! Records and manifests on a mounted copy.
+
+use std::ffi::OsStr;
+use std::io::{self, Read, Write};
+
+use sha2::{Digest, Sha256};
+
+use crate::error::{Context, Result};
+use crate::record::{DIR, MANIFEST, RECORD, Record};
+use crate::slot::State;
+use crate::sys::tree::{Dir, File};
+
+/// The manifest while its copy is not yet verified.
+pub const MANIFEST_NEW: &str = "manifest.mtree.new";
+const RECORD_NEW: &str = "record.json.new";
+
+/// Passes bytes on and takes their SHA-256.
+#[derive(Debug)]
+pub struct Hashing<T> {
+    inner: T,
+    hasher: Sha256,
+}
+
+impl<T> Hashing<T> {
+    /// Around `inner`.
+    pub fn new(inner: T) -> Self {
+        Self { inner, hasher: Sha256::new() }
+    }
+
+    /// The inner one, and the digest of what went by in hexadecimal.
+    pub fn finish(self) -> (T, String) {
+        use std::fmt::Write as _;
+        let digest = self.hasher.finalize();
+        let hex = digest.iter().fold(String::with_capacity(64), |mut hex, byte| {
+            let _ = write!(hex, "{byte:02x}"); // writing to a String cannot fail
+            hex
+        });
+        (self.inner, hex)
+    }
+}
+
+impl<T: Write> Write for Hashing<T> {
+    fn write(&mut self, data: &[u8]) -> io::Result<usize> {
+        let written = self.inner.write(data)?;
+        self.hasher.update(&data[..written]);
+        Ok(written)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.inner.flush()
+    }
+}
+
+impl<T: Read> Read for Hashing<T> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let n = self.inner.read(buffer)?;
+        self.hasher.update(&buffer[..n]);
+        Ok(n)
+    }
+}
+
+/// What a root says of itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Found {
+    /// What that makes of the slot.
+    pub state: State,
+    /// Why, where it is not plain.
+    pub reason: Option<String>,
+    /// The record.
+    pub record: Option<Record>,
+}
+
+impl Found {
+    fn new(state: State, reason: &str) -> Self {
+        Self { state, reason: Some(reason.to_owned()), record: None }
+    }
+}
+
+/// Reads the record on `root` and checks that the manifest is the record's.
+pub fn read<D: Dir>(root: &D) -> Found {
+    match try_read(root) {
+        Ok(found) => found,
+        Err(e) => Found::new(State::Unknown, &crate::error::describe(&e)),
+    }
+}
+
+fn try_read<D: Dir>(root: &D) -> io::Result<Found> {
+    let missing = |e: &io::Error| e.kind() == io::ErrorKind::NotFound;
+    let dir = match root.open_dir(OsStr::new(DIR)) {
+        Err(e) if missing(&e) => return without_record(root),
+        result => result?,
+    };
+    let mut text = Vec::new();
+    match dir.open_file(OsStr::new(RECORD)) {
+        Err(e) if missing(&e) => return without_record(root),
+        result => result?.take(64 << 20).read_to_end(&mut text)?,
+    };
+    let record = match Record::parse(&text) {
+        Ok(record) => record,
+        Err(why) => return Ok(Found::new(State::Unknown, &why)),
+    };
+    let manifest = match dir.open_file(OsStr::new(MANIFEST)) {
+        Err(e) if missing(&e) => return Ok(Found::new(State::Invalid, "the manifest is missing")),
+        result => result?,
+    };
+    let mut hashing = Hashing::new(manifest);
+    io::copy(&mut hashing, &mut io::sink())?;
+    if hashing.finish().1 != record.manifest_sha256 {
+        return Ok(Found::new(State::Invalid, "the manifest is not the record's"));
+    }
+    Ok(Found { state: State::Valid, reason: None, record: Some(record) })
+}
+
+/// A fresh file system has only its own directories.
+fn without_record<D: Dir>(root: &D) -> io::Result<Found> {
+    let names = root.names()?;
+    let fresh = |name: &OsStr| name == "lost+found" || name == ".snap";
+    if names.iter().all(|(name, _)| fresh(name)) {
+        return Ok(Found::new(State::Empty, "nothing is on its file system"));
+    }
+    Ok(Found::new(State::Invalid, "it has no record: no snapshot of it was finished"))
+}
+
+/// Puts manifest and record in place, durably: each under a temporary name first, the record last.
+pub fn write<D: Dir>(root: &D, record: &Record) -> Result<()> {
+    let dir = root.open_dir(OsStr::new(DIR)).doing_to("opening", DIR)?;
+    dir.rename(OsStr::new(MANIFEST_NEW), OsStr::new(MANIFEST)).doing_to("renaming", MANIFEST_NEW)?;
+    dir.sync().doing_to("flushing", DIR)?;
+    let mut file = dir.create_file(OsStr::new(RECORD_NEW)).doing_to("creating", RECORD_NEW)?;
+    file.write_all(&record.to_json()).doing_to("writing", RECORD_NEW)?;
+    file.sync().doing_to("flushing", RECORD_NEW)?;
+    dir.rename(OsStr::new(RECORD_NEW), OsStr::new(RECORD)).doing_to("renaming", RECORD_NEW)?;
+    dir.sync().doing_to("flushing", DIR)
+}

@@ -1,0 +1,82 @@
+//! The files in which a copy must name itself instead of its source.
+
+use std::collections::{BTreeMap, HashMap};
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+use std::sync::Arc;
+
+use crate::device::Id;
+use crate::error::Result;
+use crate::slot::discover::{Layout, View};
+use crate::slot::names::Names;
+use crate::slot::{fstab, loader};
+use crate::sys::Os;
+use crate::sys::tree::Dir;
+
+/// The fstab of the root, and the one that NanoBSD's `/etc` is made from.
+const FSTABS: [&str; 2] = ["etc/fstab", "conf/base/etc/fstab"];
+
+/// New content, by path relative to the root, of the files of the running root that name a device
+/// of a pair. Source and target change places: what was `/` becomes the copy, and an entry for
+/// `/altroot` leads back to the source. `targets` has the names that the targets have now.
+///
+/// # Errors
+/// One of the files makes no sense, or a name cannot be written into it.
+pub fn files<O: Os>(
+    os: &O,
+    view: &View,
+    layout: &Layout,
+    targets: &HashMap<Id, Names>,
+) -> Result<BTreeMap<Vec<u8>, Arc<[u8]>>> {
+    let mut swapped = HashMap::new();
+    for pair in &layout.pairs {
+        let target = targets.get(&pair.target).cloned().unwrap_or_else(|| view.names(pair.target));
+        swapped.insert(pair.source, target);
+        swapped.insert(pair.target, view.names(pair.source));
+    }
+    let respell = |spec: &[u8]| {
+        let id = view.find(spec)?;
+        Some(swapped.get(&id)?.spell_like(spec))
+    };
+    let mut files = BTreeMap::new();
+    let mut add = |path: &str, text: &[u8], new: Vec<u8>| {
+        if new != text {
+            files.insert(path.as_bytes().to_vec(), Arc::from(new));
+        }
+    };
+    for path in FSTABS {
+        let full = view.root.join(path);
+        if let Some(text) = os.read_file(&full)? {
+            let new = fstab::rewrite(&text, |entry| respell(&entry.spec));
+            add(path, &text, new.map_err(|e| e.path(&full))?);
+        }
+    }
+    for path in loader_files(os, &view.root)? {
+        let full = view.root.join(&path);
+        if let Some(text) = os.read_file(&full)? {
+            let new = loader::rewrite(&text, respell);
+            add(&path, &text, new.map_err(|e| e.path(&full))?);
+        }
+    }
+    Ok(files)
+}
+
+/// `boot/loader.conf`, `boot/loader.conf.local`, `boot/loader.conf.d/*.conf` and their like.
+fn loader_files<O: Os>(os: &O, root: &Path) -> Result<Vec<String>> {
+    let mut files = Vec::new();
+    for (dir, wanted) in [("boot", "loader.conf"), ("boot/loader.conf.d", "")] {
+        let Ok(open) = os.open_dir(&root.join(dir)) else { continue };
+        let names = open.names().map_err(|e| crate::error::Error::io("listing", &e).path(dir))?;
+        for (name, _) in names.iter() {
+            let regular = || open.stat(name).is_ok_and(|m| m.kind == crate::sys::tree::Kind::File);
+            if name.as_bytes().starts_with(wanted.as_bytes())
+                && let Some(name) = OsStr::to_str(name)
+                && regular()
+            {
+                files.push(format!("{dir}/{name}"));
+            }
+        }
+    }
+    Ok(files)
+}

@@ -1,0 +1,177 @@
+//! `dualroot show`: both slots, whatever state they are in.
+
+use jiff::Timestamp;
+use serde::Serialize;
+
+use super::mounted::Mounted;
+use super::record::{self, Found};
+use super::{Session, lock, observe};
+use crate::error::{Error, Result};
+use crate::record::packages::{self, Package, Software};
+use crate::slot::discover::{Layout, View};
+use crate::slot::{Choice, Slot, State};
+use crate::sys::Os;
+
+/// All slots that were asked for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Report {
+    /// Version of this shape.
+    pub schema: u32,
+    /// A list, also where it holds one.
+    pub slots: Vec<SlotReport>,
+}
+
+/// One slot.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct SlotReport {
+    /// 1 or 2.
+    pub slot: u32,
+    /// `/dev/da0s1a`
+    pub device: String,
+    /// `internal`: the medium that runs; `external`: another one.
+    pub medium: &'static str,
+    /// `primary` boots next, `backup` does not.
+    pub role: &'static str,
+    /// Whether it is running.
+    pub booted: bool,
+    /// Whether it boots next.
+    pub active: bool,
+    /// What is known of its content.
+    pub state: State,
+    /// Why, where that is not plain.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// Whether it could not even be mounted.
+    #[serde(skip)]
+    pub unmountable: bool,
+    /// When the copy was made.
+    pub created: Option<Timestamp>,
+    /// When it was last read back and found equal.
+    pub verified: Option<Timestamp>,
+    /// The product's name.
+    pub product: Option<String>,
+    /// The software on it.
+    pub packages: Vec<Package>,
+    /// Regular files in the copy.
+    pub files: Option<u64>,
+    /// Bytes in the copy.
+    pub bytes: Option<u64>,
+}
+
+/// Shows the slots, or the one that was asked for. Never waits for a run and changes nothing.
+pub fn run<O: Os>(os: &O, session: &Session, choice: Option<Choice>) -> Result<Report> {
+    let view = observe::view(os, session)?;
+    let layout = view.discover()?;
+    let chosen = |slot: &&Slot| choice.is_none_or(|c| c.matches(slot));
+    let slots: Vec<_> = layout.slots.iter().filter(chosen).collect();
+    if slots.is_empty() {
+        return Err(Error::new(crate::error::Kind::Usage, "", "there are slots 1 and 2"));
+    }
+    let slots = slots
+        .into_iter()
+        .map(|slot| {
+            let seen = if slot.running { running(os, &view)? } else { alternate(os, &view, &layout)? };
+            Ok(report(&view, &layout, slot, seen))
+        })
+        .collect::<Result<_>>()?;
+    Ok(Report { schema: 1, slots })
+}
+
+/// What was seen of a slot.
+struct Seen {
+    found: Found,
+    software: Software,
+    unmountable: bool,
+}
+
+impl Seen {
+    fn without_content(state: State, reason: String) -> Self {
+        let found = Found { state, reason: Some(reason), record: None };
+        Self { found, software: Software::default(), unmountable: false }
+    }
+}
+
+fn running<O: Os>(os: &O, view: &View) -> Result<Seen> {
+    let root = os.open_dir(&view.root)?;
+    let mut found = record::read(&root);
+    if found.record.is_none() {
+        found.state = State::Unknown;
+        found.reason = Some("running, and not made by a snapshot".to_owned());
+    }
+    // The running system's software is what is on it now.
+    let software = packages::scan(&root, os.packages(&view.root)?)?;
+    Ok(Seen { found, software, unmountable: false })
+}
+
+fn alternate<O: Os>(os: &O, view: &View, layout: &Layout) -> Result<Seen> {
+    let target = layout.root().target;
+    let reading = lock::shared(os, view, target)?;
+    if let lock::Reading::Taken(owner) = &reading {
+        match owner {
+            Some(owner) if owner.verb != "snapshot" => {}
+            Some(owner) => {
+                let reason = format!("process {} is writing it", owner.pid);
+                return Ok(Seen::without_content(State::Writing, reason));
+            }
+            None => return Ok(Seen::without_content(State::Writing, "it is locked".to_owned())),
+        }
+    }
+    let mounts = os.mounts()?;
+    // Mounted already, by whomever: read there, where nothing else was mounted over it.
+    let there = mounts.iter().find(|m| {
+        view.provider_of(m) == Some(target)
+            && mounts.iter().rfind(|o| o.point == m.point).is_some_and(|top| top.id == m.id)
+    });
+    if let Some(mount) = there {
+        return look(&os.open_dir(&mount.point)?);
+    }
+    let Some(superblock) = view.superblocks.get(&target) else {
+        return Ok(Seen::without_content(State::Empty, "there is no file system on it".to_owned()));
+    };
+    let device = view.devices.get(target).path();
+    match Mounted::private(os, &device, superblock.fs.name(), "show") {
+        Ok(mounted) => {
+            let seen = os.open_dir(mounted.point()).and_then(|root| look(&root));
+            mounted.unmount()?;
+            seen
+        }
+        Err(error) => {
+            let mut seen = Seen::without_content(State::Unknown, error.cause);
+            seen.unmountable = true;
+            Ok(seen)
+        }
+    }
+}
+
+fn look<D: crate::sys::tree::Dir>(root: &D) -> Result<Seen> {
+    let found = record::read(root);
+    let software = match &found.record {
+        Some(r) => Software { product: r.product.clone(), packages: r.packages.clone() },
+        // Without a record there may still be a system; a damaged one is told by its state.
+        None => packages::scan(root, None).unwrap_or_default(),
+    };
+    Ok(Seen { found, software, unmountable: false })
+}
+
+fn report(view: &View, layout: &Layout, slot: &Slot, seen: Seen) -> SlotReport {
+    let medium = view.devices.medium(slot.root);
+    let own = medium == view.devices.medium(layout.root().source);
+    let record = seen.found.record;
+    SlotReport {
+        slot: slot.number,
+        device: view.node(slot.root),
+        medium: if own { "internal" } else { "external" },
+        role: if slot.active { "primary" } else { "backup" },
+        booted: slot.running,
+        active: slot.active,
+        state: seen.found.state,
+        reason: seen.found.reason,
+        unmountable: seen.unmountable,
+        created: record.as_ref().map(|r| r.created),
+        verified: record.as_ref().map(|r| r.verified),
+        product: view.config.product.clone().or(seen.software.product.map(|p| p.name)),
+        packages: seen.software.packages,
+        files: record.as_ref().map(|r| r.files),
+        bytes: record.as_ref().map(|r| r.bytes),
+    }
+}

@@ -1,0 +1,142 @@
+//! `dualroot verify`: read a slot again from the medium, against its manifest.
+
+use std::ffi::OsStr;
+use std::io::BufReader;
+use std::path::Path;
+
+use serde::Serialize;
+
+use super::mounted::Mounted;
+use super::record::{self, Hashing};
+use super::{Session, clear, lock, observe};
+use crate::copy::pool;
+use crate::copy::progress::Phase;
+use crate::copy::verify::{Report as TreeReport, verify};
+use crate::error::{Context, During, Error, Kind, Result};
+use crate::mounts::stale::Obstacle;
+use crate::record::{DIR, MANIFEST};
+use crate::slot::discover::View;
+use crate::slot::{Choice, Pair, Slot};
+use crate::sys::tree::Dir;
+use crate::sys::Os;
+
+/// What a verification found.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Report {
+    /// Version of this shape.
+    pub schema: u32,
+    /// The slot's number.
+    pub slot: u32,
+    /// The device of its root.
+    pub device: String,
+    /// Regular files compared, in all file systems of the slot.
+    pub files: u64,
+    /// Bytes read.
+    pub bytes: u64,
+    /// Everything that is not as the manifest says.
+    pub differences: Vec<Difference>,
+    /// All of them, where there are more than are listed.
+    pub different: u64,
+}
+
+/// One difference.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Difference {
+    /// The object, as an absolute path of the system that the slot holds.
+    pub path: String,
+    /// The first differing byte of its content.
+    pub offset: Option<u64>,
+    /// What differs.
+    pub what: String,
+}
+
+/// Verifies the chosen slot, by default the alternate one.
+///
+/// # Errors
+/// The slot has no valid record (exit 3), or is in use (exit 4). Differences are no error here:
+/// they are in the report.
+pub fn run<O: Os>(os: &O, session: &Session, choice: Choice) -> Result<Report> {
+    let mut view = observe::view(os, session)?;
+    let layout = view.discover()?;
+    let slot = *pick(&layout.slots, choice)?;
+    if slot.running {
+        return Err(Error::refused(format!(
+            "slot {} is running: it changes while it runs, and its manifest describes the day it was made",
+            slot.number
+        )));
+    }
+    let targets: Vec<_> = layout.pairs.iter().map(|p| p.target).collect();
+    let _locks = lock::exclusive(os, &view, &targets, "verify")?;
+    view = observe::view(os, session)?;
+    // What is mounted would be read from memory, not from the medium.
+    for obstacle in clear::find(os, session, &mut view, &layout.pairs, false)? {
+        if let Obstacle::Stale(mount) = obstacle {
+            clear::unmount(os, &mount, false)?;
+        }
+    }
+    let mut report = Report {
+        schema: 1,
+        slot: slot.number,
+        device: view.node(slot.root),
+        files: 0,
+        bytes: 0,
+        differences: Vec::new(),
+        different: 0,
+    };
+    for pair in &layout.pairs {
+        let found = verify_pair(os, session, &view, pair)
+            .during(format!("verifying {} ({})", pair.part.alternate(), view.node(pair.target)))?;
+        report.files += found.files;
+        report.bytes += found.bytes;
+        report.different += found.different;
+        let base = Path::new(pair.part.point());
+        report.differences.extend(found.differences.into_iter().map(|d| Difference {
+            path: base.join(&d.path).to_string_lossy().into_owned(),
+            offset: d.offset,
+            what: d.what,
+        }));
+    }
+    Ok(report)
+}
+
+/// The slot that was asked for.
+pub fn pick(slots: &[Slot; 2], choice: Choice) -> Result<&Slot> {
+    slots
+        .iter()
+        .find(|s| choice.matches(s))
+        .ok_or_else(|| Error::new(Kind::Usage, "", "there are slots 1 and 2"))
+}
+
+fn verify_pair<O: Os>(os: &O, session: &Session, view: &View, pair: &Pair) -> Result<TreeReport> {
+    let device = view.devices.get(pair.target).path();
+    let Some(superblock) = view.superblocks.get(&pair.target) else {
+        return Err(Error::new(Kind::Problems, "", "there is no file system on it"));
+    };
+    os.drop_cache(&device)?;
+    let mounted = Mounted::private(os, &device, superblock.fs.name(), "verify")?;
+    let root = os.open_dir(mounted.point())?;
+    let found = record::read(&root);
+    let Some(record) = found.record else {
+        let why = found.reason.unwrap_or_default();
+        return Err(Error::new(Kind::Problems, "", format!("it is {}: {why}", found.state.name())));
+    };
+    session.monitor.begin(Phase {
+        name: format!("verifying {}", pair.part.alternate()),
+        bytes: record.bytes,
+        objects: record.objects,
+    });
+    let own = root.open_dir(OsStr::new(DIR)).doing_to("opening", DIR)?;
+    let manifest = own.open_file(OsStr::new(MANIFEST)).doing_to("opening", MANIFEST)?;
+    drop(own);
+    let reference = pair.mounted.as_ref().map(|point| os.open_dir(point)).transpose()?;
+    let mut manifest = BufReader::with_capacity(64 << 10, Hashing::new(manifest));
+    let report =
+        verify(root, &mut manifest, reference.as_ref(), pool::cores(), &session.monitor)?;
+    let (file, sha256) = manifest.into_inner().finish();
+    drop(file);
+    if sha256 != record.manifest_sha256 {
+        return Err(Error::new(Kind::Differs, "reading", "it is not the record's").path(MANIFEST));
+    }
+    mounted.unmount()?;
+    Ok(report)
+}

@@ -1,0 +1,106 @@
+//! A run as a list of steps, each with a sentence: what `-n` prints and the log repeats. Pure.
+
+use std::fmt;
+use std::path::PathBuf;
+
+use crate::mounts::Mount;
+use crate::mounts::stale::Obstacle;
+use crate::slot::Part;
+use crate::slot::discover::{Layout, View};
+use crate::sys::Format;
+
+/// One step of a snapshot.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// Unmount what is in the way; by force where the user said so.
+    Clear {
+        /// The mount.
+        mount: Mount,
+        /// Break open files.
+        force: bool,
+    },
+    /// Make the mount point.
+    MakePoint(PathBuf),
+    /// Make what is on the target unreadable as a file system: the record is gone with it.
+    Erase(Part, String),
+    /// Make the new file system.
+    Format(Part, String, Format),
+    /// Copy the tree and unmount.
+    Copy(Part, String, String),
+    /// Read the copy again from the medium.
+    Verify(Part, String),
+    /// Write the record.
+    Record(Part, String),
+}
+
+impl fmt::Display for Step {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Clear { mount, force } => write!(
+                f,
+                "unmount {} from {}{}",
+                mount.source,
+                mount.point.display(),
+                if *force { ", by force" } else { "" }
+            ),
+            Self::MakePoint(path) => write!(f, "make the directory {}", path.display()),
+            Self::Erase(part, device) => {
+                write!(f, "erase the old copy of {} on {device} and flush", part.point())
+            }
+            Self::Format(_, device, format) => {
+                write!(f, "make a file system on {device}: {}", format.fs.name())?;
+                if let Some(label) = &format.label {
+                    write!(f, ", label {label}")?;
+                }
+                if let Some(inodes) = format.inodes {
+                    write!(f, ", {inodes} inodes")?;
+                }
+                Ok(())
+            }
+            Self::Copy(part, from, to) => {
+                write!(f, "copy {} ({from}) to {} ({to}) and flush", part.point(), part.alternate())
+            }
+            Self::Verify(part, device) => {
+                write!(f, "read the copy of {} on {device} again and compare", part.point())
+            }
+            Self::Record(part, device) => {
+                write!(f, "write the record of {} on {device} and flush", part.point())
+            }
+        }
+    }
+}
+
+/// The steps of a snapshot. `formats` has one entry per pair of `layout`, in its order; `points`
+/// are the mount points that are missing.
+///
+/// The records come last, after everything is verified, and the root's after the configuration's:
+/// a slot is valid only as a whole.
+pub fn snapshot(
+    view: &View,
+    layout: &Layout,
+    obstacles: &[Obstacle],
+    points: &[PathBuf],
+    formats: &[Format],
+    force: bool,
+) -> Vec<Step> {
+    let mut steps: Vec<Step> = obstacles
+        .iter()
+        .map(|o| match o {
+            Obstacle::Stale(mount) | Obstacle::Live(mount, _) | Obstacle::Foreign(mount) => {
+                Step::Clear { mount: mount.clone(), force }
+            }
+        })
+        .collect();
+    steps.extend(points.iter().cloned().map(Step::MakePoint));
+    for (pair, format) in layout.pairs.iter().zip(formats) {
+        let (part, target) = (pair.part, view.node(pair.target));
+        steps.push(Step::Erase(part, target.clone()));
+        steps.push(Step::Format(part, target.clone(), format.clone()));
+        steps.push(Step::Copy(part, view.node(pair.source), target.clone()));
+        steps.push(Step::Verify(part, target));
+    }
+    for pair in layout.pairs.iter().rev() {
+        steps.push(Step::Record(pair.part, view.node(pair.target)));
+    }
+    steps
+}

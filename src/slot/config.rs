@@ -1,0 +1,89 @@
+//! The optional configuration file, TOML.
+//!
+//! ```toml
+//! product = "JUNOS"                          # instead of os-release's name
+//! [root]
+//! slots = ["/dev/da0s1a", "/dev/da0s2a"]     # slot 1, slot 2
+//! [config]
+//! slots = ["/dev/da0s4d", "/dev/da0s4e"]     # the same on both slots
+//! ```
+
+use serde::Deserialize;
+
+use crate::error::{Error, Kind, Result};
+
+/// Where it is looked for where the command line does not say.
+pub const DEFAULT: &str = "/etc/dualroot.conf";
+
+/// The file's content. The same file lies on both slots, so it names both, never "the other".
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// The product's name in `show`.
+    pub product: Option<String>,
+    /// The two root devices.
+    #[serde(default)]
+    pub root: Slots,
+    /// The two config devices.
+    #[serde(default)]
+    pub config: Slots,
+}
+
+/// Two devices that are copies of each other.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Slots {
+    /// Slot 1 and slot 2.
+    pub slots: Option<[String; 2]>,
+}
+
+impl Config {
+    /// Reads the file's content.
+    ///
+    /// # Errors
+    /// The first fault, with its line (exit 2).
+    pub fn parse(text: &[u8]) -> Result<Self> {
+        let wrong = |line: usize, why: &str| {
+            Error::new(Kind::Usage, "", format!("line {line}: {}", why.trim().replace('\n', "; ")))
+        };
+        let text = std::str::from_utf8(text).map_err(|e| {
+            let line = text[..e.valid_up_to()].iter().filter(|b| **b == b'\n').count() + 1;
+            wrong(line, "not UTF-8")
+        })?;
+        toml::from_str(text).map_err(|e| {
+            let start = e.span().map_or(0, |s| s.start).min(text.len());
+            let line = text.as_bytes()[..start].iter().filter(|b| **b == b'\n').count() + 1;
+            wrong(line, e.message())
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_keys() {
+        let text = b"product = \"JUNOS\"\n[root]\nslots = [\"/dev/a\", \"/dev/b\"]\n";
+        let config = Config::parse(text).unwrap();
+        assert_eq!(config.product.as_deref(), Some("JUNOS"));
+        assert_eq!(config.root.slots, Some(["/dev/a".to_owned(), "/dev/b".to_owned()]));
+        assert_eq!(config.config.slots, None);
+        assert_eq!(Config::parse(b"").unwrap(), Config::default());
+    }
+
+    #[test]
+    fn a_fault_has_its_line() {
+        for (text, line) in [
+            (&b"product = \"x\"\n\nrot = 1\n"[..], "line 3: "),
+            (b"[root]\nslots = [\"/dev/a\"]\n", "line 2: "),
+            (b"product = 1\n", "line 1: "),
+            (b"a\n", "line 1: "),
+            (b"product = \"x\"\n\xff\n", "line 2: not UTF-8"),
+        ] {
+            let error = Config::parse(text).unwrap_err();
+            assert!(error.to_string().starts_with(line), "{error}");
+            assert_eq!(error.kind, Kind::Usage);
+        }
+    }
+}

@@ -1,0 +1,111 @@
+//! What must be true before a target is written. Pure; asked again with the target open.
+
+use super::Part;
+use super::discover::{Layout, View};
+use crate::device::{Class, Id};
+use crate::error::{Error, Kind, Result};
+use crate::sys::FsType;
+
+/// Junos's words, which scripts look for.
+const MIRRORED: &str = "Snapshot is not possible since mirror-flash-on-disk is configured.";
+
+impl View {
+    /// Checks that no target of `layout` shares storage with anything in use.
+    ///
+    /// # Errors
+    /// The first refusal. A mount of a target itself is not one: it may be stale, and clearing
+    /// decides that.
+    pub fn guard(&self, layout: &Layout) -> Result<()> {
+        for pair in &layout.pairs {
+            self.guard_target(pair.target, layout)?;
+            self.guard_mirror(pair.source, pair.target)?;
+            if FsType::from_name(&pair.fs).is_none() {
+                return Err(Error::refused(format!(
+                    "{} is {}, of which no copy can be made (ufs, ext4 and xfs can)",
+                    pair.part.point(),
+                    pair.fs
+                )));
+            }
+        }
+        let alternate = layout.alternate();
+        if alternate.active {
+            return Err(Error::refused(format!(
+                "the boot flags select the alternate slot {} ({}): if the copy failed, nothing would boot",
+                alternate.number,
+                self.node(alternate.root)
+            ))
+            .hint("make the running slot active first: gpart set -a active (MBR), gpart set -a bootme (GPT), sfdisk --activate (Linux)"));
+        }
+        Ok(())
+    }
+
+    fn guard_target(&self, target: Id, layout: &Layout) -> Result<()> {
+        let refuse = |why: String| Err(Error::refused(format!("{} {why}", self.node(target))));
+        for pair in &layout.pairs {
+            if self.devices.overlap(target, pair.source) {
+                return refuse(format!(
+                    "shares its storage with {}, the source of {}",
+                    self.node(pair.source),
+                    pair.part.point()
+                ));
+            }
+            if pair.target != target && self.devices.overlap(target, pair.target) {
+                return refuse(format!("shares its storage with {}", self.node(pair.target)));
+            }
+        }
+        for mount in &self.mounts {
+            let Some(id) = self.provider_of(mount) else { continue };
+            if id != target && self.devices.overlap(id, target) {
+                return refuse(format!(
+                    "shares its storage with {}, mounted on {}",
+                    mount.source,
+                    mount.point.display()
+                ));
+            }
+            if id == target && mount.point.as_os_str() == "/" {
+                return refuse("is the running root".to_owned());
+            }
+        }
+        for swap in &self.swaps {
+            use std::os::unix::ffi::OsStrExt;
+            if let Some(id) = self.find(swap.as_os_str().as_bytes())
+                && self.devices.overlap(id, target)
+            {
+                return refuse(format!("shares its storage with swap or dump {}", swap.display()));
+            }
+        }
+        if let Some(user) = self.in_use_above(target) {
+            return refuse(format!("is in use by {}", self.node(user)));
+        }
+        Ok(())
+    }
+
+    /// A transformation (encryption, gnop, device mapper, a partition table) that lies on the
+    /// target: what is written below it would change what it holds.
+    fn in_use_above(&self, target: Id) -> Option<Id> {
+        self.devices.uppers(target).find(|&upper| {
+            !matches!(self.devices.get(upper).class, Class::Alias | Class::Mirror)
+        })
+    }
+
+    fn guard_mirror(&self, source: Id, target: Id) -> Result<()> {
+        match self.devices.mirrored(target).or_else(|| self.devices.mirrored(source)) {
+            None => Ok(()),
+            Some(mirror) => Err(Error::refused(MIRRORED)
+                .hint(format!("{} lies on one of the slots", self.node(mirror)))),
+        }
+    }
+
+    /// Checks the mount point of a copy: a directory of the source itself, or nothing yet.
+    /// `kind` is what lies there now, with no symbolic link followed.
+    pub fn guard_point(&self, part: Part, kind: Option<crate::sys::tree::Kind>) -> Result<()> {
+        use crate::sys::tree::Kind as Object;
+        let what = match kind {
+            None | Some(Object::Dir) => return Ok(()),
+            Some(Object::Symlink) => "a symbolic link",
+            Some(_) => "no directory",
+        };
+        Err(Error::new(Kind::Refused, "", format!("{} is {what}", part.alternate()))
+            .hint("remove it; the mount point is made when it is missing"))
+    }
+}

@@ -1,0 +1,161 @@
+//! FreeBSD 13 and later.
+
+mod device;
+#[allow(dead_code)] // offered to `unix`; the xattr crate loses system attributes here
+pub(super) mod extattr;
+mod mount;
+mod process;
+mod sysctl;
+pub(super) mod tree;
+mod ufs;
+
+use std::ffi::OsStr;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use super::{Access, Format, Holder, Os, Usage, command, unix};
+use crate::device::Devices;
+use crate::error::{Context, Result};
+use crate::mounts::Mount;
+use unix::FdDir;
+
+/// `G_F_FOOTSHOOTING` of geom(4)'s `kern.geom.debugflags`: whole disks can then be written to
+/// while they are mounted.
+const FOOT_SHOOTING: i32 = 0x10;
+
+/// Where the ports tree puts pkg(8). The base system's `/usr/sbin/pkg` only installs it.
+const PKG: &str = "/usr/local/sbin/pkg";
+
+/// The running FreeBSD.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Native;
+
+impl Native {
+    /// The running FreeBSD.
+    pub fn new() -> Self {
+        Self
+    }
+}
+
+impl Os for Native {
+    type Dir = FdDir;
+    type Claim = device::Claimed;
+
+    fn privileged(&self) -> bool {
+        nix::unistd::geteuid().is_root()
+    }
+
+    fn mounts(&self) -> Result<Vec<Mount>> {
+        mount::mounts()
+    }
+
+    fn devices(&self) -> Result<Devices> {
+        device::devices()
+    }
+
+    fn swaps(&self) -> Result<Vec<PathBuf>> {
+        device::swaps()
+    }
+
+    fn canonical(&self, path: &Path) -> Result<PathBuf> {
+        fs::canonicalize(path).doing_to("resolving", path)
+    }
+
+    fn read_file(&self, path: &Path) -> Result<Option<Vec<u8>>> {
+        unix::read_file(path)
+    }
+
+    fn read_device(&self, device: &Path, offset: u64, length: usize) -> Result<Vec<u8>> {
+        unix::read_device(device, offset, length)
+    }
+
+    fn claim(&self, device: &Path) -> Result<device::Claimed> {
+        device::Claimed::open(device)
+    }
+
+    fn format(&self, device: &Path, format: &Format) -> Result<()> {
+        ufs::format(device, format)
+    }
+
+    fn rehearse(&self, format: &Format, size: u64) -> Result<Vec<u8>> {
+        ufs::rehearse(format, size)
+    }
+
+    fn mount(&self, device: &Path, point: &Path, fs: &str, access: Access) -> Result<()> {
+        mount::mount(device, point, fs, access)
+    }
+
+    fn unmount(&self, mount: &Mount, force: bool) -> Result<()> {
+        mount::unmount(mount, force)
+    }
+
+    fn drop_cache(&self, device: &Path) -> Result<()> {
+        device::drop_cache(device)
+    }
+
+    fn holders(&self, mount: &Mount) -> Result<Vec<Holder>> {
+        process::holders(mount).doing_to("asking who uses", &mount.point)
+    }
+
+    fn open_dir(&self, path: &Path) -> Result<FdDir> {
+        FdDir::open(path).doing_to("opening", path)
+    }
+
+    fn make_dir(&self, path: &Path) -> Result<()> {
+        unix::make_dir(path)
+    }
+
+    fn remove_dir(&self, path: &Path) -> Result<()> {
+        fs::remove_dir(path).doing_to("removing", path)
+    }
+
+    fn usage(&self, path: &Path) -> Result<Usage> {
+        let s = nix::sys::statvfs::statvfs(path)
+            .map_err(std::io::Error::from)
+            .doing_to("asking the space of", path)?;
+        let unit = s.fragment_size();
+        Ok(Usage {
+            used_bytes: s.blocks().saturating_sub(s.blocks_free()).saturating_mul(unit),
+            // The reserve (tunefs -m) is for root, so it counts as free.
+            free_bytes: s.blocks_free().saturating_mul(unit),
+            used_inodes: s.files().saturating_sub(s.files_free()),
+            free_inodes: if s.files() == 0 { u64::MAX } else { s.files_free() },
+        })
+    }
+
+    fn forbids(&self) -> Result<Option<String>> {
+        let level = sysctl::int(c"kern.securelevel")?;
+        if level > 0 {
+            // security(7): no clearing of system flags, no writing to disks that are mounted.
+            return Ok(Some(format!("kern.securelevel is {level}")));
+        }
+        let flags = sysctl::int(c"kern.geom.debugflags")?;
+        Ok((flags & FOOT_SHOOTING != 0).then(|| {
+            format!("kern.geom.debugflags is {flags:#x}: GEOM does not protect mounted disks")
+        }))
+    }
+
+    fn packages(&self, root: &Path) -> Result<Option<Vec<(String, String)>>> {
+        if !root.join("var/db/pkg/local.sqlite").exists() || !Path::new(PKG).exists() {
+            return Ok(None);
+        }
+        let mut args: Vec<&OsStr> = Vec::new();
+        if root != Path::new("/") {
+            args.extend([OsStr::new("-r"), root.as_os_str()]);
+        }
+        args.extend(["query", "%n\t%v"].map(OsStr::new));
+        let output = command::run(&[PKG], &args)?;
+        let text = String::from_utf8_lossy(&output.stdout);
+        let pairs = text.lines().filter_map(|line| line.split_once('\t'));
+        Ok(Some(pairs.map(|(name, version)| (name.to_owned(), version.to_owned())).collect()))
+    }
+
+    fn run_dir(&self) -> PathBuf {
+        // Emptied at boot (rc.d/cleanvar).
+        PathBuf::from("/var/run/dualroot")
+    }
+
+    fn alive(&self, pid: u32) -> bool {
+        process::alive(pid)
+    }
+}

@@ -1,0 +1,110 @@
+//! Who keeps a mount busy, out of `kern.proc` (sysctl(3), sys/user.h).
+
+use std::io;
+use std::mem::offset_of;
+
+use nix::errno::Errno;
+use nix::libc::{self, c_int};
+use nix::sys::stat::stat;
+use nix::unistd::Pid;
+
+use super::mount;
+use super::sysctl::{int_at, long_at, records, text_at, value_of};
+use crate::mounts::Mount;
+use crate::sys::Holder;
+
+/// `COMMLEN` of sys/user.h with its NUL.
+const COMMAND_ROOM: usize = 20;
+
+/// Where `kf_file_fsid` is in a `kinfo_file`: in the union behind `kf_offset`, after the type,
+/// three spare ints, 29 spare longs and the link count. sys/user.h promises that it stays there.
+const FILE_FSID: usize = offset_of!(libc::kinfo_file, kf_offset) + 8 + 16 + 30 * 8;
+
+/// `KVME_TYPE_VNODE` of sys/user.h.
+const MAPPED_FILE: c_int = 2;
+
+/// Processes with an open file, a working, root or jail directory, a program or a mapping on the
+/// mount's file system.
+///
+/// The system's own processes have none of these and answer with an error, as does one that ended
+/// meanwhile: they hold nothing.
+pub(super) fn holders(mount: &Mount) -> io::Result<Vec<Holder>> {
+    let Some(device) = device_of(mount) else { return Ok(Vec::new()) };
+    let processes = value_of(&[libc::CTL_KERN, libc::KERN_PROC, libc::KERN_PROC_PROC])?;
+    let mut holders = Vec::new();
+    for record in records(&processes) {
+        let Some(pid) = int_at(record, offset_of!(libc::kinfo_proc, ki_pid)) else { continue };
+        if !uses(pid, device) && !maps(pid, device) {
+            continue;
+        }
+        let command = text_at(record, offset_of!(libc::kinfo_proc, ki_comm), COMMAND_ROOM);
+        if let Ok(pid) = u32::try_from(pid) {
+            let command = String::from_utf8_lossy(command).into_owned();
+            holders.push(Holder { pid, command });
+        }
+    }
+    holders.sort_by_key(|h| h.pid);
+    Ok(holders)
+}
+
+/// The number that stat(2) tells for files of the mount. The mount's point tells it, unless another
+/// mount covers it; then the medium's node does, which for UFS is the same number.
+fn device_of(mount: &Mount) -> Option<u64> {
+    if mount::mount_at(&mount.point).is_ok_and(|top| top.id == mount.id) {
+        return stat(&mount.point).ok().map(|s| s.st_dev);
+    }
+    let node = stat(mount.source.as_str()).ok()?;
+    (node.st_mode & libc::S_IFMT == libc::S_IFCHR).then_some(node.st_rdev)
+}
+
+fn uses(pid: c_int, device: u64) -> bool {
+    let open = value_of(&[libc::CTL_KERN, libc::KERN_PROC, libc::KERN_PROC_FILEDESC, pid]);
+    open.is_ok_and(|open| {
+        records(&open).any(|file| {
+            let kind = int_at(file, offset_of!(libc::kinfo_file, kf_type));
+            matches!(kind, Some(libc::KF_TYPE_VNODE | libc::KF_TYPE_FIFO))
+                && long_at(file, FILE_FSID) == Some(device)
+        })
+    })
+}
+
+fn maps(pid: c_int, device: u64) -> bool {
+    let mapped = value_of(&[libc::CTL_KERN, libc::KERN_PROC, libc::KERN_PROC_VMMAP, pid]);
+    mapped.is_ok_and(|mapped| {
+        records(&mapped).any(|map| {
+            int_at(map, offset_of!(libc::kinfo_vmentry, kve_type)) == Some(MAPPED_FILE)
+                && long_at(map, offset_of!(libc::kinfo_vmentry, kve_vn_fsid)) == Some(device)
+        })
+    })
+}
+
+/// kill(2) with signal 0: a process that may not be signalled is alive too.
+pub(super) fn alive(pid: u32) -> bool {
+    let Ok(pid) = i32::try_from(pid) else { return false };
+    // 0 and below mean groups.
+    pid > 0
+        && matches!(nix::sys::signal::kill(Pid::from_raw(pid), None), Ok(()) | Err(Errno::EPERM))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::path::Path;
+
+    #[test]
+    fn this_process_holds_its_working_directory() {
+        let here = std::env::current_dir().unwrap();
+        let mount = mount::mount_at(Path::new(&here)).unwrap();
+        let pid = std::process::id();
+        let me = holders(&mount).unwrap().into_iter().find(|h| h.pid == pid).unwrap();
+        let program = std::env::current_exe().unwrap();
+        let program = program.file_name().unwrap().to_string_lossy().into_owned();
+        assert!(program.starts_with(&me.command), "{program} {}", me.command);
+    }
+
+    #[test]
+    fn processes_live() {
+        assert!(alive(1) && alive(std::process::id()));
+        assert!(!alive(0) && !alive(u32::MAX) && !alive(999_999));
+    }
+}

@@ -1,0 +1,187 @@
+//! The storage stack out of sysfs (sysfs(5); Documentation/ABI/stable/sysfs-block), claimed
+//! devices and flushing.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{Seek, SeekFrom, Write};
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use nix::libc;
+use walkdir::WalkDir;
+
+use crate::device::{Class, Devices, Id, Lower, Provider};
+use crate::error::{Context, Error, Kind, Result};
+use crate::sys;
+
+nix::ioctl_none!(blkflsbuf, 0x12, 97);
+
+/// sysfs counts in these, whatever the medium's sector is.
+const SYSFS_SECTOR: u64 = 512;
+
+fn attribute(dir: &Path, name: &str) -> Option<String> {
+    fs::read_to_string(dir.join(name)).ok().map(|s| s.trim().to_owned())
+}
+
+fn number(dir: &Path, name: &str) -> Option<u64> {
+    attribute(dir, name)?.parse().ok()
+}
+
+fn device_number(dir: &Path) -> Option<(u64, u64)> {
+    let text = attribute(dir, "dev")?;
+    let (major, minor) = text.split_once(':')?;
+    Some((major.parse().ok()?, minor.parse().ok()?))
+}
+
+/// Every block device with a size, partitions right behind their disk.
+pub(super) fn devices() -> Result<Devices> {
+    let block = Path::new("/sys/block");
+    let mut devices = Devices::default();
+    let mut dirs: Vec<PathBuf> = Vec::new();
+    for entry in fs::read_dir(block).doing_to("reading", block)? {
+        dirs.push(entry.doing_to("reading", block)?.path());
+    }
+    dirs.sort();
+    // What each provider lies on is known by name first, since it may be listed later.
+    let mut below: Vec<(Id, String, Option<u64>)> = Vec::new();
+    for dir in dirs {
+        if number(&dir, "size").is_none_or(|sectors| sectors == 0) {
+            continue; // a loop device without a file, a drive without a medium
+        }
+        add_disk(&dir, &mut devices, &mut below);
+    }
+    for (id, name, offset) in below {
+        if let Some(lower) = devices.find(Path::new(&name)) {
+            devices.providers[id].lower.push(Lower { id: lower, offset });
+        }
+    }
+    add_aliases(&mut devices);
+    Ok(devices)
+}
+
+fn add_disk(dir: &Path, devices: &mut Devices, below: &mut Vec<(Id, String, Option<u64>)>) {
+    let Some(name) = dir.file_name().map(|n| n.to_string_lossy().into_owned()) else { return };
+    let sector = number(dir, "queue/logical_block_size").and_then(|s| u32::try_from(s).ok());
+    let sector = sector.unwrap_or(512);
+    let id = devices.providers.len();
+    let mut class = Class::Disk;
+    if let Ok(slaves) = fs::read_dir(dir.join("slaves")) {
+        for slave in slaves.flatten() {
+            let raid = attribute(dir, "md/level");
+            class = match raid.as_deref() {
+                Some("raid1" | "raid10") => Class::Mirror,
+                Some(_) => Class::Other("md".to_owned()),
+                None => Class::Other("dm".to_owned()),
+            };
+            below.push((id, slave.file_name().to_string_lossy().into_owned(), None));
+        }
+    }
+    // A loop device over a block device is a window on it; over a file it is a medium.
+    if let Some(backing) = attribute(dir, "loop/backing_file")
+        && fs::metadata(&backing).is_ok_and(|m| m.file_type().is_block_device())
+    {
+        class = Class::Other("loop".to_owned());
+        below.push((id, backing, number(dir, "loop/offset")));
+    }
+    devices.providers.push(Provider {
+        name: name.clone(),
+        aliases: Vec::new(),
+        class,
+        size: number(dir, "size").unwrap_or(0) * SYSFS_SECTOR,
+        sector,
+        number: device_number(dir),
+        lower: Vec::new(),
+        removable: number(dir, "removable") == Some(1),
+    });
+    let Ok(entries) = fs::read_dir(dir) else { return };
+    let mut partitions: Vec<(u64, PathBuf)> = entries
+        .flatten()
+        .filter_map(|e| Some((number(&e.path(), "partition")?, e.path())))
+        .collect();
+    partitions.sort();
+    for (index, path) in partitions {
+        let Some(partition) = path.file_name() else { continue };
+        let part_id = devices.providers.len();
+        let start = number(&path, "start").unwrap_or(0) * SYSFS_SECTOR;
+        below.push((part_id, name.clone(), Some(start)));
+        devices.providers.push(Provider {
+            name: partition.to_string_lossy().into_owned(),
+            aliases: Vec::new(),
+            class: Class::Partition { index: u32::try_from(index).unwrap_or(u32::MAX) },
+            size: number(&path, "size").unwrap_or(0) * SYSFS_SECTOR,
+            sector,
+            number: device_number(&path),
+            lower: Vec::new(),
+            removable: false,
+        });
+    }
+}
+
+/// `/dev/disk/by-*` and `/dev/mapper` are other names, where udev makes them.
+fn add_aliases(devices: &mut Devices) {
+    let walk = ["/dev/disk", "/dev/mapper"].into_iter().flat_map(|d| WalkDir::new(d).min_depth(1));
+    for entry in walk.flatten().filter(|e| e.path_is_symlink()) {
+        if let Ok(node) = fs::canonicalize(entry.path())
+            && let Some(id) = devices.find(&node)
+        {
+            devices.providers[id].aliases.push(entry.into_path());
+        }
+    }
+}
+
+/// A block device opened with `O_EXCL`, which fails while it is mounted, swapped to or claimed by
+/// another (open(2)).
+#[derive(Debug)]
+pub struct Claimed {
+    device: PathBuf,
+    file: File,
+}
+
+impl Claimed {
+    pub(super) fn open(device: &Path) -> Result<Self> {
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .custom_flags(libc::O_EXCL | libc::O_CLOEXEC)
+            .open(device);
+        match file {
+            Ok(file) => Ok(Self { device: device.to_path_buf(), file }),
+            Err(e) if e.raw_os_error() == Some(libc::EBUSY) => {
+                Err(Error::io("opening for writing", &e).path(device).kind(Kind::Busy))
+            }
+            Err(e) => Err(Error::io("opening for writing", &e).path(device)),
+        }
+    }
+}
+
+impl sys::Claim for Claimed {
+    fn provider(&self) -> Result<String> {
+        let rdev = self.file.metadata().doing_to("reading", &self.device)?.rdev();
+        let node = format!("/sys/dev/block/{}:{}", libc::major(rdev), libc::minor(rdev));
+        let link = fs::read_link(&node).doing_to("reading", &node)?;
+        Ok(link.file_name().unwrap_or_default().to_string_lossy().into_owned())
+    }
+
+    fn wipe(&mut self, offset: u64, length: u64) -> Result<()> {
+        let zeros = vec![0; usize::try_from(length).unwrap_or(0)];
+        self.file.seek(SeekFrom::Start(offset)).doing_to("seeking in", &self.device)?;
+        self.file.write_all(&zeros).doing_to("erasing", &self.device).map_err(|e| e.at(offset))
+    }
+
+    fn flush(&mut self) -> Result<()> {
+        // fsync(2) on a block device also empties the device's own cache.
+        self.file.sync_all().doing_to("flushing", &self.device)
+    }
+}
+
+/// Writes back and drops the block device's cache (ioctl `BLKFLSBUF`, linux/fs.h): after it, and
+/// after the unmount that dropped the file system's own pages, reads come from the medium.
+pub(super) fn drop_cache(device: &Path) -> Result<()> {
+    let file = File::open(device).doing_to("opening", device)?;
+    file.sync_all().doing_to("flushing", device)?;
+    // SAFETY: BLKFLSBUF takes no argument (linux/fs.h).
+    unsafe { blkflsbuf(file.as_raw_fd()) }
+        .map_err(std::io::Error::from)
+        .doing_to("dropping the cache of", device)?;
+    Ok(())
+}

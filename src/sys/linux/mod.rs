@@ -1,0 +1,158 @@
+//! Linux: development, CI and Linux appliances.
+
+mod device;
+mod mount;
+mod process;
+pub(super) mod tree;
+
+use std::ffi::OsString;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use super::{Access, Format, FsType, Holder, Os, Usage, command, unix};
+use crate::device::Devices;
+use crate::error::{Context, Error, Result};
+use crate::mounts::Mount;
+use unix::FdDir;
+
+/// The running Linux.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Native;
+
+impl Os for Native {
+    type Dir = FdDir;
+    type Claim = device::Claimed;
+
+    fn privileged(&self) -> bool {
+        nix::unistd::geteuid().is_root()
+    }
+
+    fn mounts(&self) -> Result<Vec<Mount>> {
+        mount::mounts()
+    }
+
+    fn devices(&self) -> Result<Devices> {
+        device::devices()
+    }
+
+    fn swaps(&self) -> Result<Vec<PathBuf>> {
+        // proc_swaps(5): a heading, then one line each, the node first.
+        let Some(text) = unix::read_file(Path::new("/proc/swaps"))? else { return Ok(Vec::new()) };
+        let text = String::from_utf8_lossy(&text);
+        let nodes = text.lines().skip(1).filter_map(|l| l.split_whitespace().next());
+        Ok(nodes.map(PathBuf::from).collect())
+    }
+
+    fn canonical(&self, path: &Path) -> Result<PathBuf> {
+        fs::canonicalize(path).doing_to("resolving", path)
+    }
+
+    fn read_file(&self, path: &Path) -> Result<Option<Vec<u8>>> {
+        unix::read_file(path)
+    }
+
+    fn read_device(&self, device: &Path, offset: u64, length: usize) -> Result<Vec<u8>> {
+        unix::read_device(device, offset, length)
+    }
+
+    fn claim(&self, device: &Path) -> Result<device::Claimed> {
+        device::Claimed::open(device)
+    }
+
+    fn format(&self, device: &Path, format: &Format) -> Result<()> {
+        let mut args: Vec<OsString> = Vec::new();
+        let mut add = |words: &[&str]| args.extend(words.iter().map(OsString::from));
+        let program = match format.fs {
+            FsType::Ext4 => {
+                // No discard: the slot was just erased as far as safety asks, and on a cheap card
+                // a discard of the whole slice takes minutes.
+                add(&["-q", "-F", "-E", "nodiscard,lazy_itable_init=1"]);
+                if let Some(label) = &format.label {
+                    add(&["-L", label]);
+                }
+                if let Some(inodes) = format.inodes {
+                    add(&["-N", &inodes.to_string()]);
+                }
+                ["/sbin/mkfs.ext4", "/usr/sbin/mkfs.ext4"]
+            }
+            FsType::Xfs => {
+                add(&["-q", "-f", "-K"]);
+                if let Some(label) = &format.label {
+                    add(&["-L", label]);
+                }
+                ["/sbin/mkfs.xfs", "/usr/sbin/mkfs.xfs"]
+            }
+            FsType::Ufs2 => {
+                return Err(Error::refused("Linux cannot make UFS2 file systems").path(device));
+            }
+        };
+        args.push(device.into());
+        command::run(&program, &args).map(drop)
+    }
+
+    fn rehearse(&self, format: &Format, size: u64) -> Result<Vec<u8>> {
+        unix::make_dir(&self.run_dir())?;
+        // The run directory is in memory, and the file is sparse: little more than the inode
+        // tables' heads take room there.
+        let file = unix::Scratch::new(&self.run_dir(), size)?;
+        self.format(file.path(), format)?;
+        unix::read_device(file.path(), 0, crate::table::superblock::WINDOW)
+    }
+
+    fn mount(&self, device: &Path, point: &Path, fs: &str, access: Access) -> Result<()> {
+        mount::mount(device, point, fs, access)
+    }
+
+    fn unmount(&self, mount: &Mount, force: bool) -> Result<()> {
+        mount::unmount(mount, force)
+    }
+
+    fn drop_cache(&self, device: &Path) -> Result<()> {
+        device::drop_cache(device)
+    }
+
+    fn holders(&self, mount: &Mount) -> Result<Vec<Holder>> {
+        process::holders(mount)
+    }
+
+    fn open_dir(&self, path: &Path) -> Result<FdDir> {
+        FdDir::open(path).doing_to("opening", path)
+    }
+
+    fn make_dir(&self, path: &Path) -> Result<()> {
+        unix::make_dir(path)
+    }
+
+    fn remove_dir(&self, path: &Path) -> Result<()> {
+        fs::remove_dir(path).doing_to("removing", path)
+    }
+
+    fn usage(&self, path: &Path) -> Result<Usage> {
+        let s = nix::sys::statvfs::statvfs(path)
+            .map_err(std::io::Error::from)
+            .doing_to("asking the space of", path)?;
+        let unit = s.fragment_size();
+        Ok(Usage {
+            used_bytes: (s.blocks() - s.blocks_free()) * unit,
+            free_bytes: s.blocks_free() * unit,
+            used_inodes: s.files() - s.files_free(),
+            free_inodes: if s.files() == 0 { u64::MAX } else { s.files_free() },
+        })
+    }
+
+    fn forbids(&self) -> Result<Option<String>> {
+        Ok(None)
+    }
+
+    fn packages(&self, _root: &Path) -> Result<Option<Vec<(String, String)>>> {
+        Ok(None) // dpkg's status file is read as it is
+    }
+
+    fn run_dir(&self) -> PathBuf {
+        PathBuf::from("/run/dualroot")
+    }
+
+    fn alive(&self, pid: u32) -> bool {
+        Path::new("/proc").join(pid.to_string()).exists()
+    }
+}

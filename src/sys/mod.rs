@@ -1,0 +1,191 @@
+//! The system: the only place with `unsafe`, `cfg(target_os)`, processes, mounts and devices.
+//!
+//! [`Os`] is the face that everything above talks to. [`Native`] is the running system's
+//! implementation; [`fake`] is one in memory that separates *written* from *durable*.
+
+pub mod command;
+pub mod fake;
+pub mod tree;
+mod unix;
+
+#[cfg(target_os = "freebsd")]
+#[path = "freebsd/mod.rs"]
+mod platform;
+#[cfg(target_os = "linux")]
+#[path = "linux/mod.rs"]
+mod platform;
+
+pub use platform::Native;
+pub use unix::{FdDir, FdFile, Lock, LockState};
+
+use std::path::{Path, PathBuf};
+
+use crate::device::Devices;
+use crate::error::Result;
+use crate::mounts::Mount;
+use tree::Dir;
+
+/// The file systems that can be made as a copy of their own kind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FsType {
+    /// FreeBSD's UFS2.
+    Ufs2,
+    /// Linux ext4.
+    Ext4,
+    /// Linux XFS.
+    Xfs,
+}
+
+impl FsType {
+    /// The mount type, as mount(8) and fstab(5) spell it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Ufs2 => "ufs",
+            Self::Ext4 => "ext4",
+            Self::Xfs => "xfs",
+        }
+    }
+
+    /// Reads the mount type.
+    pub fn from_name(name: &str) -> Option<Self> {
+        [Self::Ufs2, Self::Ext4, Self::Xfs].into_iter().find(|t| t.name() == name)
+    }
+
+    /// The longest label in bytes (`MAXVOLLEN` - 1 in ufs/ffs/fs.h; mke2fs(8); mkfs.xfs(8)).
+    pub fn label_max(self) -> usize {
+        match self {
+            Self::Ufs2 => 31,
+            Self::Ext4 => 16,
+            Self::Xfs => 12,
+        }
+    }
+}
+
+/// Switches of a UFS2 superblock that a copy keeps (tunefs(8)).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[allow(clippy::struct_excessive_bools)] // five independent bits of fs_flags
+pub struct UfsSwitches {
+    /// Soft updates (`-U`).
+    pub soft_updates: bool,
+    /// Soft updates journaling (`-j`).
+    pub journal: bool,
+    /// POSIX.1e ACLs (tunefs `-a`).
+    pub posix_acls: bool,
+    /// NFSv4 ACLs (tunefs `-N`).
+    pub nfs4_acls: bool,
+    /// MAC multilabel (`-l`).
+    pub multilabel: bool,
+    /// TRIM (`-t`).
+    pub trim: bool,
+}
+
+/// A file system to be made.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Format {
+    /// Which kind.
+    pub fs: FsType,
+    /// Its label; none leaves it without.
+    pub label: Option<String>,
+    /// At least this many inodes; none takes the default density.
+    pub inodes: Option<u64>,
+    /// What a UFS2 keeps of its source.
+    pub ufs: UfsSwitches,
+}
+
+/// How a file system is mounted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Access {
+    /// To be filled: no access times, no set-id, no programs.
+    Write,
+    /// To be read from the medium; nothing is written, not even a journal replayed.
+    Read,
+}
+
+/// A process that keeps a mount busy.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Holder {
+    /// Process id.
+    pub pid: u32,
+    /// Its command.
+    pub command: String,
+}
+
+/// A device opened for writing by nobody else.
+pub trait Claim {
+    /// The provider's kernel name as the open handle tells it, never the name it was opened by.
+    fn provider(&self) -> Result<String>;
+    /// Writes zeros over `[offset, offset + length)`.
+    fn wipe(&mut self, offset: u64, length: u64) -> Result<()>;
+    /// Flushes to the medium: file data, and the device's own cache.
+    fn flush(&mut self) -> Result<()>;
+}
+
+/// The running system, or one that behaves like it.
+pub trait Os: Sync {
+    /// Its directories.
+    type Dir: Dir;
+    /// Its claimed devices.
+    type Claim: Claim;
+
+    /// Whether this process may mount and write devices.
+    fn privileged(&self) -> bool;
+    /// All mounts, lowest first where several share a point. Never blocks on a dead file system.
+    fn mounts(&self) -> Result<Vec<Mount>>;
+    /// The storage stack.
+    fn devices(&self) -> Result<Devices>;
+    /// Nodes that the system pages or dumps to.
+    fn swaps(&self) -> Result<Vec<PathBuf>>;
+    /// A path with every symbolic link resolved.
+    fn canonical(&self, path: &Path) -> Result<PathBuf>;
+    /// The file's content; `None` where there is no such file.
+    fn read_file(&self, path: &Path) -> Result<Option<Vec<u8>>>;
+    /// Up to `length` bytes of a device at `offset`, fewer where it ends. Both are multiples of
+    /// the sector size, as FreeBSD's character devices ask.
+    fn read_device(&self, device: &Path, offset: u64, length: usize) -> Result<Vec<u8>>;
+    /// Opens a device for writing, exclusively.
+    fn claim(&self, device: &Path) -> Result<Self::Claim>;
+    /// Makes a file system with the system's own tool.
+    fn format(&self, device: &Path, format: &Format) -> Result<()>;
+    /// Makes the same file system of `size` bytes in memory and returns its first
+    /// [`WINDOW`](crate::table::superblock::WINDOW) bytes: what a format would offer, told by the
+    /// tool that will make it, before anything is written.
+    fn rehearse(&self, format: &Format, size: u64) -> Result<Vec<u8>>;
+    /// Mounts.
+    fn mount(&self, device: &Path, point: &Path, fs: &str, access: Access) -> Result<()>;
+    /// Unmounts exactly this mount. `force` breaks open files.
+    fn unmount(&self, mount: &Mount, force: bool) -> Result<()>;
+    /// Drops every cached block of the device, so that the next read comes from the medium.
+    fn drop_cache(&self, device: &Path) -> Result<()>;
+    /// Who keeps this mount busy.
+    fn holders(&self, mount: &Mount) -> Result<Vec<Holder>>;
+    /// Opens a directory by path.
+    fn open_dir(&self, path: &Path) -> Result<Self::Dir>;
+    /// Makes a directory, mode 0755, and those above it.
+    fn make_dir(&self, path: &Path) -> Result<()>;
+    /// Removes an empty directory.
+    fn remove_dir(&self, path: &Path) -> Result<()>;
+    /// Blocks and inodes of the file system that holds `path`.
+    fn usage(&self, path: &Path) -> Result<Usage>;
+    /// Reasons for which this system forbids the whole work (`securelevel`, GEOM's debug flags).
+    fn forbids(&self) -> Result<Option<String>>;
+    /// The installed packages that the system's own package tool tells of `root`, name and
+    /// version; `None` where `root` has no such database.
+    fn packages(&self, root: &Path) -> Result<Option<Vec<(String, String)>>>;
+    /// Where lock files and private mount points live: gone after a reboot, never on a slot.
+    fn run_dir(&self) -> PathBuf;
+    /// Whether a process is alive.
+    fn alive(&self, pid: u32) -> bool;
+}
+
+/// Used and total space of a file system (statvfs(3)).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Usage {
+    /// Bytes in use.
+    pub used_bytes: u64,
+    /// Bytes that root can still fill.
+    pub free_bytes: u64,
+    /// Inodes in use.
+    pub used_inodes: u64,
+    /// Free inodes; `u64::MAX` where the file system makes them as needed.
+    pub free_inodes: u64,
+}

@@ -1,0 +1,479 @@
+//! Directories, files and locks of a real system, for both systems alike.
+
+use std::ffi::{CStr, OsStr};
+use std::fs::{self, File as StdFile, TryLockError};
+use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::ops::Range;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+
+use nix::dir::Type;
+use nix::errno::Errno;
+use nix::fcntl::{AtFlags, OFlag, openat};
+use nix::sys::stat::{Mode, fchmod};
+use nix::unistd::{Gid, Uid, UnlinkatFlags, Whence};
+
+use super::platform::tree as native;
+use super::tree::{Dir, File, Kind, Meta, Names, Xattrs};
+use crate::error::{Context, Result};
+
+/// Opens that only ever lead to a directory, never through a symbolic link.
+const DIR_FLAGS: OFlag =
+    OFlag::O_RDONLY.union(OFlag::O_DIRECTORY).union(OFlag::O_NOFOLLOW).union(OFlag::O_CLOEXEC);
+
+/// Serialises the changes of the working directory by [`beside`].
+static WORKING_DIRECTORY: Mutex<()> = Mutex::new(());
+
+/// Runs `f` with `dir` as working directory.
+///
+/// Neither system has calls for the extended attributes of a symbolic link *at* a directory
+/// (extattr(2), llistxattr(2) take paths), and a path can be longer than `PATH_MAX` or lead
+/// elsewhere by the time it is used. A bare name in the working directory cannot. It is left
+/// again at once, since it would keep a mount busy.
+fn beside<T>(dir: BorrowedFd<'_>, f: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
+    let _guard = WORKING_DIRECTORY.lock().unwrap_or_else(PoisonError::into_inner);
+    nix::unistd::fchdir(dir)?;
+    let result = f();
+    std::env::set_current_dir("/")?;
+    result
+}
+
+/// Whether a file system says that it has no extended attributes at all.
+fn without_xattrs(error: &io::Error) -> bool {
+    matches!(error.raw_os_error().map(Errno::from_raw), Some(Errno::EOPNOTSUPP | Errno::ENOSYS))
+}
+
+/// Reads all values for the names listed, sorted by name.
+fn collect_xattrs(
+    names: io::Result<xattr::XAttrs>,
+    value: impl Fn(&OsStr) -> io::Result<Option<Vec<u8>>>,
+) -> io::Result<Xattrs> {
+    let names = match names {
+        Ok(names) => names,
+        Err(e) if without_xattrs(&e) => return Ok(Vec::new()),
+        Err(e) => return Err(e),
+    };
+    let mut all = Vec::new();
+    for name in names {
+        // None: removed since it was listed; the change of ctime makes the caller look again.
+        if let Some(value) = value(&name)? {
+            all.push((name, value));
+        }
+    }
+    all.sort_unstable();
+    Ok(all)
+}
+
+/// An open directory.
+#[derive(Debug)]
+pub struct FdDir(StdFile);
+
+impl FdDir {
+    /// Opens a directory by path, following symbolic links in it.
+    pub fn open(path: &Path) -> io::Result<Self> {
+        let flags = (OFlag::O_DIRECTORY | OFlag::O_CLOEXEC).bits();
+        fs::OpenOptions::new().read(true).custom_flags(flags).open(path).map(Self)
+    }
+}
+
+impl AsFd for FdDir {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+fn kind_of(kind: Type) -> Kind {
+    match kind {
+        Type::Fifo => Kind::Fifo,
+        Type::CharacterDevice => Kind::Char,
+        Type::Directory => Kind::Dir,
+        Type::BlockDevice => Kind::Block,
+        Type::File => Kind::File,
+        Type::Symlink => Kind::Symlink,
+        Type::Socket => Kind::Socket,
+    }
+}
+
+impl Dir for FdDir {
+    type File = FdFile;
+    const KEEPS_BIRTH: bool = native::KEEPS_BIRTH;
+
+    fn meta(&self) -> io::Result<Meta> {
+        native::stat_fd(self.as_fd())
+    }
+
+    fn names(&self) -> io::Result<Names> {
+        // A fresh open, since reading moves the handle's position.
+        let fd = openat(self, c".", DIR_FLAGS, Mode::empty())?;
+        let mut dir = nix::dir::Dir::from_fd(fd)?;
+        let mut names = Names::default();
+        for entry in dir.iter() {
+            let entry = entry?;
+            let name: &CStr = entry.file_name();
+            if name != c"." && name != c".." {
+                names.push(name.to_bytes(), entry.file_type().map(kind_of));
+            }
+        }
+        names.sort();
+        Ok(names)
+    }
+
+    fn stat(&self, name: &OsStr) -> io::Result<Meta> {
+        native::stat_at(self.as_fd(), name)
+    }
+
+    fn open_dir(&self, name: &OsStr) -> io::Result<Self> {
+        Ok(Self(openat(self, name, DIR_FLAGS, Mode::empty())?.into()))
+    }
+
+    fn open_parent(&self) -> io::Result<Self> {
+        Ok(Self(openat(self, c"..", DIR_FLAGS, Mode::empty())?.into()))
+    }
+
+    fn open_file(&self, name: &OsStr) -> io::Result<FdFile> {
+        // O_NONBLOCK: a fifo that took the file's place must not wait for a writer.
+        let flags = OFlag::O_RDONLY
+            | OFlag::O_NOFOLLOW
+            | OFlag::O_NONBLOCK
+            | OFlag::O_NOCTTY
+            | OFlag::O_CLOEXEC
+            | native::READ_FLAGS;
+        Ok(FdFile(openat(self, name, flags, Mode::empty())?.into()))
+    }
+
+    fn create_file(&self, name: &OsStr) -> io::Result<FdFile> {
+        let flags = OFlag::O_RDWR
+            | OFlag::O_CREAT
+            | OFlag::O_EXCL
+            | OFlag::O_NOFOLLOW
+            | OFlag::O_CLOEXEC;
+        Ok(FdFile(openat(self, name, flags, Mode::S_IRUSR | Mode::S_IWUSR)?.into()))
+    }
+
+    fn make_dir(&self, name: &OsStr) -> io::Result<()> {
+        Ok(nix::sys::stat::mkdirat(self, name, Mode::S_IRWXU)?)
+    }
+
+    fn make_special(&self, name: &OsStr, meta: &Meta) -> io::Result<()> {
+        native::make_special(self.as_fd(), name, meta)
+    }
+
+    fn make_symlink(&self, name: &OsStr, target: &[u8]) -> io::Result<()> {
+        Ok(nix::unistd::symlinkat(OsStr::from_bytes(target), self, name)?)
+    }
+
+    fn read_link(&self, name: &OsStr) -> io::Result<Vec<u8>> {
+        Ok(nix::fcntl::readlinkat(self, name)?.into_vec())
+    }
+
+    fn make_link(&self, name: &OsStr, from: &Self, original: &OsStr) -> io::Result<()> {
+        Ok(nix::unistd::linkat(from, original, self, name, AtFlags::empty())?)
+    }
+
+    fn remove_file(&self, name: &OsStr) -> io::Result<()> {
+        Ok(nix::unistd::unlinkat(self, name, UnlinkatFlags::NoRemoveDir)?)
+    }
+
+    fn remove_dir(&self, name: &OsStr) -> io::Result<()> {
+        Ok(nix::unistd::unlinkat(self, name, UnlinkatFlags::RemoveDir)?)
+    }
+
+    fn rename(&self, from: &OsStr, to: &OsStr) -> io::Result<()> {
+        Ok(nix::fcntl::renameat(self, from, self, to)?)
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        self.0.sync_all()
+    }
+
+    fn sync_all(&self) -> io::Result<()> {
+        native::sync_all(self.as_fd())
+    }
+
+    fn xattrs(&self) -> io::Result<Xattrs> {
+        use xattr::FileExt;
+        collect_xattrs(self.0.list_xattr(), |name| self.0.get_xattr(name))
+    }
+
+    fn set_xattr(&self, name: &OsStr, value: &[u8]) -> io::Result<()> {
+        xattr::FileExt::set_xattr(&self.0, name, value)
+    }
+
+    fn set_owner(&self, uid: u32, gid: u32) -> io::Result<()> {
+        set_owner(self.as_fd(), uid, gid)
+    }
+
+    fn set_mode_and_times(&self, meta: &Meta) -> io::Result<()> {
+        set_mode(self.as_fd(), meta.mode)?;
+        native::set_times_fd(self.as_fd(), meta)
+    }
+
+    fn set_flags(&self, flags: u32) -> io::Result<()> {
+        native::set_flags_fd(self.as_fd(), flags)
+    }
+
+    fn xattrs_of(&self, name: &OsStr) -> io::Result<Xattrs> {
+        beside(self.as_fd(), || collect_xattrs(xattr::list(name), |key| xattr::get(name, key)))
+    }
+
+    fn set_xattr_of(&self, name: &OsStr, key: &OsStr, value: &[u8]) -> io::Result<()> {
+        beside(self.as_fd(), || xattr::set(name, key, value))
+    }
+
+    fn set_owner_of(&self, name: &OsStr, uid: u32, gid: u32) -> io::Result<()> {
+        let (uid, gid) = (Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)));
+        Ok(nix::unistd::fchownat(self, name, uid, gid, AtFlags::AT_SYMLINK_NOFOLLOW)?)
+    }
+
+    fn set_mode_and_times_of(&self, name: &OsStr, meta: &Meta) -> io::Result<()> {
+        native::set_mode_at(self.as_fd(), name, meta.kind, meta.mode)?;
+        native::set_times_at(self.as_fd(), name, meta)
+    }
+
+    fn set_flags_of(&self, name: &OsStr, flags: u32) -> io::Result<()> {
+        native::set_flags_at(self.as_fd(), name, flags)
+    }
+}
+
+/// An open regular file.
+#[derive(Debug)]
+pub struct FdFile(StdFile);
+
+impl AsFd for FdFile {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+impl Read for FdFile {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.0.read(buffer)
+    }
+}
+
+impl Write for FdFile {
+    fn write(&mut self, data: &[u8]) -> io::Result<usize> {
+        self.0.write(data)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.0.flush()
+    }
+}
+
+impl Seek for FdFile {
+    fn seek(&mut self, position: SeekFrom) -> io::Result<u64> {
+        self.0.seek(position)
+    }
+}
+
+impl File for FdFile {
+    fn meta(&self) -> io::Result<Meta> {
+        native::stat_fd(self.as_fd())
+    }
+
+    fn next_data(&self, from: u64, end: u64) -> io::Result<Option<Range<u64>>> {
+        if from >= end {
+            return Ok(None);
+        }
+        let at = i64::try_from(from).map_err(io::Error::other)?;
+        let start = match nix::unistd::lseek(self, at, Whence::SeekData) {
+            Ok(start) => u64::try_from(start).map_err(io::Error::other)?,
+            Err(Errno::ENXIO) => return Ok(None), // only a hole is left
+            // lseek(2): the file system does not know holes, so all of it is data.
+            Err(Errno::EINVAL | Errno::ENOTTY | Errno::EOPNOTSUPP) => return Ok(Some(from..end)),
+            Err(e) => return Err(e.into()),
+        };
+        if start >= end {
+            return Ok(None);
+        }
+        let at = i64::try_from(start).map_err(io::Error::other)?;
+        let hole = nix::unistd::lseek(self, at, Whence::SeekHole)?;
+        Ok(Some(start..u64::try_from(hole).map_err(io::Error::other)?.min(end)))
+    }
+
+    fn set_len(&self, size: u64) -> io::Result<()> {
+        self.0.set_len(size)
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        self.0.sync_all()
+    }
+
+    fn will_read_once(&self) {
+        // Advice only: a system that does not take it reads as fast as it does without.
+        let _ = nix::fcntl::posix_fadvise(
+            self,
+            0,
+            0,
+            nix::fcntl::PosixFadviseAdvice::POSIX_FADV_SEQUENTIAL,
+        );
+    }
+
+    fn xattrs(&self) -> io::Result<Xattrs> {
+        use xattr::FileExt;
+        collect_xattrs(self.0.list_xattr(), |name| self.0.get_xattr(name))
+    }
+
+    fn set_xattr(&self, name: &OsStr, value: &[u8]) -> io::Result<()> {
+        xattr::FileExt::set_xattr(&self.0, name, value)
+    }
+
+    fn set_owner(&self, uid: u32, gid: u32) -> io::Result<()> {
+        set_owner(self.as_fd(), uid, gid)
+    }
+
+    fn set_mode_and_times(&self, meta: &Meta) -> io::Result<()> {
+        set_mode(self.as_fd(), meta.mode)?;
+        native::set_times_fd(self.as_fd(), meta)
+    }
+
+    fn set_flags(&self, flags: u32) -> io::Result<()> {
+        native::set_flags_fd(self.as_fd(), flags)
+    }
+}
+
+fn set_owner(fd: BorrowedFd<'_>, uid: u32, gid: u32) -> io::Result<()> {
+    Ok(nix::unistd::fchown(fd, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)))?)
+}
+
+fn set_mode(fd: BorrowedFd<'_>, mode: u32) -> io::Result<()> {
+    Ok(fchmod(fd, mode_bits(mode))?)
+}
+
+/// Permission bits in the system's own width (16 bits on FreeBSD).
+pub(super) fn mode_bits(mode: u32) -> Mode {
+    #[allow(clippy::cast_possible_truncation)] // 12 bits fit both widths
+    Mode::from_bits_truncate((mode & 0o7777) as nix::libc::mode_t)
+}
+
+/// A held lock file. The lock ends with the process, however that ends (flock(2)); the file stays
+/// and is never replaced, so that two runs cannot hold different files of one name.
+#[derive(Debug)]
+pub struct Lock {
+    file: StdFile,
+    exclusive: bool,
+}
+
+/// The answer to an attempt to lock.
+#[derive(Debug)]
+pub enum LockState {
+    /// It is ours until dropped.
+    Held(Lock),
+    /// Somebody else's, with what they wrote into it.
+    Taken(String),
+}
+
+impl Lock {
+    /// Tries to take the lock without waiting. A holder of the exclusive lock leaves `note` in the
+    /// file; readers share the lock and leave nothing.
+    pub fn try_take(path: &Path, exclusive: bool, note: &str) -> Result<LockState> {
+        let mut file = fs::OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o644)
+            .open(path)
+            .doing_to("opening lock", path)?;
+        let taken = if exclusive { file.try_lock() } else { file.try_lock_shared() };
+        match taken {
+            Ok(()) => {
+                if exclusive {
+                    file.set_len(0).doing_to("writing lock", path)?;
+                    file.write_all(note.as_bytes()).doing_to("writing lock", path)?;
+                }
+                Ok(LockState::Held(Self { file, exclusive }))
+            }
+            Err(TryLockError::WouldBlock) => {
+                let mut note = String::new();
+                file.read_to_string(&mut note).doing_to("reading lock", path)?;
+                Ok(LockState::Taken(note))
+            }
+            Err(TryLockError::Error(e)) => Err(e).doing_to("locking", path),
+        }
+    }
+}
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        if self.exclusive {
+            // An old note without a lock is a dead owner's; a failure here reads just like that.
+            let _ = self.file.set_len(0);
+        }
+    }
+}
+
+/// A sparse file that goes away with its handle.
+#[derive(Debug)]
+pub(super) struct Scratch(PathBuf);
+
+impl Scratch {
+    /// Makes one of `size` bytes in `dir`.
+    pub(super) fn new(dir: &Path, size: u64) -> Result<Self> {
+        let path = dir.join(format!("{}.rehearsal", std::process::id()));
+        let file = StdFile::create(&path).doing_to("creating", &path)?;
+        let scratch = Self(path);
+        file.set_len(size).doing_to("setting the size of", &scratch.0)?;
+        Ok(scratch)
+    }
+
+    /// Where it is.
+    pub(super) fn path(&self) -> &Path {
+        &self.0
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        if let Err(e) = fs::remove_file(&self.0) {
+            log::warn!("removing {}: {e}", self.0.display());
+        }
+    }
+}
+
+/// Makes `path` and those above it with mode 0755 whatever the umask is.
+pub(super) fn make_dir(path: &Path) -> Result<()> {
+    if path.is_dir() {
+        return Ok(());
+    }
+    if let Some(above) = path.parent() {
+        make_dir(above)?;
+    }
+    fs::create_dir(path).doing_to("making directory", path)?;
+    fs::set_permissions(path, fs::Permissions::from_mode(0o755)).doing_to("setting mode of", path)
+}
+
+/// A file's content, `None` where there is no such file.
+pub(super) fn read_file(path: &Path) -> Result<Option<Vec<u8>>> {
+    match fs::read(path) {
+        Ok(content) => Ok(Some(content)),
+        Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
+            Ok(None)
+        }
+        Err(e) => Err(e).doing_to("reading", path),
+    }
+}
+
+/// Reads up to `length` bytes at `offset`.
+pub(super) fn read_device(device: &Path, offset: u64, length: usize) -> Result<Vec<u8>> {
+    let mut file = StdFile::open(device).doing_to("opening", device)?;
+    file.seek(SeekFrom::Start(offset)).doing_to("seeking in", device)?;
+    let mut data = Vec::new();
+    let mut buffer = vec![0; length];
+    while data.len() < length {
+        match file.read(&mut buffer[..length - data.len()]) {
+            Ok(0) => break,
+            Ok(n) => data.extend_from_slice(&buffer[..n]),
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            Err(e) => {
+                let at = offset + data.len() as u64;
+                return Err(e).doing_to("reading", device).map_err(|e| e.at(at));
+            }
+        }
+    }
+    Ok(data)
+}

@@ -1,0 +1,411 @@
+//! GUID partition tables: a thin map over `gptman`, in gpart(8)'s words.
+//!
+//! `gptman` decodes headers and entries. Where they are read from, how many there may be and the
+//! entries' checksum stay here: its own reader takes lengths from the medium as they are, asks for
+//! odd bytes and panics at entries that are not 128 bytes long.
+
+use std::fmt::Write as _;
+use std::io::{self, Cursor, Read, Seek};
+
+use gptman::{GPTHeader, GPTPartitionEntry};
+
+use super::{Entry, Failure, Fault, Scheme, Table, check_entries, check_sector, read_sectors};
+
+/// More entries than this are refused before anything is allocated for them.
+const MOST_ENTRIES: u32 = 1024;
+/// Longer entries than this are refused too. The shortest are 128 bytes.
+const LONGEST_ENTRY: u32 = 4096;
+/// `GPT_ENT_ATTR_BOOTME` (`sys/sys/disk/gpt.h`).
+const BOOT_ME: u64 = 1 << 59;
+/// `GPT_ENT_ATTR_BOOTONCE`.
+const BOOT_ONCE: u64 = 1 << 58;
+/// `GPT_ENT_ATTR_BOOTFAILED`.
+const BOOT_FAILED: u64 = 1 << 57;
+
+/// Type GUIDs and gpart(8)'s words for them (`sys/sys/disk/gpt.h`, `g_part_gpt.c`).
+const KINDS: [(&str, &str); 16] = [
+    ("024dee41-33e7-11d3-9d69-0008c781f39f", "mbr"),
+    ("0657fd6d-a4ab-43c4-84e5-0933c84b4f4f", "linux-swap"),
+    ("0fc63daf-8483-4772-8e79-3d69d8477de4", "linux-data"),
+    ("21686148-6449-6e6f-744e-656564454649", "bios-boot"),
+    ("516e7cb4-6ecf-11d6-8ff8-00022d09712b", "freebsd"),
+    ("516e7cb5-6ecf-11d6-8ff8-00022d09712b", "freebsd-swap"),
+    ("516e7cb6-6ecf-11d6-8ff8-00022d09712b", "freebsd-ufs"),
+    ("516e7cb8-6ecf-11d6-8ff8-00022d09712b", "freebsd-vinum"),
+    ("516e7cba-6ecf-11d6-8ff8-00022d09712b", "freebsd-zfs"),
+    ("74ba7dd9-a689-11e1-bd04-00e081286acf", "freebsd-nandfs"),
+    ("83bd6b9d-7f41-11dc-be0b-001560b84f0f", "freebsd-boot"),
+    ("a19d880f-05fc-4d3b-a006-743f0f84911e", "linux-raid"),
+    ("c12a7328-f81f-11d2-ba4b-00a0c93ec93b", "efi"),
+    ("e3c9e316-0b5c-4db8-817d-f92df00215ae", "ms-reserved"),
+    ("e6d6d379-f507-44c2-a23c-238f2a3df928", "linux-lvm"),
+    ("ebd0a0a2-b9e5-4433-87c0-68b6b72699c7", "ms-basic-data"),
+];
+
+/// One of the two copies of a GPT.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Copy {
+    /// Behind the protective MBR.
+    Primary,
+    /// In the last sector of the medium.
+    Backup,
+}
+
+/// Reads the GPT of a medium of `size` bytes: the primary copy, or the backup where the primary
+/// cannot be used. `None` where neither is there.
+///
+/// # Errors
+/// The primary's, or the backup's where only that one is there: see [`read_copy`].
+pub fn read<R: Read + Seek>(
+    reader: &mut R,
+    size: u64,
+    sector: u32,
+) -> Result<Option<Table>, Failure> {
+    let primary = read_copy(reader, size, sector, Copy::Primary);
+    if let Ok(Some(_)) = primary {
+        return primary;
+    }
+    match (primary, read_copy(reader, size, sector, Copy::Backup)) {
+        (_, Ok(Some(table))) => Ok(Some(table)),
+        (Err(failure), _) | (_, Err(failure)) => Err(failure),
+        _ => Ok(None),
+    }
+}
+
+/// Reads one copy alone, to tell whether it is whole. `None` where no header is in its place.
+///
+/// # Errors
+/// [`Failure::Io`]; [`Fault::Checksum`] of header or entries, [`Fault::Invalid`] for fields that
+/// GEOM refuses, [`Fault::Beyond`] for an entry outside the usable sectors, [`Fault::Overlap`],
+/// [`Fault::Sector`].
+pub fn read_copy<R: Read + Seek>(
+    reader: &mut R,
+    size: u64,
+    sector: u32,
+    copy: Copy,
+) -> Result<Option<Table>, Failure> {
+    check_sector(sector)?;
+    let bytes = u64::from(sector);
+    // Protective MBR, two headers, two arrays and one sector to give away: GEOM's minimum.
+    if size / bytes < 6 {
+        return Ok(None);
+    }
+    let last = size / bytes - 1;
+    let lba = if copy == Copy::Primary { 1 } else { last };
+    let header = read_sectors(reader, sector, lba, bytes)?;
+    if !header.starts_with(b"EFI PART") {
+        return Ok(None);
+    }
+    let header =
+        GPTHeader::read_from(&mut Cursor::new(&header)).map_err(|error| header_fault(&error))?;
+    let length = check_header(&header, lba, last, sector)?;
+    let mut array = read_sectors(reader, sector, header.partition_entry_lba, length)?;
+    array.truncate(usize::try_from(length).unwrap_or(usize::MAX));
+    if crc32fast::hash(&array) != header.partition_entry_array_crc32 {
+        return Err(Fault::Checksum("gpt entries").into());
+    }
+    let entry_size = usize::try_from(header.size_of_partition_entry).unwrap_or(usize::MAX);
+    let mut entries = Vec::new();
+    for (index, raw) in (1..).zip(array.chunks_exact(entry_size)) {
+        // gptman asks for more than the 128 bytes that it decodes.
+        let raw = GPTPartitionEntry::read_from(&mut raw.chain(io::repeat(0)))
+            .map_err(|_| Fault::Invalid("unreadable gpt entry"))?;
+        if raw.is_used() {
+            entries.push(entry(index, &raw, &header, bytes)?);
+        }
+    }
+    check_entries(&entries, size)?;
+    Ok(Some(Table { scheme: Scheme::Gpt, sector, disk_id: Some(guid(header.disk_guid)), entries }))
+}
+
+fn header_fault(error: &gptman::Error) -> Fault {
+    match error {
+        gptman::Error::InvalidChecksum(..) => Fault::Checksum("gpt header"),
+        gptman::Error::InvalidRevision => Fault::Invalid("gpt header of an unknown revision"),
+        gptman::Error::InvalidHeaderSize => Fault::Invalid("gpt header of an unknown size"),
+        _ => Fault::Invalid("unreadable gpt header"),
+    }
+}
+
+/// Checks the header that was found in sector `lba` of a medium whose last sector is `last`, as
+/// GEOM does, and returns the bytes of its entries.
+fn check_header(header: &GPTHeader, lba: u64, last: u64, sector: u32) -> Result<u64, Fault> {
+    let GPTHeader { first_usable_lba: first, last_usable_lba: end, backup_lba: other, .. } =
+        *header;
+    let (count, size) = (header.number_of_partition_entries, header.size_of_partition_entry);
+    // For either copy `primary_lba` is its own place and `backup_lba` that of the other.
+    if header.primary_lba != lba {
+        return Err(Fault::Invalid("gpt header in the wrong place"));
+    }
+    if other == lba || other > last {
+        return Err(Fault::Invalid("gpt made for a larger medium"));
+    }
+    if first < 2 || end < first || end >= last {
+        return Err(Fault::Invalid("gpt with impossible usable sectors"));
+    }
+    if !(1..=MOST_ENTRIES).contains(&count) {
+        return Err(Fault::Invalid("gpt with an impossible number of entries"));
+    }
+    if !(128..=LONGEST_ENTRY).contains(&size) || !size.is_multiple_of(8) {
+        return Err(Fault::Invalid("gpt with an impossible length of entries"));
+    }
+    let length = u64::from(count) * u64::from(size);
+    let array_start = header.partition_entry_lba;
+    let array_end = array_start.saturating_add(length.div_ceil(u64::from(sector)));
+    if array_start < 2 || array_end > last || (array_start <= end && array_end > first) {
+        return Err(Fault::Invalid("gpt entries in an impossible place"));
+    }
+    Ok(length)
+}
+
+/// An entry in use as a value; `bytes` are those of a sector.
+fn entry(
+    index: u32,
+    raw: &GPTPartitionEntry,
+    header: &GPTHeader,
+    bytes: u64,
+) -> Result<Entry, Fault> {
+    let beyond = Fault::Beyond { index };
+    let (first, last) = (raw.starting_lba, raw.ending_lba);
+    if first < header.first_usable_lba || last < first || last > header.last_usable_lba {
+        return Err(beyond);
+    }
+    let name = raw.partition_name.as_str();
+    Ok(Entry {
+        index,
+        start: first.checked_mul(bytes).ok_or(beyond.clone())?,
+        // At most the medium's sectors, so that adding one cannot wrap.
+        size: (last - first).saturating_add(1).checked_mul(bytes).ok_or(beyond)?,
+        kind: kind(raw.partition_type_guid),
+        label: (!name.is_empty()).then(|| name.to_owned()),
+        uuid: Some(guid(raw.unique_partition_guid)),
+        active: false,
+        boot_me: raw.attribute_bits & BOOT_ME != 0,
+        boot_once: raw.attribute_bits & BOOT_ONCE != 0,
+        boot_failed: raw.attribute_bits & BOOT_FAILED != 0,
+    })
+}
+
+/// The word of gpart(8) for a type. It has none for the "discoverable" types of Linux
+/// (`!4f68bce3-e8cd-4db1-96e7-fbcaf984b709` is a root for x86-64).
+fn kind(bytes: [u8; 16]) -> String {
+    let text = guid(bytes);
+    match KINDS.iter().find(|(guid, _)| *guid == text) {
+        Some((_, word)) => (*word).to_owned(),
+        None => format!("!{text}"),
+    }
+}
+
+/// A GUID as lower-case text; on the medium its first three fields are little-endian.
+fn guid(bytes: [u8; 16]) -> String {
+    const ORDER: [usize; 16] = [3, 2, 1, 0, 5, 4, 7, 6, 8, 9, 10, 11, 12, 13, 14, 15];
+    let mut text = String::with_capacity(36);
+    for (n, at) in ORDER.into_iter().enumerate() {
+        if matches!(n, 4 | 6 | 8 | 10) {
+            text.push('-');
+        }
+        // Writing to a String cannot fail.
+        let _ = write!(text, "{:02x}", bytes[at]);
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use gptman::GPT;
+    use proptest::prelude::*;
+
+    use super::super::tests::{Device, image, read_image, tool};
+    use super::*;
+
+    const MB: u64 = 1 << 20;
+    const UFS: [u8; 16] = [
+        0xb6, 0x7c, 0x6e, 0x51, 0xcf, 0x6e, 0xd6, 0x11, 0x8f, 0xf8, 0, 0x02, 0x2d, 0x09, 0x71, 0x2b,
+    ];
+
+    /// A medium of 4 MB that gptman wrote: two entries with boot attributes.
+    fn medium(sector: u32) -> Vec<u8> {
+        let mut cursor = Cursor::new(vec![0; 4 << 20]);
+        let mut gpt = GPT::new_from(&mut cursor, u64::from(sector), [0xab; 16]).unwrap();
+        for (index, first, attribute_bits) in [(1, 100, BOOT_ME | BOOT_ONCE), (5, 200, BOOT_FAILED)]
+        {
+            gpt[index] = GPTPartitionEntry {
+                partition_type_guid: UFS,
+                unique_partition_guid: [u8::try_from(index).unwrap(); 16],
+                starting_lba: first,
+                ending_lba: first + 99,
+                attribute_bits,
+                partition_name: if index == 1 { "rootA".into() } else { "".into() },
+            };
+        }
+        gpt.write_into(&mut cursor).unwrap();
+        GPT::write_protective_mbr_into(&mut cursor, u64::from(sector)).unwrap();
+        cursor.into_inner()
+    }
+
+    fn read_bytes(bytes: &[u8], sector: u32) -> Result<Option<Table>, Failure> {
+        let mut device = Device { inner: Cursor::new(bytes), sector: u64::from(sector) };
+        read(&mut device, bytes.len() as u64, sector)
+    }
+
+    fn fault(result: Result<Option<Table>, Failure>) -> Fault {
+        match result {
+            Err(Failure::Fault(fault)) => fault,
+            other => panic!("not a fault: {other:?}"),
+        }
+    }
+
+    /// Recomputes both checksums of the primary copy after a change.
+    fn seal(bytes: &mut [u8], array: std::ops::Range<usize>) {
+        let sum = crc32fast::hash(&bytes[array]).to_le_bytes();
+        bytes[512 + 88..512 + 92].copy_from_slice(&sum);
+        bytes[512 + 16..512 + 20].fill(0);
+        let sum = crc32fast::hash(&bytes[512..512 + 92]).to_le_bytes();
+        bytes[512 + 16..512 + 20].copy_from_slice(&sum);
+    }
+
+    /// A good medium with a field of the primary header changed, checksums right, no backup.
+    fn changed(at: usize, value: &[u8]) -> Vec<u8> {
+        let mut bytes = medium(512);
+        bytes[512 + at..512 + at + value.len()].copy_from_slice(value);
+        seal(&mut bytes, 1024..1024 + 16384);
+        let end = bytes.len();
+        bytes[end - 512..].fill(0);
+        bytes
+    }
+
+    #[test]
+    fn entries_of_sfdisk_are_read() {
+        let file = image(64 * MB);
+        let script = "label: gpt\nlabel-id: 8E4A3C2B-0001-4002-8003-0123456789AB\n\
+            start=2048, size=1024, type=83BD6B9D-7F41-11DC-BE0B-001560B84F0F\n\
+            start=4096, size=40960, type=516E7CB6-6ECF-11D6-8FF8-00022D09712B, name=\"root A\", \
+            uuid=11111111-2222-3333-4444-55555555AAAA, attrs=\"GUID:59,58\"\n\
+            start=45056, size=40960, type=516E7CB6-6ECF-11D6-8FF8-00022D09712B, attrs=\"GUID:57\"\n\
+            start=86016, size=2048, type=U\nstart=88064, size=2048, type=S\n\
+            start=90112, size=2048, type=4F68BCE3-E8CD-4DB1-96E7-FBCAF984B709\n";
+        tool("sfdisk", &["-q", "--no-reread", file.path().to_str().unwrap()], script);
+        let table = read_image(&file, 512);
+        assert_eq!(table.disk_id.as_deref(), Some("8e4a3c2b-0001-4002-8003-0123456789ab"));
+        let kinds: Vec<_> = table.entries.iter().map(|e| e.kind.as_str()).collect();
+        assert_eq!(
+            kinds,
+            [
+                "freebsd-boot",
+                "freebsd-ufs",
+                "freebsd-ufs",
+                "efi",
+                "linux-swap",
+                "!4f68bce3-e8cd-4db1-96e7-fbcaf984b709"
+            ]
+        );
+        let root = table.by_index(2).unwrap();
+        assert_eq!((root.start, root.size), (2 * MB, 20 * MB));
+        assert_eq!(root.label.as_deref(), Some("root A"));
+        assert_eq!(root.uuid.as_deref(), Some("11111111-2222-3333-4444-55555555aaaa"));
+        assert_eq!((root.boot_me, root.boot_once, root.boot_failed), (true, true, false));
+        let other = table.by_start(22 * MB).unwrap();
+        assert_eq!((other.boot_me, other.boot_once, other.boot_failed), (false, false, true));
+        assert_eq!(other.label, None);
+    }
+
+    #[test]
+    fn both_copies_and_both_sectors_say_the_same() {
+        for sector in [512, 4096] {
+            let mut bytes = medium(sector);
+            let whole = super::super::read(
+                &mut Device { inner: Cursor::new(&bytes), sector: u64::from(sector) },
+                4 * MB,
+                sector,
+            );
+            let whole = whole.unwrap().unwrap();
+            let start = 100 * u64::from(sector);
+            assert_eq!(whole.by_index(1).unwrap().start, start);
+            assert_eq!(whole.by_index(5).unwrap().size, start);
+            bytes[2 * sector as usize] ^= 1;
+            assert_eq!(read_bytes(&bytes, sector).unwrap().unwrap(), whole, "backup");
+            let primary = read_copy(&mut Cursor::new(&bytes), 4 * MB, sector, Copy::Primary);
+            assert_eq!(fault(primary), Fault::Checksum("gpt entries"));
+            let end = bytes.len();
+            bytes[end - sector as usize + 20] ^= 1;
+            assert_eq!(fault(read_bytes(&bytes, sector)), Fault::Checksum("gpt entries"));
+            bytes[end - sector as usize..].fill(0);
+            assert_eq!(fault(read_bytes(&bytes, sector)), Fault::Checksum("gpt entries"));
+            bytes[sector as usize + 20] ^= 1;
+            assert_eq!(fault(read_bytes(&bytes, sector)), Fault::Checksum("gpt header"));
+        }
+    }
+
+    #[test]
+    fn hostile_headers_are_refused() {
+        let huge = u32::MAX.to_le_bytes();
+        let far = u64::MAX.to_le_bytes();
+        let cases: [(usize, &[u8]); 11] = [
+            (80, &huge),
+            (80, &[0; 4]),
+            (84, &huge),
+            (84, &[64, 0, 0, 0]),
+            (84, &[129, 0, 0, 0]),
+            (72, &far),
+            (72, &[0; 8]),
+            (72, &[100, 0, 0, 0, 0, 0, 0, 0]),
+            (24, &far),
+            (32, &far),
+            (48, &far),
+        ];
+        for (at, value) in cases {
+            let fault = fault(read_bytes(&changed(at, value), 512));
+            assert!(matches!(fault, Fault::Invalid(_)), "{at} {value:?}: {fault:?}");
+        }
+        for (at, value) in [(8, [1, 1, 1, 1]), (12, huge), (12, [0; 4])] {
+            let fault = fault(read_bytes(&changed(at, &value), 512));
+            assert!(matches!(fault, Fault::Invalid(_)), "{at} {value:?}: {fault:?}");
+        }
+    }
+
+    #[test]
+    fn a_table_for_a_larger_medium_is_refused() {
+        let bytes = medium(512);
+        let fault = fault(read_bytes(&bytes[..bytes.len() / 2], 512));
+        assert_eq!(fault, Fault::Invalid("gpt made for a larger medium"));
+    }
+
+    #[test]
+    fn longer_entries_are_read() {
+        let mut bytes = medium(512);
+        let first = bytes[1024..1152].to_vec();
+        bytes[1024..17408].fill(0);
+        bytes[1024 + 256..1024 + 384].copy_from_slice(&first);
+        bytes[512 + 80..512 + 88].copy_from_slice(&[64, 0, 0, 0, 0, 1, 0, 0]);
+        seal(&mut bytes, 1024..1024 + 16384);
+        let table = read_bytes(&bytes, 512).unwrap().unwrap();
+        assert_eq!(table.entries.len(), 1);
+        assert_eq!(table.by_index(2).unwrap().label.as_deref(), Some("rootA"));
+    }
+
+    proptest! {
+        #[test]
+        fn sealed_garbage_stays_inside(at in 24usize..88, value: u8, entry in 0usize..512,
+                                       other: u8, fill: u64) {
+            let mut bytes = medium(512);
+            bytes[512 + at] = value;
+            bytes[1024 + entry] = other;
+            let place = 1024 + entry / 8 * 8;
+            bytes[place..place + 8].copy_from_slice(&fill.to_le_bytes());
+            seal(&mut bytes, 1024..1024 + 16384);
+            for copy in [Copy::Primary, Copy::Backup] {
+                if let Ok(Some(table)) = read_copy(&mut Cursor::new(&bytes), 4 * MB, 512, copy) {
+                    prop_assert!(table.entries.iter().all(|e| e.end() <= 4 * MB && e.size > 0));
+                }
+            }
+        }
+
+        #[test]
+        fn any_names(name in prop::collection::vec(any::<u8>(), 72)) {
+            let mut bytes = medium(512);
+            bytes[1024 + 56..1024 + 128].copy_from_slice(&name);
+            seal(&mut bytes, 1024..1024 + 16384);
+            prop_assert!(read_bytes(&bytes, 512).unwrap().is_some());
+        }
+    }
+}
