@@ -2,7 +2,7 @@
 //!
 //! A message names the operation first, then the path, the offset and the cause, in lower case:
 //! `copying / to /altroot: writing boot/kernel/kernel at 4194304: No space left on device`.
-//! Whoever knows a larger operation adds it with [`Context::during`]; whoever knows what the user
+//! Whoever knows a larger operation adds it with [`During::during`]; whoever knows what the user
 //! can do about it adds a [`Error::hint`]. Nothing is reported twice and nothing is only logged.
 
 use std::fmt;
@@ -155,11 +155,10 @@ impl fmt::Display for Error {
             }
             object.push_str(&path.to_string_lossy());
         }
-        if let Some(offset) = self.offset {
-            object.push_str(&format!(" at {offset}"));
-        }
-        if !object.is_empty() {
-            write!(f, "{object}: ")?;
+        match self.offset {
+            Some(offset) => write!(f, "{object} at {offset}: ")?,
+            None if object.is_empty() => {}
+            None => write!(f, "{object}: ")?,
         }
         f.write_str(&self.cause)
     }

@@ -54,9 +54,8 @@ pub fn show(report: &show::Report) -> String {
             let _ = writeln!(text, "State: {} ({reason})", slot.state.name());
             continue;
         }
-        if let Some(created) = slot.created {
-            let _ = writeln!(text, "Creation date: {}", date(created));
-        }
+        let created = slot.created.map_or_else(|| "unknown".to_owned(), date);
+        let _ = writeln!(text, "Creation date: {created}");
         if !slot.packages.is_empty() {
             let product = slot.product.as_deref().unwrap_or("Software");
             let _ = writeln!(text, "{product} version on snapshot:");
@@ -90,7 +89,8 @@ fn state(slot: &show::SlotReport) -> String {
 
 /// `snapshot`: its last lines; the others were said as they came.
 pub fn snapshot(report: &snapshot::Report) -> String {
-    let mut text = format!("The following filesystems were archived: {}\n", report.archived.join(" "));
+    let mut text =
+        format!("The following filesystems were archived: {}\n", report.archived.join(" "));
     if let Some(device) = &report.shared {
         let _ = writeln!(text, "/config ({device}) is shared by both slots and was left alone");
     }

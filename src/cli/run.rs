@@ -30,9 +30,11 @@ pub fn main() -> ExitCode {
     };
     logger::start(args.quiet, args.verbose);
     let result = signals().and_then(|signal| {
+        // The working directory changes while extended attributes are copied.
+        let absolute = |path| std::path::absolute(path).doing_to("resolving", path);
         let session = Session {
-            root: args.root.clone(),
-            config: args.config.clone(),
+            root: absolute(&args.root)?,
+            config: args.config.as_ref().map(absolute).transpose()?,
             monitor: Monitor::new(signal),
         };
         dispatch(&args, &session)
@@ -76,7 +78,7 @@ fn dispatch(args: &Args, session: &Session) -> Result<ExitCode> {
         let progress = if args.quiet { super::args::Progress::None } else { args.progress };
         let display = Display::start(scope, &session.monitor, progress);
         let result = match &args.command {
-            Command::Snapshot(options) => run_snapshot(&os, session, args, options),
+            Command::Snapshot(options) => run_snapshot(os, session, args, options),
             Command::Show(options) => {
                 let report = show::run(&os, session, options.slice)?;
                 Ok((pick(args, &report, output::show), ExitCode::SUCCESS))
@@ -105,7 +107,7 @@ fn pick<T: serde::Serialize>(args: &Args, report: &T, text: impl Fn(&T) -> Strin
 }
 
 fn run_snapshot(
-    os: &Native,
+    os: Native,
     session: &Session,
     args: &Args,
     options: &super::args::Snapshot,
@@ -121,7 +123,7 @@ fn run_snapshot(
             print(&format!("{line}\n"));
         }
     };
-    let outcome = snapshot::run(os, session, choices, &mut say)?;
+    let outcome = snapshot::run(&os, session, choices, &mut say)?;
     let text = match &outcome {
         snapshot::Outcome::Planned(steps) if args.json => output::json_plan(steps),
         snapshot::Outcome::Planned(steps) => output::plan(steps),

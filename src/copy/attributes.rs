@@ -1,6 +1,6 @@
 //! Everything of an object but its content, in the order that loses nothing: owner (a change of
-//! owner clears set-id bits and file capabilities), extended attributes with the ACLs among them,
-//! mode, times, flags.
+//! owner clears set-id bits and file capabilities), mode and times, extended attributes with the
+//! ACLs among them (a change of mode rewrites an NFSv4 ACL), flags.
 
 use std::ffi::OsStr;
 use std::path::Path;
@@ -35,10 +35,10 @@ pub fn set_on_file<F: File>(
     path: &Path,
 ) -> Result<()> {
     file.set_owner(meta.uid, meta.gid).doing_to("setting the owner of", path)?;
+    file.set_mode_and_times(meta).doing_to("setting mode and times of", path)?;
     for (name, value) in xattrs {
         file.set_xattr(name, value).doing_to(setting(name), path)?;
     }
-    file.set_mode_and_times(meta).doing_to("setting mode and times of", path)?;
     if flags && meta.flags != 0 {
         file.set_flags(meta.flags).doing_to("setting the flags of", path)?;
     }
@@ -48,10 +48,10 @@ pub fn set_on_file<F: File>(
 /// For an open directory, once everything in it is in place.
 pub fn set_on_dir<D: Dir>(dir: &D, meta: &Meta, xattrs: &Xattrs, path: &Path) -> Result<()> {
     dir.set_owner(meta.uid, meta.gid).doing_to("setting the owner of", path)?;
+    dir.set_mode_and_times(meta).doing_to("setting mode and times of", path)?;
     for (name, value) in xattrs {
         dir.set_xattr(name, value).doing_to(setting(name), path)?;
     }
-    dir.set_mode_and_times(meta).doing_to("setting mode and times of", path)?;
     if meta.flags != 0 {
         dir.set_flags(meta.flags).doing_to("setting the flags of", path)?;
     }
@@ -68,10 +68,10 @@ pub fn set_on_entry<D: Dir>(
     path: &Path,
 ) -> Result<()> {
     dir.set_owner_of(name, meta.uid, meta.gid).doing_to("setting the owner of", path)?;
+    dir.set_mode_and_times_of(name, meta).doing_to("setting mode and times of", path)?;
     for (key, value) in xattrs {
         dir.set_xattr_of(name, key, value).doing_to(setting(key), path)?;
     }
-    dir.set_mode_and_times_of(name, meta).doing_to("setting mode and times of", path)?;
     if flags && meta.flags != 0 {
         dir.set_flags_of(name, meta.flags).doing_to("setting the flags of", path)?;
     }

@@ -179,10 +179,7 @@ mod tests {
         let mut bad = good.clone();
         bad[200_000] = 8;
         let block = block_size(400_000);
-        assert_eq!(
-            of(&good).first_difference(&of(&bad), 400_000),
-            Some(200_000 / block * block)
-        );
+        assert_eq!(of(&good).first_difference(&of(&bad), 400_000), Some(200_000 / block * block));
         assert_eq!(of(&good).first_difference(&of(&good), 400_000), None);
     }
 

@@ -155,9 +155,7 @@ mod tests {
     fn a_failing_consumer_ends_an_endless_producer() {
         let result: Result<(), u64> = run(
             3,
-            |feed: &Feed<u64, u64, ()>| {
-                (0..).try_for_each(|n| feed.job(n))
-            },
+            |feed: &Feed<u64, u64, ()>| (0..).try_for_each(|n| feed.job(n)),
             || (),
             |(), n| n,
             |item| match item {

@@ -1,7 +1,7 @@
 //! What a run has done so far, and whether it shall stop: shared by all its threads.
 
-use std::sync::{Arc, Mutex, PoisonError};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// Counters that a display reads while the engine works.
 #[derive(Debug, Default)]

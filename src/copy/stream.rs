@@ -376,7 +376,8 @@ mod tests {
             }
         }
         let mut digest = Digest::new(3);
-        let result = Ring::new(4096).stream(&mut Cursor::new(b"abc"), &mut Full, 3, &mut digest, GO);
+        let result =
+            Ring::new(4096).stream(&mut Cursor::new(b"abc"), &mut Full, 3, &mut digest, GO);
         assert_eq!(result.unwrap_err().source.kind(), io::ErrorKind::WriteZero);
     }
 

@@ -232,16 +232,18 @@ impl<D: Dir> Walk<'_, D> {
         meta: Meta,
     ) -> std::result::Result<Listing, Stopped> {
         let shown = if name == "." { PathBuf::from("/") } else { self.shown(name) };
-        let xattrs = pair
-            .source
-            .xattrs()
-            .doing_to("reading the extended attributes of", &shown)?;
+        let xattrs = pair.source.xattrs().doing_to("reading the extended attributes of", &shown)?;
         let names = pair.source.names().doing_to("listing", &shown)?;
         self.announce(name, &meta, &xattrs)?;
         Ok(Listing { names, next: 0, meta, xattrs })
     }
 
-    fn announce(&self, name: &OsStr, meta: &Meta, xattrs: &Xattrs) -> std::result::Result<(), Closed> {
+    fn announce(
+        &self,
+        name: &OsStr,
+        meta: &Meta,
+        xattrs: &Xattrs,
+    ) -> std::result::Result<(), Closed> {
         let mut object = Object::new(meta, D::KEEPS_BIRTH);
         object.xattrs = attributes::checksum(xattrs);
         self.feed.event(Event::Enter { name: name.to_owned(), object: Box::new(object) })
@@ -323,8 +325,7 @@ impl<D: Dir> Walk<'_, D> {
             }
             Err(e) if replaced(&e) => {
                 // A symbolic link or a file took its place: copied as what it now is.
-                let mut batch =
-                    vec![Entry { name: name.to_owned(), hint: None, replace: None }];
+                let mut batch = vec![Entry { name: name.to_owned(), hint: None, replace: None }];
                 self.hand_out(pair, &mut batch)?;
                 return Ok(None);
             }
@@ -503,8 +504,7 @@ impl<D: Dir> Attempt<'_, D> {
                 .path(self.path)
                 .at(passed.data_end));
         }
-        let xattrs =
-            source.xattrs().doing_to("reading the extended attributes of", self.path)?;
+        let xattrs = source.xattrs().doing_to("reading the extended attributes of", self.path)?;
         attributes::set_on_file(&target, &meta, &xattrs, !self.first, self.path)?;
         let mut object = Object::new(&meta, D::KEEPS_BIRTH);
         if let Some(content) = &self.entry.replace {

@@ -249,11 +249,7 @@ impl<D: Dir> Walk<'_, D> {
         Ok(())
     }
 
-    fn different(
-        &self,
-        path: PathBuf,
-        what: impl Into<String>,
-    ) -> std::result::Result<(), Closed> {
+    fn different(&self, path: PathBuf, what: impl Into<String>) -> std::result::Result<(), Closed> {
         self.feed.event(Event::Different(Difference { path, offset: None, what: what.into() }))
     }
 
@@ -493,7 +489,8 @@ impl<D: Dir> Check<'_, D> {
             hasher.update(&theirs[..piece]);
             if first.is_none() {
                 file.read_exact(&mut ours[..piece]).ok()?;
-                first = (0..piece).find(|&n| ours[n] != theirs[n]).map(|n| offset + done + n as u64);
+                first =
+                    (0..piece).find(|&n| ours[n] != theirs[n]).map(|n| offset + done + n as u64);
             }
             done += piece as u64;
         }

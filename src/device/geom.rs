@@ -467,7 +467,7 @@ mod tests {
         assert_eq!(class("da0s2.eli"), Class::Other("ELI".to_owned()));
         let da0 = d.get(id(&d, "da0"));
         assert_eq!((da0.size, da0.sector, da0.lower.len()), (300 * MB, 512, 0));
-        assert_eq!(d.resolve_alias(id(&d, "ufs/root")), id(&d, "da0s1a"));
+        assert_eq!(d.settle(id(&d, "ufs/root")), id(&d, "da0s1a"));
         assert_eq!(d.providers.len(), 12);
     }
 

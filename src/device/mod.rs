@@ -9,6 +9,9 @@ pub mod geom;
 
 use std::path::{Path, PathBuf};
 
+/// More layers than anybody stacks: a malformed graph must not loop for ever.
+const DEPTH_MAX: usize = 32;
+
 /// Index of a provider in its [`Devices`].
 pub type Id = usize;
 
@@ -120,10 +123,9 @@ impl Devices {
         found
     }
 
-    /// Depth is bounded so that a malformed graph cannot loop for ever.
     fn collect(&self, id: Id, start: u64, end: u64, depth: usize, found: &mut Vec<Extent>) {
         let provider = self.get(id);
-        if provider.lower.is_empty() || depth > 32 {
+        if provider.lower.is_empty() || depth > DEPTH_MAX {
             found.push(Extent { base: id, start, end });
             return;
         }
@@ -147,12 +149,27 @@ impl Devices {
         self.extents(a).iter().any(|x| theirs.iter().any(|y| x.overlaps(y)))
     }
 
-    /// The provider that really holds the bytes behind aliases: `ufs/root` → `da0s1a`.
-    pub fn resolve_alias(&self, mut id: Id) -> Id {
-        for _ in 0..32 {
+    /// The one provider that stands for all that cover the same bytes: `ufs/root` → `da0s1a`.
+    ///
+    /// Aliases lead down. Then a partition that fills its slice from the first byte leads up:
+    /// GEOM may put a label on `da0s1` as well as on `da0s1a`, since both taste the same.
+    pub fn settle(&self, mut id: Id) -> Id {
+        for _ in 0..DEPTH_MAX {
             match (&self.get(id).class, self.get(id).lower.as_slice()) {
                 (Class::Alias, [lower]) => id = lower.id,
                 _ => break,
+            }
+        }
+        for _ in 0..DEPTH_MAX {
+            let whole = |&upper: &Id| {
+                let provider = self.get(upper);
+                matches!(provider.class, Class::Partition { .. })
+                    && provider.size == self.get(id).size
+                    && provider.lower.iter().all(|l| l.offset == Some(0))
+            };
+            match self.uppers(id).find(whole) {
+                Some(upper) => id = upper,
+                None => break,
             }
         }
         id
@@ -162,7 +179,9 @@ impl Devices {
     pub fn chain(&self, id: Id) -> Vec<Id> {
         let mut chain = vec![id];
         while let Some(lower) = self.get(chain[chain.len() - 1]).lower.first() {
-            if chain.len() > 32 || matches!(self.get(chain[chain.len() - 1]).class, Class::Disk) {
+            if chain.len() > DEPTH_MAX
+                || matches!(self.get(chain[chain.len() - 1]).class, Class::Disk)
+            {
                 break;
             }
             chain.push(lower.id);
@@ -230,7 +249,8 @@ pub(crate) mod tests {
         let s2a = d.find(Path::new("/dev/da0s2a")).unwrap();
         assert!(d.overlap(label, s1a));
         assert!(!d.overlap(label, s2a));
-        assert_eq!(d.resolve_alias(label), s1a);
+        assert_eq!(d.settle(label), s1a);
+        assert_eq!(d.settle(d.find(Path::new("da0s1")).unwrap()), s1a, "it fills its slice");
         assert_eq!(d.get(d.medium(label).unwrap()).name, "da0");
     }
 

@@ -36,7 +36,8 @@ pub fn run<O: Os>(os: &O, session: &Session, force: bool) -> Result<Report> {
     let _locks = lock::exclusive(os, &view, &targets, "clean")?;
     let mut cleared = Vec::new();
     for obstacle in clear::find(os, session, &mut view, &layout.pairs, force)? {
-        let (Obstacle::Stale(mount) | Obstacle::Live(mount, _) | Obstacle::Foreign(mount)) = obstacle;
+        let (Obstacle::Stale(mount) | Obstacle::Live(mount, _) | Obstacle::Foreign(mount)) =
+            obstacle;
         clear::unmount(os, &mount, force)?;
         let point = mount.point.to_string_lossy().into_owned();
         cleared.push(Cleared { device: mount.source, point });

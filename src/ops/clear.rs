@@ -3,8 +3,8 @@
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use super::observe;
 use super::Session;
+use super::observe;
 use crate::error::{Error, Kind, Result};
 use crate::mounts::Mount;
 use crate::mounts::stale::{Obstacle, obstacles};
@@ -35,18 +35,17 @@ pub fn find<O: Os>(
         {
             return Err(foreign(os, mount));
         }
-        match found.iter().find(|o| matches!(o, Obstacle::Live(..))) {
-            None => return Ok(found),
-            Some(Obstacle::Live(_, _)) if begun.elapsed() < LIVE_WAIT => {
-                sleep(Duration::from_millis(50));
-                *view = observe::view(os, session)?;
-            }
-            Some(Obstacle::Live(mount, pid)) => {
-                let cause = format!("{} is in use by dualroot, process {pid}", mount.source);
-                return Err(Error::new(Kind::Busy, "", cause));
-            }
-            Some(_) => return Ok(found),
+        let live = found.iter().find_map(|o| match o {
+            Obstacle::Live(mount, pid) => Some((mount, pid)),
+            _ => None,
+        });
+        let Some((mount, pid)) = live else { return Ok(found) };
+        if begun.elapsed() > LIVE_WAIT {
+            let cause = format!("{} is in use by dualroot, process {pid}", mount.source);
+            return Err(Error::new(Kind::Busy, "", cause));
         }
+        sleep(Duration::from_millis(50));
+        *view = observe::view(os, session)?;
     }
 }
 

@@ -30,8 +30,10 @@ impl<'a, O: Os> Mounted<'a, O> {
         let found = os.mounts().map(|all| all.into_iter().rfind(|m| m.point == point));
         match found {
             Ok(Some(mount)) => Ok(Self { os, mount: Some(mount), private: None }),
-            Ok(None) => Err(Error::new(Kind::Failed, "mounting", "the mount is not in the table")
-                .path(device)),
+            Ok(None) => {
+                Err(Error::new(Kind::Failed, "mounting", "the mount is not in the table")
+                    .path(device))
+            }
             Err(e) => Err(e),
         }
     }

@@ -82,8 +82,10 @@ fn resolve_paths<O: Os>(os: &O, view: &mut View) {
 
 /// Reads partition tables, BSD labels and superblocks.
 fn read_media<O: Os>(os: &O, view: &mut View) -> Result<()> {
-    let running =
-        view.mount_at(&view.root).and_then(|m| view.provider_of(m)).and_then(|id| view.devices.medium(id));
+    let running = view
+        .mount_at(&view.root)
+        .and_then(|m| view.provider_of(m))
+        .and_then(|id| view.devices.medium(id));
     for id in 0..view.devices.providers.len() {
         if !has_partitions(view, id) {
             continue;
@@ -146,10 +148,9 @@ struct DeviceReader<'a, O> {
 
 impl<O: Os> Read for DeviceReader<'_, O> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let data = self
-            .os
-            .read_device(self.device, self.position, buffer.len())
-            .map_err(|e| e.errno.map_or_else(|| io::Error::other(e.to_string()), io::Error::from_raw_os_error))?;
+        let data = self.os.read_device(self.device, self.position, buffer.len()).map_err(|e| {
+            e.errno.map_or_else(|| io::Error::other(e.to_string()), io::Error::from_raw_os_error)
+        })?;
         buffer[..data.len()].copy_from_slice(&data);
         self.position += data.len() as u64;
         Ok(data.len())

@@ -54,7 +54,10 @@ pub fn format<O: Os>(os: &O, view: &View, pair: &Pair, usage: Usage) -> Result<F
 }
 
 fn short(what: &str, needed: u64, offered: u64) -> String {
-    format!("it needs {needed} {what}, {offered} are there, {} are missing", needed.saturating_sub(offered))
+    format!(
+        "it needs {needed} {what}, {offered} are there, {} are missing",
+        needed.saturating_sub(offered)
+    )
 }
 
 fn rehearse<O: Os>(os: &O, format: &Format, size: u64) -> Result<Superblock> {

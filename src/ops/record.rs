@@ -124,7 +124,8 @@ fn without_record<D: Dir>(root: &D) -> io::Result<Found> {
 /// Puts manifest and record in place, durably: each under a temporary name first, the record last.
 pub fn write<D: Dir>(root: &D, record: &Record) -> Result<()> {
     let dir = root.open_dir(OsStr::new(DIR)).doing_to("opening", DIR)?;
-    dir.rename(OsStr::new(MANIFEST_NEW), OsStr::new(MANIFEST)).doing_to("renaming", MANIFEST_NEW)?;
+    dir.rename(OsStr::new(MANIFEST_NEW), OsStr::new(MANIFEST))
+        .doing_to("renaming", MANIFEST_NEW)?;
     dir.sync().doing_to("flushing", DIR)?;
     let mut file = dir.create_file(OsStr::new(RECORD_NEW)).doing_to("creating", RECORD_NEW)?;
     file.write_all(&record.to_json()).doing_to("writing", RECORD_NEW)?;

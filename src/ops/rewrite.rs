@@ -27,7 +27,7 @@ pub fn files<O: Os>(
     os: &O,
     view: &View,
     layout: &Layout,
-    targets: &HashMap<Id, Names>,
+    targets: &BTreeMap<Id, Names>,
 ) -> Result<BTreeMap<Vec<u8>, Arc<[u8]>>> {
     let mut swapped = HashMap::new();
     for pair in &layout.pairs {

@@ -11,6 +11,7 @@ use crate::record::packages::{self, Package, Software};
 use crate::slot::discover::{Layout, View};
 use crate::slot::{Choice, Slot, State};
 use crate::sys::Os;
+use crate::sys::tree::Dir;
 
 /// All slots that were asked for.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -70,7 +71,8 @@ pub fn run<O: Os>(os: &O, session: &Session, choice: Option<Choice>) -> Result<R
     let slots = slots
         .into_iter()
         .map(|slot| {
-            let seen = if slot.running { running(os, &view)? } else { alternate(os, &view, &layout)? };
+            let seen =
+                if slot.running { running(os, &view)? } else { alternate(os, &view, &layout)? };
             Ok(report(&view, &layout, slot, seen))
         })
         .collect::<Result<_>>()?;
@@ -123,7 +125,7 @@ fn alternate<O: Os>(os: &O, view: &View, layout: &Layout) -> Result<Seen> {
             && mounts.iter().rfind(|o| o.point == m.point).is_some_and(|top| top.id == m.id)
     });
     if let Some(mount) = there {
-        return look(&os.open_dir(&mount.point)?);
+        return Ok(look(&os.open_dir(&mount.point)?));
     }
     let Some(superblock) = view.superblocks.get(&target) else {
         return Ok(Seen::without_content(State::Empty, "there is no file system on it".to_owned()));
@@ -131,7 +133,7 @@ fn alternate<O: Os>(os: &O, view: &View, layout: &Layout) -> Result<Seen> {
     let device = view.devices.get(target).path();
     match Mounted::private(os, &device, superblock.fs.name(), "show") {
         Ok(mounted) => {
-            let seen = os.open_dir(mounted.point()).and_then(|root| look(&root));
+            let seen = os.open_dir(mounted.point()).map(|root| look(&root));
             mounted.unmount()?;
             seen
         }
@@ -143,14 +145,14 @@ fn alternate<O: Os>(os: &O, view: &View, layout: &Layout) -> Result<Seen> {
     }
 }
 
-fn look<D: crate::sys::tree::Dir>(root: &D) -> Result<Seen> {
+fn look<D: Dir>(root: &D) -> Seen {
     let found = record::read(root);
     let software = match &found.record {
         Some(r) => Software { product: r.product.clone(), packages: r.packages.clone() },
         // Without a record there may still be a system; a damaged one is told by its state.
         None => packages::scan(root, None).unwrap_or_default(),
     };
-    Ok(Seen { found, software, unmountable: false })
+    Seen { found, software, unmountable: false }
 }
 
 fn report(view: &View, layout: &Layout, slot: &Slot, seen: Seen) -> SlotReport {

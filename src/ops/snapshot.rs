@@ -1,6 +1,6 @@
 //! `dualroot snapshot`: copy the pairs, verify, record.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
 use std::io::{BufReader, BufWriter, Write};
 use std::path::{Path, PathBuf};
@@ -24,7 +24,7 @@ use crate::record::{self as slot_record, Record};
 use crate::slot::discover::{Layout, View};
 use crate::slot::names::Names;
 use crate::slot::{Pair, Part};
-use crate::sys::tree::{Dir, File, Meta};
+use crate::sys::tree::{Dir, File};
 use crate::sys::{Access, Claim, Format, Os, Usage};
 use crate::table::superblock;
 
@@ -78,7 +78,11 @@ pub struct PairReport {
     pub vanished: u64,
     /// Whether all of it was read back from the medium and found equal.
     pub verified: bool,
-    /// Wall time.
+    /// Wall time of the copying, unmount and flush included.
+    pub copy_seconds: f64,
+    /// Wall time of the reading back.
+    pub verify_seconds: f64,
+    /// Both.
     pub seconds: f64,
 }
 
@@ -115,7 +119,7 @@ pub fn run<O: Os>(
     let layout = chosen(view.discover()?, options.only)?;
     view.guard(&layout)?;
     clear::sweep(os)?;
-    rewrite::files(os, &view, &layout, &HashMap::new())?;
+    rewrite::files(os, &view, &layout, &BTreeMap::new())?;
     let obstacles = clear::find(os, session, &mut view, &layout.pairs, options.force)?;
     let points = missing_points(os, &view, &layout)?;
     let sources = layout
@@ -134,7 +138,16 @@ pub fn run<O: Os>(
         return Ok(Outcome::Planned(steps));
     }
     let cleared = obstacles.len();
-    let mut run = Run { os, session, view: &view, layout: &layout, say, sources, parts: BTreeMap::new(), cleared };
+    let mut run = Run {
+        os,
+        session,
+        view: &view,
+        layout: &layout,
+        say,
+        sources,
+        parts: BTreeMap::new(),
+        cleared,
+    };
     for step in &steps {
         log::info!("{step}");
         if let Some(signal) = session.monitor.stopped() {
@@ -197,19 +210,13 @@ struct Source<'a, O: Os> {
 
 impl<'a, O: Os> Source<'a, O> {
     fn open(os: &'a O, view: &View, pair: &Pair) -> Result<Self> {
-        let mounted = match &pair.mounted {
-            Some(_) => None,
-            None => {
-                let device = view.devices.get(pair.source).path();
-                Some(Mounted::private(os, &device, &pair.fs, "source")?)
-            }
-        };
-        let point = match (&pair.mounted, &mounted) {
-            (Some(point), _) => point.as_path(),
-            (None, Some(mounted)) => mounted.point(),
-            (None, None) => Path::new("/"),
-        };
-        Ok(Self { dir: os.open_dir(point)?, usage: os.usage(point)?, mounted })
+        if let Some(point) = &pair.mounted {
+            return Ok(Self { dir: os.open_dir(point)?, usage: os.usage(point)?, mounted: None });
+        }
+        let device = view.devices.get(pair.source).path();
+        let mounted = Mounted::private(os, &device, &pair.fs, "source")?;
+        let (dir, usage) = (os.open_dir(mounted.point())?, os.usage(mounted.point())?);
+        Ok(Self { dir, usage, mounted: Some(mounted) })
     }
 }
 
@@ -220,7 +227,8 @@ struct Copied {
     software: Software,
     created: Timestamp,
     verified: Option<Timestamp>,
-    seconds: f64,
+    copy_seconds: f64,
+    verify_seconds: f64,
 }
 
 /// A run under way.
@@ -275,9 +283,8 @@ impl<O: Os> Run<'_, '_, O> {
         let fresh = observe::view(self.os, self.session)?;
         let open = claim.provider()?;
         let layout = fresh.discover()?;
-        let same = layout.pairs.iter().any(|p| {
-            p.part == part && fresh.devices.get(p.target).name == open
-        });
+        let same =
+            layout.pairs.iter().any(|p| p.part == part && fresh.devices.get(p.target).name == open);
         if !same {
             return Err(Error::refused(format!("{} is {open} by now", device.display())));
         }
@@ -316,7 +323,8 @@ impl<O: Os> Run<'_, '_, O> {
             software,
             created: Timestamp::now(),
             verified: None,
-            seconds: begun.elapsed().as_secs_f64(),
+            copy_seconds: begun.elapsed().as_secs_f64(),
+            verify_seconds: 0.0,
         };
         self.parts.insert(part, copied);
         Ok(())
@@ -362,7 +370,12 @@ impl<O: Os> Run<'_, '_, O> {
         Ok((summary, sha256))
     }
 
-    fn tree_options(&self, part: Part, source: &Source<'_, O>, device: &Path) -> Result<TreeOptions> {
+    fn tree_options(
+        &self,
+        part: Part,
+        source: &Source<'_, O>,
+        device: &Path,
+    ) -> Result<TreeOptions> {
         let mut options = TreeOptions { workers: pool::cores(), ..TreeOptions::default() };
         // UFS's own: snapshots and the soft-updates journal.
         let mut exclude: Vec<&str> = vec![".snap", ".sujournal", slot_record::DIR];
@@ -374,32 +387,27 @@ impl<O: Os> Run<'_, '_, O> {
             options.replace = rewrite::files(self.os, self.view, self.layout, &names)?;
             for pair in &self.layout.pairs {
                 let name = pair.part.alternate().trim_start_matches('/');
-                if let Some(meta) = self.covered(source, name)? {
-                    options.covered.insert(name.as_bytes().to_vec(), meta);
+                // Before the copy is mounted on it.
+                match source.dir.stat(OsStr::new(name)) {
+                    Ok(meta) => drop(options.covered.insert(name.as_bytes().to_vec(), meta)),
+                    Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
+                    Err(e) => return Err(e).doing_to("reading", name),
                 }
             }
         }
-        options.exclude = exclude.into_iter().map(|p| p.as_bytes().to_vec()).collect::<BTreeSet<_>>();
+        options.exclude =
+            exclude.into_iter().map(|p| p.as_bytes().to_vec()).collect::<BTreeSet<_>>();
         Ok(options)
     }
 
-    /// The metadata of a mount point before the copy is mounted on it.
-    fn covered(&self, source: &Source<'_, O>, name: &str) -> Result<Option<Meta>> {
-        match source.dir.stat(OsStr::new(name)) {
-            Ok(meta) => Ok(Some(meta)),
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
-            Err(e) => Err(e).doing_to("reading", name),
-        }
-    }
-
     /// The names of the targets, with the label and the identity of the new file system.
-    fn target_names(&self, part: Part, device: &Path) -> Result<HashMap<Id, Names>> {
+    fn target_names(&self, part: Part, device: &Path) -> Result<BTreeMap<Id, Names>> {
         let window = self.os.read_device(device, 0, superblock::WINDOW)?;
         let id = self.pair(part)?.1.target;
         let provider = self.view.devices.get(id);
         let made = superblock::read(&window);
         let names = Names::new(&provider.name, self.view.entry(id), made.as_ref());
-        Ok(HashMap::from([(id, names)]))
+        Ok(BTreeMap::from([(id, names)]))
     }
 
     fn verify(&mut self, part: Part) -> Result<()> {
@@ -429,7 +437,7 @@ impl<O: Os> Run<'_, '_, O> {
                 .during(context));
         }
         copied.verified = Some(Timestamp::now());
-        copied.seconds += begun.elapsed().as_secs_f64();
+        copied.verify_seconds = begun.elapsed().as_secs_f64();
         Ok(())
     }
 
@@ -442,10 +450,10 @@ impl<O: Os> Run<'_, '_, O> {
             objects: usage.used_inodes,
         });
         let device = self.device(part)?;
-        let mounted =
-            Mounted::new(self.os, &device, &self.point(part), &pair.fs, Access::Read)?;
+        let mounted = Mounted::new(self.os, &device, &self.point(part), &pair.fs, Access::Read)?;
         let root = self.os.open_dir(mounted.point())?;
-        let own = root.open_dir(OsStr::new(slot_record::DIR)).doing_to("opening", slot_record::DIR)?;
+        let own =
+            root.open_dir(OsStr::new(slot_record::DIR)).doing_to("opening", slot_record::DIR)?;
         let manifest = own.open_file(OsStr::new(MANIFEST_NEW)).doing_to("opening", MANIFEST_NEW)?;
         drop(own);
         let mut manifest = BufReader::with_capacity(64 << 10, Hashing::new(manifest));
@@ -464,8 +472,14 @@ impl<O: Os> Run<'_, '_, O> {
 
     fn write_record(&mut self, part: Part) -> Result<()> {
         let (_, pair) = self.pair(part)?;
-        let Some(Copied { summary, manifest_sha256, software, created, verified: Some(verified), .. }) =
-            self.parts.get(&part)
+        let Some(Copied {
+            summary,
+            manifest_sha256,
+            software,
+            created,
+            verified: Some(verified),
+            ..
+        }) = self.parts.get(&part)
         else {
             return Err(Error::new(Kind::Failed, "", "it was not verified"));
         };
@@ -521,7 +535,9 @@ impl<O: Os> Run<'_, '_, O> {
                 written_bytes: copied.summary.bytes,
                 vanished: copied.summary.vanished,
                 verified: copied.verified.is_some(),
-                seconds: copied.seconds,
+                copy_seconds: copied.copy_seconds,
+                verify_seconds: copied.verify_seconds,
+                seconds: copied.copy_seconds + copied.verify_seconds,
             });
         }
         for source in self.sources {

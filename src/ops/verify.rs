@@ -17,8 +17,8 @@ use crate::mounts::stale::Obstacle;
 use crate::record::{DIR, MANIFEST};
 use crate::slot::discover::View;
 use crate::slot::{Choice, Pair, Slot};
-use crate::sys::tree::Dir;
 use crate::sys::Os;
+use crate::sys::tree::Dir;
 
 /// What a verification found.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -84,8 +84,11 @@ pub fn run<O: Os>(os: &O, session: &Session, choice: Choice) -> Result<Report> {
         different: 0,
     };
     for pair in &layout.pairs {
-        let found = verify_pair(os, session, &view, pair)
-            .during(format!("verifying {} ({})", pair.part.alternate(), view.node(pair.target)))?;
+        let found = verify_pair(os, session, &view, pair).during(format!(
+            "verifying {} ({})",
+            pair.part.alternate(),
+            view.node(pair.target)
+        ))?;
         report.files += found.files;
         report.bytes += found.bytes;
         report.different += found.different;
@@ -130,8 +133,7 @@ fn verify_pair<O: Os>(os: &O, session: &Session, view: &View, pair: &Pair) -> Re
     drop(own);
     let reference = pair.mounted.as_ref().map(|point| os.open_dir(point)).transpose()?;
     let mut manifest = BufReader::with_capacity(64 << 10, Hashing::new(manifest));
-    let report =
-        verify(root, &mut manifest, reference.as_ref(), pool::cores(), &session.monitor)?;
+    let report = verify(root, &mut manifest, reference.as_ref(), pool::cores(), &session.monitor)?;
     let (file, sha256) = manifest.into_inner().finish();
     drop(file);
     if sha256 != record.manifest_sha256 {

@@ -129,7 +129,8 @@ pub struct Writer<W> {
 impl<W: Write> Writer<W> {
     /// Begins a manifest.
     pub fn new(mut output: W) -> io::Result<Self> {
-        output.write_all(b"#mtree v2.0\n# made by dualroot; check with: mtree -f THIS -p ROOT\n")?;
+        output
+            .write_all(b"#mtree v2.0\n# made by dualroot; check with: mtree -f THIS -p ROOT\n")?;
         Ok(Self { output, line: String::new() })
     }
 
@@ -163,7 +164,8 @@ impl<W: Write> Writer<W> {
 /// Writing to a `String` cannot fail, so the results are dropped.
 fn describe(object: &Object, line: &mut String) {
     let o = object;
-    let _ = write!(line, " type={} mode={:04o} uid={} gid={}", kind_name(o.kind), o.mode, o.uid, o.gid);
+    let _ =
+        write!(line, " type={} mode={:04o} uid={} gid={}", kind_name(o.kind), o.mode, o.uid, o.gid);
     if let Some(nlink) = o.nlink {
         let _ = write!(line, " nlink={nlink}");
     }
@@ -355,7 +357,8 @@ mod tests {
     }
 
     fn object() -> impl Strategy<Value = Object> {
-        let kinds = [Kind::File, Kind::Dir, Kind::Symlink, Kind::Fifo, Kind::Socket, Kind::Char];
+        const KINDS: [Kind; 6] =
+            [Kind::File, Kind::Dir, Kind::Symlink, Kind::Fifo, Kind::Socket, Kind::Char];
         let numbers = (0u32..0o10000, any::<u32>(), any::<u32>(), 1u64..9, any::<u64>());
         let tags = (
             prop::option::of(any::<u32>()),
@@ -364,7 +367,13 @@ mod tests {
             prop::option::of(time()),
             prop::option::of((any::<u32>(), prop::collection::vec(any::<u32>(), 0..9))),
         );
-        (prop::sample::select(&kinds[..]), numbers, time(), prop::collection::vec(1u8.., 1..40), tags)
+        (
+            prop::sample::select(&KINDS[..]),
+            numbers,
+            time(),
+            prop::collection::vec(1u8.., 1..40),
+            tags,
+        )
             .prop_map(|(kind, (mode, uid, gid, nlink, size), mtime, link, tags)| Object {
                 kind,
                 mode,

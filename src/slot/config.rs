@@ -43,17 +43,15 @@ impl Config {
     /// # Errors
     /// The first fault, with its line (exit 2).
     pub fn parse(text: &[u8]) -> Result<Self> {
+        let line_at = |at: usize| String::from_utf8_lossy(&text[..at]).matches('\n').count() + 1;
         let wrong = |line: usize, why: &str| {
             Error::new(Kind::Usage, "", format!("line {line}: {}", why.trim().replace('\n', "; ")))
         };
-        let text = std::str::from_utf8(text).map_err(|e| {
-            let line = text[..e.valid_up_to()].iter().filter(|b| **b == b'\n').count() + 1;
-            wrong(line, "not UTF-8")
-        })?;
-        toml::from_str(text).map_err(|e| {
+        let toml =
+            std::str::from_utf8(text).map_err(|e| wrong(line_at(e.valid_up_to()), "not UTF-8"))?;
+        toml::from_str(toml).map_err(|e| {
             let start = e.span().map_or(0, |s| s.start).min(text.len());
-            let line = text.as_bytes()[..start].iter().filter(|b| **b == b'\n').count() + 1;
-            wrong(line, e.message())
+            wrong(line_at(start), e.message())
         })
     }
 }

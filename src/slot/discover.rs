@@ -78,7 +78,7 @@ impl View {
     /// The provider of a mount, through labels.
     pub fn provider_of(&self, mount: &Mount) -> Option<Id> {
         let by_number = mount.number.and_then(|n| self.devices.by_number(n));
-        by_number.or_else(|| self.find(mount.source.as_bytes()))
+        by_number.map(|id| self.devices.settle(id)).or_else(|| self.find(mount.source.as_bytes()))
     }
 
     /// The provider that a name in fstab or the configuration means, through labels.
@@ -89,7 +89,7 @@ impl View {
             .find(canonical)
             .or_else(|| self.devices.find(path))
             .or_else(|| (0..self.devices.providers.len()).find(|&id| self.names(id).is(spec)))
-            .map(|id| self.devices.resolve_alias(id))
+            .map(|id| self.devices.settle(id))
     }
 
     /// The partition-table entry of a provider.
@@ -117,7 +117,9 @@ impl View {
     fn slice(&self, id: Id) -> Id {
         let above = self.devices.get(id).lower.first().map(|l| l.id);
         match above {
-            Some(slice) if matches!(self.devices.get(slice).class, Class::Partition { .. }) => slice,
+            Some(slice) if matches!(self.devices.get(slice).class, Class::Partition { .. }) => {
+                slice
+            }
             _ => id,
         }
     }
@@ -187,10 +189,10 @@ impl View {
 
     fn alternate_root(&self, source: Id) -> Result<Id> {
         let mut looked = Vec::new();
-        if let Some(id) = self.from_config(&self.config.root, "root", source, &mut looked)? {
+        if let Some(id) = self.named_in_config(&self.config.root, "root", source, &mut looked)? {
             return Ok(id);
         }
-        if let Some(id) = self.from_fstab(Part::Root, source, &mut looked)? {
+        if let Some(id) = self.named_in_fstab(Part::Root, source, &mut looked)? {
             return Ok(id);
         }
         if let Some(id) = self.sibling_root(source, &mut looked) {
@@ -205,7 +207,7 @@ impl View {
         .hint(format!("name both roots in {}", self.config_path.display())))
     }
 
-    fn from_config(
+    fn named_in_config(
         &self,
         slots: &Slots,
         section: &str,
@@ -238,7 +240,12 @@ impl View {
         }
     }
 
-    fn from_fstab(&self, part: Part, source: Id, looked: &mut Vec<String>) -> Result<Option<Id>> {
+    fn named_in_fstab(
+        &self,
+        part: Part,
+        source: Id,
+        looked: &mut Vec<String>,
+    ) -> Result<Option<Id>> {
         let point = part.alternate();
         let Some(entry) = self.fstab_entry(point) else {
             looked.push(format!("fstab: no entry for {point}"));
@@ -302,7 +309,10 @@ impl View {
             Scheme::Mbr | Scheme::Bsd => {
                 let index = mbr.into_iter().find(|i| *i != own.index)?;
                 if !mbr.contains(&own.index) {
-                    looked.push(format!("{what}: the running slice is {}, not one of {mbr:?}", own.index));
+                    looked.push(format!(
+                        "{what}: the running slice is {}, not one of {mbr:?}",
+                        own.index
+                    ));
                     return None;
                 }
                 table.by_index(index)
@@ -310,7 +320,10 @@ impl View {
             Scheme::Gpt => Self::gpt_sibling(own, table, mbr),
         };
         let Some(other) = other.filter(|o| o.kind == own.kind) else {
-            looked.push(format!("{what}: no second slice of type {} beside slice {}", own.kind, own.index));
+            looked.push(format!(
+                "{what}: no second slice of type {} beside slice {}",
+                own.kind, own.index
+            ));
             return None;
         };
         let found = self.partition(medium, other.index);
@@ -357,9 +370,7 @@ impl View {
     /// What boots next: the slot whose slice is flagged; where none or both are, or the slots are
     /// on two media, the running one.
     fn active(&self, ids: [Id; 2], running: Id) -> Id {
-        let flagged = |id: Id| {
-            self.entry(self.slice(id)).is_some_and(|e| e.active || e.boot_me)
-        };
+        let flagged = |id: Id| self.entry(self.slice(id)).is_some_and(|e| e.active || e.boot_me);
         match ids.map(flagged) {
             [true, false] if self.same_medium(ids) => ids[0],
             [false, true] if self.same_medium(ids) => ids[1],
@@ -384,9 +395,10 @@ impl View {
         // Part of the root, or a memory disk: nothing of its own to copy.
         let Some(source) = source.filter(|s| *s != root) else { return Ok((None, None)) };
         let mut looked = Vec::new();
-        let mut target = self.from_config(&self.config.config, "config", source, &mut looked)?;
+        let mut target =
+            self.named_in_config(&self.config.config, "config", source, &mut looked)?;
         if target.is_none() {
-            target = self.from_fstab(Part::Config, source, &mut looked)?;
+            target = self.named_in_fstab(Part::Config, source, &mut looked)?;
         }
         let target = target
             .or_else(|| self.sibling_config(source))

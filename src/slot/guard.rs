@@ -83,9 +83,9 @@ impl View {
     /// A transformation (encryption, gnop, device mapper, a partition table) that lies on the
     /// target: what is written below it would change what it holds.
     fn in_use_above(&self, target: Id) -> Option<Id> {
-        self.devices.uppers(target).find(|&upper| {
-            !matches!(self.devices.get(upper).class, Class::Alias | Class::Mirror)
-        })
+        self.devices
+            .uppers(target)
+            .find(|&upper| !matches!(self.devices.get(upper).class, Class::Alias | Class::Mirror))
     }
 
     fn guard_mirror(&self, source: Id, target: Id) -> Result<()> {

@@ -59,8 +59,10 @@ impl Names {
             let value = spec.strip_prefix(prefix.as_bytes()).map(unquote);
             let same = |name: &str| {
                 // UUIDs are written in either case.
-                value.is_some_and(|v| v == name.as_bytes() || {
-                    prefix.contains("UUID") && v.eq_ignore_ascii_case(name.as_bytes())
+                value.is_some_and(|v| {
+                    v == name.as_bytes() || {
+                        prefix.contains("UUID") && v.eq_ignore_ascii_case(name.as_bytes())
+                    }
                 })
             };
             name(self).is_some_and(same)
@@ -119,10 +121,9 @@ pub fn label_for_copy(source: Option<&str>, old: Option<&str>, max: usize) -> Op
 pub fn are_twins(a: &str, b: &str) -> bool {
     let before = a.bytes().zip(b.bytes()).take_while(|(x, y)| x == y).count();
     let (rest_a, rest_b) = (&a.as_bytes()[before..], &b.as_bytes()[before..]);
-    let after =
-        rest_a.iter().rev().zip(rest_b.iter().rev()).take_while(|(x, y)| x == y).count();
-    let mut middle =
-        [&rest_a[..rest_a.len() - after], &rest_b[..rest_b.len() - after]].map(<[u8]>::to_ascii_lowercase);
+    let after = rest_a.iter().rev().zip(rest_b.iter().rev()).take_while(|(x, y)| x == y).count();
+    let mut middle = [&rest_a[..rest_a.len() - after], &rest_b[..rest_b.len() - after]]
+        .map(<[u8]>::to_ascii_lowercase);
     middle.sort();
     let [x, y] = middle;
     let pair = (x.as_slice(), y.as_slice());
@@ -195,7 +196,8 @@ mod tests {
         ] {
             assert!(are_twins(a, b) && are_twins(b, a), "{a} {b}");
         }
-        for (a, b) in [("root", "root"), ("root", "data"), ("root1", "root3"), ("root1", "root12")] {
+        for (a, b) in [("root", "root"), ("root", "data"), ("root1", "root3"), ("root1", "root12")]
+        {
             assert!(!are_twins(a, b), "{a} {b}");
         }
     }

@@ -3,6 +3,7 @@
 //! [`Os`] is the face that everything above talks to. [`Native`] is the running system's
 //! implementation; [`fake`] is one in memory that separates *written* from *durable*.
 
+/// Starting programs.
 pub mod command;
 pub mod fake;
 pub mod tree;

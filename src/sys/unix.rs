@@ -7,8 +7,7 @@ use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
-use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::path::Path;
 
 use nix::dir::Type;
 use nix::errno::Errno;
@@ -16,56 +15,13 @@ use nix::fcntl::{AtFlags, OFlag, openat};
 use nix::sys::stat::{Mode, fchmod};
 use nix::unistd::{Gid, Uid, UnlinkatFlags, Whence};
 
-use super::platform::tree as native;
+use super::platform::{extattr, tree as native};
 use super::tree::{Dir, File, Kind, Meta, Names, Xattrs};
 use crate::error::{Context, Result};
 
 /// Opens that only ever lead to a directory, never through a symbolic link.
 const DIR_FLAGS: OFlag =
     OFlag::O_RDONLY.union(OFlag::O_DIRECTORY).union(OFlag::O_NOFOLLOW).union(OFlag::O_CLOEXEC);
-
-/// Serialises the changes of the working directory by [`beside`].
-static WORKING_DIRECTORY: Mutex<()> = Mutex::new(());
-
-/// Runs `f` with `dir` as working directory.
-///
-/// Neither system has calls for the extended attributes of a symbolic link *at* a directory
-/// (extattr(2), llistxattr(2) take paths), and a path can be longer than `PATH_MAX` or lead
-/// elsewhere by the time it is used. A bare name in the working directory cannot. It is left
-/// again at once, since it would keep a mount busy.
-fn beside<T>(dir: BorrowedFd<'_>, f: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
-    let _guard = WORKING_DIRECTORY.lock().unwrap_or_else(PoisonError::into_inner);
-    nix::unistd::fchdir(dir)?;
-    let result = f();
-    std::env::set_current_dir("/")?;
-    result
-}
-
-/// Whether a file system says that it has no extended attributes at all.
-fn without_xattrs(error: &io::Error) -> bool {
-    matches!(error.raw_os_error().map(Errno::from_raw), Some(Errno::EOPNOTSUPP | Errno::ENOSYS))
-}
-
-/// Reads all values for the names listed, sorted by name.
-fn collect_xattrs(
-    names: io::Result<xattr::XAttrs>,
-    value: impl Fn(&OsStr) -> io::Result<Option<Vec<u8>>>,
-) -> io::Result<Xattrs> {
-    let names = match names {
-        Ok(names) => names,
-        Err(e) if without_xattrs(&e) => return Ok(Vec::new()),
-        Err(e) => return Err(e),
-    };
-    let mut all = Vec::new();
-    for name in names {
-        // None: removed since it was listed; the change of ctime makes the caller look again.
-        if let Some(value) = value(&name)? {
-            all.push((name, value));
-        }
-    }
-    all.sort_unstable();
-    Ok(all)
-}
 
 /// An open directory.
 #[derive(Debug)]
@@ -145,11 +101,8 @@ impl Dir for FdDir {
     }
 
     fn create_file(&self, name: &OsStr) -> io::Result<FdFile> {
-        let flags = OFlag::O_RDWR
-            | OFlag::O_CREAT
-            | OFlag::O_EXCL
-            | OFlag::O_NOFOLLOW
-            | OFlag::O_CLOEXEC;
+        let flags =
+            OFlag::O_RDWR | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
         Ok(FdFile(openat(self, name, flags, Mode::S_IRUSR | Mode::S_IWUSR)?.into()))
     }
 
@@ -194,12 +147,11 @@ impl Dir for FdDir {
     }
 
     fn xattrs(&self) -> io::Result<Xattrs> {
-        use xattr::FileExt;
-        collect_xattrs(self.0.list_xattr(), |name| self.0.get_xattr(name))
+        extattr::xattrs_fd(self.as_fd())
     }
 
     fn set_xattr(&self, name: &OsStr, value: &[u8]) -> io::Result<()> {
-        xattr::FileExt::set_xattr(&self.0, name, value)
+        extattr::set_xattr_fd(self.as_fd(), name, value)
     }
 
     fn set_owner(&self, uid: u32, gid: u32) -> io::Result<()> {
@@ -216,11 +168,11 @@ impl Dir for FdDir {
     }
 
     fn xattrs_of(&self, name: &OsStr) -> io::Result<Xattrs> {
-        beside(self.as_fd(), || collect_xattrs(xattr::list(name), |key| xattr::get(name, key)))
+        extattr::xattrs_at(self.as_fd(), name)
     }
 
     fn set_xattr_of(&self, name: &OsStr, key: &OsStr, value: &[u8]) -> io::Result<()> {
-        beside(self.as_fd(), || xattr::set(name, key, value))
+        extattr::set_xattr_at(self.as_fd(), name, key, value)
     }
 
     fn set_owner_of(&self, name: &OsStr, uid: u32, gid: u32) -> io::Result<()> {
@@ -314,12 +266,11 @@ impl File for FdFile {
     }
 
     fn xattrs(&self) -> io::Result<Xattrs> {
-        use xattr::FileExt;
-        collect_xattrs(self.0.list_xattr(), |name| self.0.get_xattr(name))
+        extattr::xattrs_fd(self.as_fd())
     }
 
     fn set_xattr(&self, name: &OsStr, value: &[u8]) -> io::Result<()> {
-        xattr::FileExt::set_xattr(&self.0, name, value)
+        extattr::set_xattr_fd(self.as_fd(), name, value)
     }
 
     fn set_owner(&self, uid: u32, gid: u32) -> io::Result<()> {
@@ -403,34 +354,6 @@ impl Drop for Lock {
         if self.exclusive {
             // An old note without a lock is a dead owner's; a failure here reads just like that.
             let _ = self.file.set_len(0);
-        }
-    }
-}
-
-/// A sparse file that goes away with its handle.
-#[derive(Debug)]
-pub(super) struct Scratch(PathBuf);
-
-impl Scratch {
-    /// Makes one of `size` bytes in `dir`.
-    pub(super) fn new(dir: &Path, size: u64) -> Result<Self> {
-        let path = dir.join(format!("{}.rehearsal", std::process::id()));
-        let file = StdFile::create(&path).doing_to("creating", &path)?;
-        let scratch = Self(path);
-        file.set_len(size).doing_to("setting the size of", &scratch.0)?;
-        Ok(scratch)
-    }
-
-    /// Where it is.
-    pub(super) fn path(&self) -> &Path {
-        &self.0
-    }
-}
-
-impl Drop for Scratch {
-    fn drop(&mut self) {
-        if let Err(e) = fs::remove_file(&self.0) {
-            log::warn!("removing {}: {e}", self.0.display());
         }
     }
 }

@@ -129,8 +129,12 @@ const FREEBSD: &str = "freebsd";
 /// The EX layout of the first seed.
 fn ex(running: char) -> Build {
     let mut b = Build::new();
-    let slices =
-        [(184, FREEBSD, "", true), (184, FREEBSD, "", false), (500, FREEBSD, "", false), (124, FREEBSD, "", false)];
+    let slices = [
+        (184, FREEBSD, "", true),
+        (184, FREEBSD, "", false),
+        (500, FREEBSD, "", false),
+        (124, FREEBSD, "", false),
+    ];
     b.medium("da0", Scheme::Mbr, &slices);
     b.bsd("da0s1", 'a', 0, 184 * MB);
     b.bsd("da0s2", 'a', 0, 184 * MB);
@@ -172,8 +176,10 @@ fn the_second_seed_by_fstab_on_two_media() {
     }
     b.mount("/dev/ad0s1a", "/");
     b.mount("/dev/ad0s1e", "/config");
-    b.fstab("/dev/ad0s1a / ufs rw 1 1\n/dev/ad0s1e /config ufs rw 2 2\n\
-             /dev/ad1s1a /altroot ufs rw,noauto 0 0\n/dev/ad1s1e /altconfig ufs rw,noauto 0 0\n");
+    b.fstab(
+        "/dev/ad0s1a / ufs rw 1 1\n/dev/ad0s1e /config ufs rw 2 2\n\
+             /dev/ad1s1a /altroot ufs rw,noauto 0 0\n/dev/ad1s1e /altconfig ufs rw,noauto 0 0\n",
+    );
     assert_eq!(b.pairs(), [pair("ad0s1a", "ad1s1a"), pair("ad0s1e", "ad1s1e")]);
     assert!(b.0.discover().unwrap().slots[0].active, "on two media what runs is active");
 }
@@ -192,12 +198,16 @@ fn labels_lead_to_the_same_slices() {
 fn gpt_by_label_before_order() {
     let mut b = Build::new();
     let ufs = "freebsd-ufs";
-    b.medium("vtbd0", Scheme::Gpt, &[
-        (1, "freebsd-boot", "boot", false),
-        (100, ufs, "rootA", false),
-        (100, ufs, "var", false),
-        (100, ufs, "rootB", true),
-    ]);
+    b.medium(
+        "vtbd0",
+        Scheme::Gpt,
+        &[
+            (1, "freebsd-boot", "boot", false),
+            (100, ufs, "rootA", false),
+            (100, ufs, "var", false),
+            (100, ufs, "rootB", true),
+        ],
+    );
     b.mount("/dev/vtbd0p2", "/");
     assert_eq!(b.pairs(), [pair("vtbd0p2", "vtbd0p4")]);
     let slots = b.0.discover().unwrap().slots;
@@ -208,8 +218,13 @@ fn gpt_by_label_before_order() {
 fn gpt_by_order_among_its_type() {
     let mut b = Build::new();
     let ufs = "freebsd-ufs";
-    let slices =
-        [(1, "freebsd-boot", "", false), (99, ufs, "", true), (99, ufs, "", false), (9, ufs, "", false), (9, ufs, "", false)];
+    let slices = [
+        (1, "freebsd-boot", "", false),
+        (99, ufs, "", true),
+        (99, ufs, "", false),
+        (9, ufs, "", false),
+        (9, ufs, "", false),
+    ];
     b.medium("vtbd0", Scheme::Gpt, &slices);
     b.mount("/dev/vtbd0p3", "/");
     b.mount("/dev/vtbd0p4", "/config");
@@ -236,7 +251,12 @@ fn the_config_file_comes_first_and_works_from_both_sides() {
 fn a_data_slice_is_never_taken_for_a_second_config() {
     // NanoBSD: s3 is /cfg, s4 is data, of another size and in no table of mounts.
     let mut b = Build::new();
-    let slices = [(99, FREEBSD, "", true), (99, FREEBSD, "", false), (1, FREEBSD, "", false), (500, FREEBSD, "", false)];
+    let slices = [
+        (99, FREEBSD, "", true),
+        (99, FREEBSD, "", false),
+        (1, FREEBSD, "", false),
+        (500, FREEBSD, "", false),
+    ];
     b.medium("da0", Scheme::Mbr, &slices);
     b.mount("/dev/da0s1", "/");
     b.mount("/dev/da0s3", "/config");

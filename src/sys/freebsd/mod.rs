@@ -1,7 +1,6 @@
 //! FreeBSD 13 and later.
 
 mod device;
-#[allow(dead_code)] // offered to `unix`; the xattr crate loses system attributes here
 pub(super) mod extattr;
 mod mount;
 mod process;

@@ -23,7 +23,8 @@ const TYPE_ROOM: usize = 16;
 const NAME_ROOM: usize = 1024;
 
 /// All mounts, in the order in which they were mounted, so that of several at one point the lowest
-/// comes first. `MNT_NOWAIT`: a dead file system is told of and not asked.
+/// comes first. `MNT_NOWAIT`: a dead file system is told of and not asked. Only root is told the
+/// ids, for others they are zero.
 pub(super) fn mounts() -> Result<Vec<Mount>> {
     let mut count = getfsstat(&mut []).doing("counting mounts")?;
     loop {
@@ -98,18 +99,28 @@ pub(super) fn mount(device: &Path, point: &Path, fs: &str, access: Access) -> Re
     }
     call.nmount(MntFlags::empty()).map_err(|e| {
         let mut error = Error::io(operation, &e.error().into()).path(device);
-        if let Some(message) = e.errmsg() {
+        match (e.error(), e.errmsg()) {
+            // vfs_donmount says this for every ENOENT below it, a missing superblock's too.
+            (Errno::EINVAL, Some("Invalid fstype")) => {
+                if let Some(path) = [device, point].into_iter().find(|path| !path.exists()) {
+                    return Error::io(operation, &Errno::ENOENT.into()).path(path);
+                }
+                error.cause = format!("there is no {fs} file system on it");
+                error
+            }
             // The kernel's own words ("R/W mount of /altroot denied. Filesystem is not clean …").
-            let message = message.trim_end_matches(['.', ' ', '\n']);
-            error.cause = format!("{message} ({})", error.cause);
-        }
-        match e.error() {
-            Errno::EBUSY => error.kind(Kind::Busy),
+            (_, Some(message)) => {
+                let message = message.trim_end_matches(['.', ' ', '\n']);
+                error.cause = format!("{message} ({})", error.cause);
+                error
+            }
+            (Errno::EBUSY, None) => error.kind(Kind::Busy),
             // GEOM's answer: somebody has it open for writing, or exclusively.
-            Errno::EPERM if e.errmsg().is_none() => error
-                .kind(Kind::Busy)
-                .hint(format!("see who has it open: fstat {}", device.display())),
-            _ => error,
+            (Errno::EPERM, None) => {
+                let hint = format!("see who has it open: fstat {}", device.display());
+                error.kind(Kind::Busy).hint(hint)
+            }
+            (_, None) => error,
         }
     })
 }
@@ -141,7 +152,7 @@ mod tests {
         let root = all.iter().find(|m| m.point == Path::new("/")).unwrap();
         assert_eq!(mount_at(Path::new("/")).unwrap().id, root.id);
         assert!(!root.source.is_empty() && !root.fs.is_empty());
-        assert_ne!(root.id, [0, 0]);
+        assert_eq!(root.id == [0, 0], !nix::unistd::geteuid().is_root());
     }
 
     #[test]

@@ -158,7 +158,8 @@ mod tests {
         for format in [label("a b"), label(&"a".repeat(32)), ext4] {
             assert_eq!(newfs_words(&format, 1 << 28).unwrap_err().kind, Kind::Refused);
         }
-        assert_eq!(newfs(&label(&"a".repeat(31)), 1 << 28).len(), 5 + 4 + 31);
+        let longest = "a".repeat(31);
+        assert_eq!(newfs(&label(&longest), 1 << 28), format!("-O 2 -L {longest}"));
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! The storage stack out of sysfs (sysfs(5); Documentation/ABI/stable/sysfs-block), claimed
 //! devices and flushing.
 
+use std::collections::HashMap;
 use std::fs::{self, File, OpenOptions};
 use std::io::{Seek, SeekFrom, Write};
 use std::os::fd::AsRawFd;
@@ -8,7 +9,7 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use nix::libc;
-use walkdir::WalkDir;
+use walkdir::{DirEntry, WalkDir};
 
 use crate::device::{Class, Devices, Id, Lower, Provider};
 use crate::error::{Context, Error, Kind, Result};
@@ -33,6 +34,15 @@ fn device_number(dir: &Path) -> Option<(u64, u64)> {
     Some((major.parse().ok()?, minor.parse().ok()?))
 }
 
+/// What is known while the devices are listed.
+#[derive(Default)]
+struct Known {
+    /// What each provider lies on, by name first, since it may be listed later.
+    below: Vec<(Id, String, Option<u64>)>,
+    /// The first loop device over each file, and its offset there.
+    files: HashMap<(u64, u64), (String, u64)>,
+}
+
 /// Every block device with a size, partitions right behind their disk.
 pub(super) fn devices() -> Result<Devices> {
     let block = Path::new("/sys/block");
@@ -42,15 +52,14 @@ pub(super) fn devices() -> Result<Devices> {
         dirs.push(entry.doing_to("reading", block)?.path());
     }
     dirs.sort();
-    // What each provider lies on is known by name first, since it may be listed later.
-    let mut below: Vec<(Id, String, Option<u64>)> = Vec::new();
+    let mut known = Known::default();
     for dir in dirs {
         if number(&dir, "size").is_none_or(|sectors| sectors == 0) {
             continue; // a loop device without a file, a drive without a medium
         }
-        add_disk(&dir, &mut devices, &mut below);
+        add_disk(&dir, &mut devices, &mut known);
     }
-    for (id, name, offset) in below {
+    for (id, name, offset) in known.below {
         if let Some(lower) = devices.find(Path::new(&name)) {
             devices.providers[id].lower.push(Lower { id: lower, offset });
         }
@@ -59,7 +68,8 @@ pub(super) fn devices() -> Result<Devices> {
     Ok(devices)
 }
 
-fn add_disk(dir: &Path, devices: &mut Devices, below: &mut Vec<(Id, String, Option<u64>)>) {
+fn add_disk(dir: &Path, devices: &mut Devices, known: &mut Known) {
+    let below = &mut known.below;
     let Some(name) = dir.file_name().map(|n| n.to_string_lossy().into_owned()) else { return };
     let sector = number(dir, "queue/logical_block_size").and_then(|s| u32::try_from(s).ok());
     let sector = sector.unwrap_or(512);
@@ -76,12 +86,22 @@ fn add_disk(dir: &Path, devices: &mut Devices, below: &mut Vec<(Id, String, Opti
             below.push((id, slave.file_name().to_string_lossy().into_owned(), None));
         }
     }
-    // A loop device over a block device is a window on it; over a file it is a medium.
+    // A loop device over a block device is a window on it; over a file it is a medium, but the
+    // second one over the same file is a window on the first.
     if let Some(backing) = attribute(dir, "loop/backing_file")
-        && fs::metadata(&backing).is_ok_and(|m| m.file_type().is_block_device())
+        && let Ok(file) = fs::metadata(&backing)
     {
-        class = Class::Other("loop".to_owned());
-        below.push((id, backing, number(dir, "loop/offset")));
+        let offset = number(dir, "loop/offset").unwrap_or(0);
+        if file.file_type().is_block_device() {
+            class = Class::Other("loop".to_owned());
+            below.push((id, backing, Some(offset)));
+        } else if let Some((first, base)) = known.files.get(&(file.dev(), file.ino())) {
+            class = Class::Other("loop".to_owned());
+            // One that begins before the first has no place on it: taken as covering all of it.
+            below.push((id, first.clone(), offset.checked_sub(*base)));
+        } else {
+            known.files.insert((file.dev(), file.ino()), (name.clone(), offset));
+        }
     }
     devices.providers.push(Provider {
         name: name.clone(),
@@ -120,7 +140,7 @@ fn add_disk(dir: &Path, devices: &mut Devices, below: &mut Vec<(Id, String, Opti
 /// `/dev/disk/by-*` and `/dev/mapper` are other names, where udev makes them.
 fn add_aliases(devices: &mut Devices) {
     let walk = ["/dev/disk", "/dev/mapper"].into_iter().flat_map(|d| WalkDir::new(d).min_depth(1));
-    for entry in walk.flatten().filter(|e| e.path_is_symlink()) {
+    for entry in walk.flatten().filter(DirEntry::path_is_symlink) {
         if let Ok(node) = fs::canonicalize(entry.path())
             && let Some(id) = devices.find(&node)
         {

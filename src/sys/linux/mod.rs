@@ -1,8 +1,10 @@
 //! Linux: development, CI and Linux appliances.
 
 mod device;
+pub(super) mod extattr;
 mod mount;
 mod process;
+mod scratch;
 pub(super) mod tree;
 
 use std::ffi::OsString;
@@ -94,7 +96,7 @@ impl Os for Native {
         unix::make_dir(&self.run_dir())?;
         // The run directory is in memory, and the file is sparse: little more than the inode
         // tables' heads take room there.
-        let file = unix::Scratch::new(&self.run_dir(), size)?;
+        let file = scratch::Scratch::new(&self.run_dir(), size)?;
         self.format(file.path(), format)?;
         unix::read_device(file.path(), 0, crate::table::superblock::WINDOW)
     }

@@ -1,4 +1,4 @@
-//! The mount table (proc_pid_mountinfo(5)), mount(2) and umount2(2).
+//! The mount table (`proc_pid_mountinfo(5)`), mount(2) and umount2(2).
 
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use nix::errno::Errno;
 use nix::mount::{MntFlags, MsFlags};
 
+use super::process;
 use crate::error::{Context, Error, Kind, Result};
 use crate::mounts::Mount;
 use crate::sys::Access;
@@ -24,7 +25,8 @@ fn parse_line(line: &[u8]) -> Option<Mount> {
     let separator = fields.iter().position(|f| *f == b"-")?;
     let text = |n: usize| fields.get(n).map(|f| String::from_utf8_lossy(f).into_owned());
     let (major, minor) = text(2)?.split_once(':').map(|(a, b)| (a.parse(), b.parse()))?;
-    let has_ro = |n: usize| fields.get(n).is_some_and(|f| f.split(|&b| b == b',').any(|o| o == b"ro"));
+    let has_ro =
+        |n: usize| fields.get(n).is_some_and(|f| f.split(|&b| b == b',').any(|o| o == b"ro"));
     Some(Mount {
         source: String::from_utf8_lossy(&decode(fields.get(separator + 2)?)).into_owned(),
         number: Some((major.ok()?, minor.ok()?)),
@@ -84,16 +86,22 @@ pub(super) fn mount(device: &Path, point: &Path, fs: &str, access: Access) -> Re
 pub(super) fn unmount(mount: &Mount, force: bool) -> Result<()> {
     let top = mounts()?.into_iter().rfind(|m| m.point == mount.point);
     if top.is_none_or(|m| m.id != mount.id) {
-        return Err(Error::new(Kind::Busy, "unmounting", "another mount lies on it")
-            .path(&mount.point));
+        return Err(
+            Error::new(Kind::Busy, "unmounting", "another mount lies on it").path(&mount.point)
+        );
     }
-    let flags = if force { MntFlags::MNT_DETACH } else { MntFlags::empty() } | MntFlags::UMOUNT_NOFOLLOW;
-    match nix::mount::umount2(&mount.point, flags) {
-        Ok(()) => Ok(()),
-        Err(Errno::EBUSY) => {
-            Err(Error::io("unmounting", &Errno::EBUSY.into()).path(&mount.point).kind(Kind::Busy))
+    match (nix::mount::umount2(&mount.point, MntFlags::UMOUNT_NOFOLLOW), force) {
+        (Ok(()), _) => Ok(()),
+        (Err(Errno::EBUSY), true) => {
+            // Linux cannot take open files away as FreeBSD's MNT_FORCE does, and a lazy unmount
+            // (MNT_DETACH) leaves the file system at work on the device. So the holders end.
+            process::end_holders(mount)?;
+            unmount(mount, false)
         }
-        Err(e) => Err(Error::io("unmounting", &e.into()).path(&mount.point)),
+        (Err(e), _) => {
+            let kind = if e == Errno::EBUSY { Kind::Busy } else { Kind::Failed };
+            Err(Error::io("unmounting", &e.into()).path(&mount.point).kind(kind))
+        }
     }
 }
 

@@ -3,8 +3,12 @@
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
+use std::thread::sleep;
+use std::time::Duration;
 
 use nix::libc;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 
 use crate::error::{Context, Result};
 use crate::mounts::Mount;
@@ -38,7 +42,7 @@ fn uses(process: &Path, device: u64) -> bool {
             .is_ok_and(|fds| fds.flatten().any(|fd| on_device(&fd.path())))
 }
 
-/// proc_pid_maps(5): the fourth field is the device in hexadecimal.
+/// `proc_pid_maps(5)`: the fourth field is the device in hexadecimal.
 fn maps(process: &Path, major: u32, minor: u32) -> bool {
     let device = format!("{major:02x}:{minor:02x}");
     fs::read(process.join("maps")).is_ok_and(|text| {
@@ -46,4 +50,41 @@ fn maps(process: &Path, major: u32, minor: u32) -> bool {
             .lines()
             .any(|l| l.split_whitespace().nth(3) == Some(device.as_str()))
     })
+}
+
+/// Ends every holder of the mount: SIGTERM, and SIGKILL for those that stay, as `fuser -k` does.
+/// Never this process or one that it descends from: then the mount stays busy.
+pub(super) fn end_holders(mount: &Mount) -> Result<()> {
+    let spared = ancestors();
+    for signal in [Signal::SIGTERM, Signal::SIGKILL] {
+        for _ in 0..20 {
+            let holders = holders(mount)?;
+            let to_end: Vec<_> = holders.iter().filter(|h| !spared.contains(&h.pid)).collect();
+            if to_end.is_empty() {
+                return Ok(());
+            }
+            for holder in to_end {
+                log::warn!("ending process {} ({}): {signal}", holder.pid, holder.command);
+                let pid = Pid::from_raw(i32::try_from(holder.pid).unwrap_or(i32::MAX));
+                // It may be gone by now; whoever stays is seen in the next round.
+                let _ = kill(pid, signal);
+            }
+            sleep(Duration::from_millis(100));
+        }
+    }
+    Ok(())
+}
+
+/// This process, its parent, and so on.
+fn ancestors() -> Vec<u32> {
+    let mut found = vec![std::process::id()];
+    // proc_pid_stat(5): the parent is the second word behind the command in parentheses.
+    let parent = |pid: u32| -> Option<u32> {
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+        stat.rsplit_once(')')?.1.split_whitespace().nth(1)?.parse().ok()
+    };
+    while let Some(pid) = found.last().copied().and_then(parent).filter(|p| *p > 0) {
+        found.push(pid);
+    }
+    found
 }

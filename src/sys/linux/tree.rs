@@ -40,13 +40,13 @@ fn time(t: libc::statx_timestamp) -> Time {
 
 /// statx(2), which unlike stat(2) tells the birth time.
 fn statx(dir: BorrowedFd<'_>, name: &OsStr, flags: i32) -> io::Result<Meta> {
-    let name = CString::new(name.as_bytes()).map_err(|_| io::Error::from_raw_os_error(libc::EINVAL))?;
+    let name =
+        CString::new(name.as_bytes()).map_err(|_| io::Error::from_raw_os_error(libc::EINVAL))?;
     let mask = libc::STATX_BASIC_STATS | libc::STATX_BTIME;
     let mut buffer = MaybeUninit::<libc::statx>::zeroed();
     // SAFETY: statx(2): dir is open, name ends with NUL, the buffer is a statx, all outlive the call.
-    let result = unsafe {
-        libc::statx(dir.as_raw_fd(), name.as_ptr(), flags, mask, buffer.as_mut_ptr())
-    };
+    let result =
+        unsafe { libc::statx(dir.as_raw_fd(), name.as_ptr(), flags, mask, buffer.as_mut_ptr()) };
     if result != 0 {
         return Err(io::Error::last_os_error());
     }
@@ -120,14 +120,22 @@ pub(in crate::sys) fn set_flags_fd(fd: BorrowedFd<'_>, wanted: u32) -> io::Resul
 }
 
 /// Sets the inode flags of a file or directory by name.
-pub(in crate::sys) fn set_flags_at(dir: BorrowedFd<'_>, name: &OsStr, flags: u32) -> io::Result<()> {
+pub(in crate::sys) fn set_flags_at(
+    dir: BorrowedFd<'_>,
+    name: &OsStr,
+    flags: u32,
+) -> io::Result<()> {
     let open = OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
     let fd: OwnedFd = openat(dir, name, open, Mode::empty())?;
     set_flags_fd(fd.as_fd(), flags)
 }
 
 /// Creates a fifo, socket or device.
-pub(in crate::sys) fn make_special(dir: BorrowedFd<'_>, name: &OsStr, meta: &Meta) -> io::Result<()> {
+pub(in crate::sys) fn make_special(
+    dir: BorrowedFd<'_>,
+    name: &OsStr,
+    meta: &Meta,
+) -> io::Result<()> {
     let kind = match meta.kind {
         Kind::Fifo => SFlag::S_IFIFO,
         Kind::Socket => SFlag::S_IFSOCK,
@@ -162,7 +170,11 @@ pub(in crate::sys) fn set_times_fd(fd: BorrowedFd<'_>, meta: &Meta) -> io::Resul
 }
 
 /// The same for an entry, a symbolic link itself included.
-pub(in crate::sys) fn set_times_at(dir: BorrowedFd<'_>, name: &OsStr, meta: &Meta) -> io::Result<()> {
+pub(in crate::sys) fn set_times_at(
+    dir: BorrowedFd<'_>,
+    name: &OsStr,
+    meta: &Meta,
+) -> io::Result<()> {
     let (atime, mtime) = (spec(meta.atime), spec(meta.mtime));
     Ok(utimensat(dir, name, &atime, &mtime, UtimensatFlags::NoFollowSymlink)?)
 }

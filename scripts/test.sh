@@ -1,0 +1,60 @@
+#!/usr/bin/env bash
+# All tests, with all that they need. Needs root for the tests on loop devices; without it they are
+# skipped, which is said and counted. As root nothing may be skipped.
+set -euo pipefail
+here=$(cd "$(dirname "$0")/.." && pwd)
+. "$here/scripts/common.sh"
+cd "$here"
+
+root=false
+[ "$(id -u)" -ne 0 ] || root=true
+case $system in
+Linux)
+    if $root; then
+        install_missing cc=gcc sfdisk=fdisk sgdisk=gdisk partx=util-linux mkfs.ext4=e2fsprogs \
+            mkfs.xfs=xfsprogs mtree=mtree-netbsd bsdtar=libarchive-tools rsync=rsync setfattr=attr \
+            setfacl=acl makefs=makefs shellcheck=shellcheck setpriv=util-linux
+    fi
+    ;;
+FreeBSD) $root && install_missing bash=bash rsync=rsync ;;
+esac
+install_rust
+
+skipped=$(mktemp)
+export DUALROOT_SKIPPED=$skipped
+trap 'rm -f "$skipped"' EXIT
+skip() { printf '%s\n' "$*" | tee -a "$skipped"; }
+
+say "format"
+cargo fmt --check
+say "clippy, this system"
+cargo clippy --locked --all-targets -- -D warnings
+other=x86_64-unknown-freebsd
+[ "$system" != FreeBSD ] || other=x86_64-unknown-linux-gnu
+say "clippy, $other"
+if command -v rustup >/dev/null 2>&1 && { rustup target list --installed | grep -qx "$other" || rustup target add "$other"; }; then
+    cargo clippy --locked --target "$other" --lib --bins -- -D warnings
+else
+    skip "clippy for $other: its standard library is not there and rustup cannot be asked for it"
+fi
+if command -v shellcheck >/dev/null 2>&1; then
+    say "shellcheck"
+    shellcheck -x -P scripts scripts/*.sh .ci/run
+fi
+say "documentation"
+RUSTDOCFLAGS='-D warnings' cargo doc --locked --no-deps --document-private-items
+say "tests"
+cargo test --locked --no-fail-fast
+say "the demo"
+if $root; then
+    DUALROOT=${CARGO_TARGET_DIR:-$here/target}/debug/dualroot scripts/demo.sh
+else
+    skip "demo: not root"
+fi
+
+count=$(wc -l <"$skipped")
+say "$((count)) skipped"
+cat "$skipped"
+if $root && [ "$count" -gt 0 ]; then
+    die "as root nothing may be skipped"
+fi
