@@ -10,6 +10,8 @@ use std::sync::PoisonError;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread;
 
+use crate::error::Error;
+
 /// Jobs and events under way at most: enough for the other cores to go on while one works at a
 /// large file, few enough to bound open directories.
 const QUEUE: usize = 64;
@@ -31,6 +33,27 @@ enum Slot<R, E> {
 /// The consumer has stopped: produce no more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Closed;
+
+/// Why a producer stops early.
+#[derive(Debug)]
+pub enum Stopped {
+    /// The consumer has stopped.
+    Closed,
+    /// Its own failure, to be passed on in its place.
+    Failed(Error),
+}
+
+impl From<Closed> for Stopped {
+    fn from(_: Closed) -> Self {
+        Self::Closed
+    }
+}
+
+impl From<Error> for Stopped {
+    fn from(error: Error) -> Self {
+        Self::Failed(error)
+    }
+}
 
 /// The producer's end.
 #[derive(Debug)]

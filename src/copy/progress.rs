@@ -1,6 +1,8 @@
 //! What a run has done so far, and whether it shall stop: shared by all its threads.
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+
+use crate::error::{Error, Kind};
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// Counters that a display reads while the engine works.
@@ -64,4 +66,11 @@ impl Monitor {
     pub fn phase(&self) -> Phase {
         self.phase.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
+}
+
+/// The error of a run that a signal stopped.
+pub fn interrupted(signal: i32) -> Error {
+    let name = nix::sys::signal::Signal::try_from(signal)
+        .map_or_else(|_| format!("signal {signal}"), |s| s.as_str().to_owned());
+    Error::new(Kind::Signal(signal), "", format!("stopped by {name}"))
 }

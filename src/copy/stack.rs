@@ -5,6 +5,7 @@
 
 use std::ffi::OsStr;
 use std::io;
+use std::path::Path;
 use std::sync::Arc;
 
 use crate::sys::tree::Dir;
@@ -12,12 +13,10 @@ use crate::sys::tree::Dir;
 /// Innermost directories that stay open.
 const OPEN_MAX: usize = 24;
 
-/// Something that can step down by name and up again: a directory, or a pair of them.
+/// Something that can step up again: a directory, or a pair of them.
 pub trait Place: Sized {
     /// What makes it this place and no other.
     type Id: PartialEq;
-    /// The place below.
-    fn child(&self, name: &OsStr) -> io::Result<Self>;
     /// The place above.
     fn parent(&self) -> io::Result<Self>;
     /// Its identity.
@@ -26,10 +25,6 @@ pub trait Place: Sized {
 
 impl<D: Dir> Place for D {
     type Id = (u64, u64);
-
-    fn child(&self, name: &OsStr) -> io::Result<Self> {
-        self.open_dir(name)
-    }
 
     fn parent(&self) -> io::Result<Self> {
         self.open_parent()
@@ -100,4 +95,13 @@ impl<P: Place, T> Stack<P, T> {
         }
         Ok(Some((place, data)))
     }
+}
+
+/// Opens a directory below `root` name by name, so that no path is too long.
+pub fn open_below<D: Dir>(root: &D, path: &Path) -> io::Result<D> {
+    let mut dir = root.open_dir(OsStr::new("."))?;
+    for name in path {
+        dir = dir.open_dir(name)?;
+    }
+    Ok(dir)
 }

@@ -2,6 +2,7 @@
 
 pub mod clean;
 pub mod clear;
+mod execute;
 pub mod lock;
 pub mod mounted;
 pub mod observe;

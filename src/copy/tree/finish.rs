@@ -1,0 +1,193 @@
+//! Results in walk order: further names of files, directories finished, the manifest.
+
+use std::collections::HashMap;
+use std::ffi::{OsStr, OsString};
+use std::io::Write;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::object::copy_entry;
+use super::{BatchResult, Entry, Event, Options, Outcome, Pair, Summary, pop_name, push_name};
+use crate::copy::attributes;
+use crate::copy::pool::Item;
+use crate::copy::progress::{Monitor, interrupted};
+use crate::copy::stack::open_below;
+use crate::copy::stream::Ring;
+use crate::error::{Context, Result};
+use crate::record::manifest::{Object, Writer};
+use crate::sys::tree::{Dir, Kind, Meta, Xattrs};
+
+/// Where the first name of a file of several names was put.
+struct Origin {
+    dir: Vec<u8>,
+    name: OsString,
+    group: u64,
+    object: Object,
+    names_left: u64,
+}
+
+pub(super) struct Finisher<'a, D: Dir, W> {
+    root: Arc<Pair<D>>,
+    options: &'a Options,
+    monitor: &'a Monitor,
+    manifest: Writer<W>,
+    ring: Ring,
+    path: Vec<u8>,
+    origins: HashMap<(u64, u64), Origin>,
+    groups: u64,
+    /// The directory of the last origin that was opened: links often come in runs.
+    opened: Option<(Vec<u8>, D)>,
+    /// Flags of files with several names, set when all names are made.
+    flags: Vec<(Vec<u8>, OsString, u32)>,
+    summary: Summary,
+}
+
+impl<'a, D: Dir, W: Write> Finisher<'a, D, W> {
+    pub(super) fn new(
+        root: Arc<Pair<D>>,
+        options: &'a Options,
+        monitor: &'a Monitor,
+        manifest: Writer<W>,
+    ) -> Self {
+        Self {
+            root,
+            options,
+            monitor,
+            manifest,
+            ring: Ring::for_workers(options.workers.max(1) + 1),
+            path: Vec::new(),
+            origins: HashMap::new(),
+            groups: 0,
+            opened: None,
+            flags: Vec::new(),
+            summary: Summary::default(),
+        }
+    }
+
+    pub(super) fn take(&mut self, item: Item<BatchResult<D>, Event<D>>) -> Result<()> {
+        if let Some(signal) = self.monitor.stopped() {
+            return Err(interrupted(signal));
+        }
+        match item {
+            Item::Event(Event::Failed(error)) => Err(error),
+            Item::Event(Event::Vanished) => {
+                self.summary.vanished += 1;
+                Ok(())
+            }
+            Item::Event(Event::Enter { name, object }) => {
+                self.write(&name, &object)?;
+                if name == "." {
+                    for name in &self.options.ignore {
+                        self.manifest.ignore(name).doing("writing the manifest")?;
+                    }
+                }
+                push_name(&mut self.path, &name);
+                Ok(())
+            }
+            Item::Event(Event::Leave { pair, meta, xattrs }) => self.leave(pair, &meta, &xattrs),
+            Item::Done((pair, results)) => {
+                for (name, result) in results {
+                    match result? {
+                        Outcome::Copied(object, bytes) => self.copied(&name, &object, bytes)?,
+                        Outcome::Vanished => self.summary.vanished += 1,
+                        Outcome::Several(entry, meta) => self.several(&pair, *entry, &meta)?,
+                    }
+                }
+                Ok(())
+            }
+        }
+    }
+
+    fn write(&mut self, name: &OsStr, object: &Object) -> Result<()> {
+        self.summary.objects += 1;
+        self.monitor.finished(1);
+        if object.kind == Kind::File {
+            self.summary.files += 1;
+        }
+        self.manifest.object(name, object).doing("writing the manifest")
+    }
+
+    fn copied(&mut self, name: &OsStr, object: &Object, bytes: u64) -> Result<()> {
+        self.summary.bytes += bytes;
+        self.write(name, object)
+    }
+
+    /// The path of the innermost directory: without the leading `.` of the root.
+    fn dir(&self) -> Vec<u8> {
+        self.path.strip_prefix(b"./").unwrap_or_default().to_vec()
+    }
+
+    fn leave(&mut self, pair: Option<Arc<Pair<D>>>, meta: &Meta, xattrs: &Xattrs) -> Result<()> {
+        let path = PathBuf::from(OsString::from_vec(self.dir()));
+        if let Some(pair) = pair {
+            attributes::set_on_dir(&pair.target, meta, xattrs, &path)?;
+        }
+        pop_name(&mut self.path);
+        self.manifest.leave().doing("writing the manifest")
+    }
+
+    /// A name of a file that has several: the first in walk order is copied, the others become
+    /// links to it.
+    fn several(&mut self, pair: &Arc<Pair<D>>, entry: Entry, meta: &Meta) -> Result<()> {
+        let key = (meta.dev, meta.ino);
+        let name = entry.name.clone();
+        let dir = self.dir();
+        let shown = Path::new(OsStr::from_bytes(&dir)).join(&name);
+        if let Some(origin) = self.origins.get(&key) {
+            if origin.dir == dir {
+                pair.target.make_link(&name, &pair.target, &origin.name)
+            } else {
+                let from = match self.opened.take() {
+                    Some(opened) if opened.0 == origin.dir => opened.1,
+                    _ => open_below(&self.root.target, OsStr::from_bytes(&origin.dir).as_ref())
+                        .doing_to("opening the copy of", OsStr::from_bytes(&origin.dir))?,
+                };
+                let result = pair.target.make_link(&name, &from, &origin.name);
+                self.opened = Some((origin.dir.clone(), from));
+                result
+            }
+            .doing_to("linking", &shown)?;
+            let object = origin.object.clone();
+            self.write(&name, &object)?;
+            if let Some(origin) = self.origins.get_mut(&key) {
+                origin.names_left -= 1;
+                if origin.names_left == 0 {
+                    self.origins.remove(&key);
+                }
+            }
+            return Ok(());
+        }
+        let path: &Path = OsStr::from_bytes(&dir).as_ref();
+        let outcome = copy_entry(&mut self.ring, pair, path, entry, self.monitor, true)?;
+        let Outcome::Copied(mut object, bytes) = outcome else {
+            self.summary.vanished += 1;
+            return Ok(());
+        };
+        self.groups += 1;
+        object.group = Some(self.groups);
+        // How many names the copy gets is known only at the end: some may lie outside the tree.
+        object.nlink = None;
+        if object.flags != 0 {
+            self.flags.push((dir.clone(), name.clone(), object.flags));
+        }
+        self.copied(&name, &object, bytes)?;
+        if meta.nlink > 1 {
+            let names_left = meta.nlink - 1;
+            let origin = Origin { dir, name, group: self.groups, object: *object, names_left };
+            debug_assert_eq!(origin.object.group, Some(origin.group));
+            self.origins.insert(key, origin);
+        }
+        Ok(())
+    }
+
+    pub(super) fn finish(self) -> Result<(Summary, W)> {
+        for (dir, name, flags) in &self.flags {
+            let path = Path::new(OsStr::from_bytes(dir)).join(name);
+            open_below(&self.root.target, OsStr::from_bytes(dir).as_ref())
+                .and_then(|parent| parent.set_flags_of(name, *flags))
+                .doing_to("setting the flags of", path)?;
+        }
+        Ok((self.summary, self.manifest.into_inner()))
+    }
+}

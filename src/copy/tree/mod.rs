@@ -1,0 +1,167 @@
+//! Copying a tree into an empty file system, its manifest written on the way.
+//!
+//! One thread walks the source in byte order and makes the directories; workers copy everything
+//! else in batches; the caller's thread takes the results in walk order, makes the further names
+//! of files that have several, finishes directories and writes the manifest. So the manifest, the
+//! order of work and the first error do not depend on the number of workers.
+
+mod finish;
+mod object;
+mod walk;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::{OsStr, OsString};
+use std::io::{self, Write};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+use std::sync::Arc;
+
+use nix::errno::Errno;
+
+use super::pool::{self, Feed};
+use super::progress::Monitor;
+use super::stack::Place;
+use super::stream::Ring;
+use crate::error::{Context, Error, Result};
+use crate::record::manifest::{Object, Writer};
+use crate::sys::tree::{Dir, Kind, Meta, Xattrs};
+use finish::Finisher;
+
+/// What differs from a plain copy. All paths are relative to the root, without a leading slash.
+#[derive(Clone, Debug, Default)]
+pub struct Options {
+    /// Left out, with everything below.
+    pub exclude: BTreeSet<Vec<u8>>,
+    /// Files whose copy gets this content instead.
+    pub replace: BTreeMap<Vec<u8>, Arc<[u8]>>,
+    /// Mount points whose own metadata are covered by what is mounted there.
+    pub covered: BTreeMap<Vec<u8>, Meta>,
+    /// Directories of the copy's root that the manifest tells checkers to pass over.
+    pub ignore: Vec<String>,
+    /// Worker threads.
+    pub workers: usize,
+}
+
+/// What was copied.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Summary {
+    /// Objects of every kind, the root included.
+    pub objects: u64,
+    /// Regular files, each name counted.
+    pub files: u64,
+    /// Bytes of content, holes not counted, a file of several names once.
+    pub bytes: u64,
+    /// Objects that were listed and gone when they were to be read.
+    pub vanished: u64,
+}
+
+/// A source directory and its copy.
+struct Pair<D> {
+    source: D,
+    target: D,
+}
+
+impl<D: Dir> Place for Pair<D> {
+    type Id = ((u64, u64), (u64, u64));
+
+    fn parent(&self) -> io::Result<Self> {
+        Ok(Self { source: self.source.open_parent()?, target: self.target.open_parent()? })
+    }
+
+    fn id(&self) -> io::Result<Self::Id> {
+        Ok((self.source.id()?, self.target.id()?))
+    }
+}
+
+/// One name to be copied.
+struct Entry {
+    name: OsString,
+    hint: Option<Kind>,
+    replace: Option<Arc<[u8]>>,
+}
+
+/// A job: some names of one directory.
+struct Batch<D> {
+    pair: Arc<Pair<D>>,
+    path: Arc<Path>,
+    entries: Vec<Entry>,
+}
+
+/// What became of one name.
+enum Outcome {
+    Copied(Box<Object>, u64),
+    Vanished,
+    /// It has several names: the caller's thread decides which comes first.
+    Several(Box<Entry>, Meta),
+}
+
+/// What the walk tells between the batches.
+enum Event<D> {
+    Enter { name: OsString, object: Box<Object> },
+    Leave { pair: Option<Arc<Pair<D>>>, meta: Box<Meta>, xattrs: Xattrs },
+    Vanished,
+    Failed(Error),
+}
+
+type BatchResult<D> = (Arc<Pair<D>>, Vec<(OsString, Result<Outcome>)>);
+type TreeFeed<D> = Feed<Batch<D>, BatchResult<D>, Event<D>>;
+
+/// Copies everything on `source`'s file system into `target`, an empty root, and writes the
+/// manifest to `manifest`.
+///
+/// # Errors
+/// The first failure in walk order: an object that could not be copied whole, with all its
+/// attributes, is a failure. The copy is then unfinished.
+pub fn copy<D: Dir, W: Write>(
+    source: D,
+    target: D,
+    options: &Options,
+    monitor: &Monitor,
+    manifest: W,
+) -> Result<(Summary, W)> {
+    let root = Arc::new(Pair { source, target });
+    let workers = options.workers.max(1);
+    let writer = Writer::new(manifest).doing("writing the manifest")?;
+    let mut finisher = Finisher::new(Arc::clone(&root), options, monitor, writer);
+    pool::run(
+        workers,
+        |feed: &TreeFeed<D>| walk::walk(feed, &root, options, monitor),
+        // One ring more than workers: the finisher has its own.
+        || Ring::for_workers(workers + 1),
+        |ring, batch| object::copy_batch(ring, batch, monitor),
+        |item| finisher.take(item),
+    )?;
+    finisher.finish()
+}
+
+fn push_name(path: &mut Vec<u8>, name: &OsStr) {
+    if !path.is_empty() {
+        path.push(b'/');
+    }
+    path.extend_from_slice(name.as_bytes());
+}
+
+fn pop_name(path: &mut Vec<u8>) {
+    let above = path.iter().rposition(|b| *b == b'/').unwrap_or(0);
+    path.truncate(above);
+}
+
+fn vanished(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::NotFound
+}
+
+/// What open(2) says where the name is no longer what it was: a symbolic link (`ELOOP`; `EMLINK`
+/// on FreeBSD), no directory, a directory, a socket or a device without a driver.
+fn replaced(error: &io::Error) -> bool {
+    matches!(
+        error.raw_os_error().map(Errno::from_raw),
+        Some(
+            Errno::ELOOP
+                | Errno::EMLINK
+                | Errno::ENOTDIR
+                | Errno::EISDIR
+                | Errno::ENXIO
+                | Errno::EOPNOTSUPP
+        )
+    )
+}

@@ -1,0 +1,229 @@
+//! Copying one object, again where it changes meanwhile.
+
+use std::io::Cursor;
+use std::path::Path;
+
+use nix::errno::Errno;
+
+use super::{Batch, BatchResult, Entry, Outcome, Pair, replaced, vanished};
+use crate::copy::attributes;
+use crate::copy::content::{self, Passed};
+use crate::copy::digest::Digest;
+use crate::copy::progress::{Monitor, interrupted};
+use crate::copy::stream::{Fault, Ring, Side};
+use crate::error::{Context, Error, Kind as ErrorKind, Result};
+use crate::record::manifest::Object;
+use crate::sys::tree::{Dir, File, Kind, Meta};
+
+/// A file that changes while it is read is read so many times before the copy fails.
+const TRIES: u32 = 3;
+
+pub(super) fn copy_batch<D: Dir>(
+    ring: &mut Ring,
+    batch: Batch<D>,
+    monitor: &Monitor,
+) -> BatchResult<D> {
+    let Batch { pair, path, entries } = batch;
+    let mut results = Vec::with_capacity(entries.len());
+    for entry in entries {
+        let name = entry.name.clone();
+        let result = copy_entry(ring, &pair, &path, entry, monitor, false);
+        let failed = result.is_err();
+        results.push((name, result));
+        if failed {
+            break; // nothing after the first error counts
+        }
+    }
+    (pair, results)
+}
+
+/// Copies one object, again where it changes meanwhile. With `first`, a file of several names is
+/// copied too, its flags left for later.
+pub(super) fn copy_entry<D: Dir>(
+    ring: &mut Ring,
+    pair: &Pair<D>,
+    dir: &Path,
+    mut entry: Entry,
+    monitor: &Monitor,
+    first: bool,
+) -> Result<Outcome> {
+    let path = dir.join(&entry.name);
+    for _ in 0..TRIES {
+        let mut attempt = Attempt { ring, pair, entry: &entry, path: &path, monitor, first };
+        match attempt.run()? {
+            Tried::Copied(object, bytes) => return Ok(Outcome::Copied(object, bytes)),
+            Tried::Vanished => return Ok(Outcome::Vanished),
+            Tried::Several(meta) => return Ok(Outcome::Several(Box::new(entry), meta)),
+            Tried::Changed => entry.hint = None,
+        }
+    }
+    Err(Error::new(
+        ErrorKind::Failed,
+        "reading",
+        format!("it changed every time while it was read ({TRIES} tries)"),
+    )
+    .path(path)
+    .hint("stop what writes to it, or move it to another file system"))
+}
+
+enum Tried {
+    Copied(Box<Object>, u64),
+    Vanished,
+    Several(Meta),
+    Changed,
+}
+
+struct Attempt<'a, D> {
+    ring: &'a mut Ring,
+    pair: &'a Pair<D>,
+    entry: &'a Entry,
+    path: &'a Path,
+    monitor: &'a Monitor,
+    first: bool,
+}
+
+impl<D: Dir> Attempt<'_, D> {
+    fn run(&mut self) -> Result<Tried> {
+        if self.entry.hint == Some(Kind::File) {
+            return self.file();
+        }
+        match self.pair.source.stat(&self.entry.name) {
+            Ok(meta) if meta.kind == Kind::File => self.file(),
+            Ok(meta) if meta.kind == Kind::Dir => Ok(Tried::Changed),
+            Ok(meta) => self.special(&meta),
+            Err(e) if vanished(&e) => Ok(Tried::Vanished),
+            Err(e) => Err(e).doing_to("reading", self.path),
+        }
+    }
+
+    fn file(&mut self) -> Result<Tried> {
+        let mut source = match self.pair.source.open_file(&self.entry.name) {
+            Ok(file) => file,
+            Err(e) if vanished(&e) => return Ok(Tried::Vanished),
+            Err(e) if replaced(&e) => return Ok(Tried::Changed),
+            Err(e) => return Err(e).doing_to("opening", self.path),
+        };
+        let meta = source.meta().doing_to("reading", self.path)?;
+        if meta.kind != Kind::File {
+            return Ok(Tried::Changed);
+        }
+        if meta.nlink > 1 && !self.first {
+            return Ok(Tried::Several(meta));
+        }
+        let mut target = self.create()?;
+        let copied = self.copy_content(&mut source, &mut target, &meta);
+        let again = source.meta().doing_to("reading", self.path)?;
+        if changed(&meta, &again) {
+            // Whatever happened while it changed (even a read error past its new end) may not
+            // happen again.
+            drop(target);
+            self.remove_copy()?;
+            return Ok(Tried::Changed);
+        }
+        let passed = copied?;
+        if passed.short {
+            return Err(Error::new(ErrorKind::Failed, "reading", "the file ends before its size")
+                .path(self.path)
+                .at(passed.data_end));
+        }
+        let xattrs = source.xattrs().doing_to("reading the extended attributes of", self.path)?;
+        attributes::set_on_file(&target, &meta, &xattrs, !self.first, self.path)?;
+        let mut object = Object::new(&meta, D::KEEPS_BIRTH);
+        if let Some(content) = &self.entry.replace {
+            object.size = content.len() as u64;
+        }
+        object.sums = Some(passed.sums);
+        object.xattrs = attributes::checksum(&xattrs);
+        Ok(Tried::Copied(Box::new(object), passed.bytes))
+    }
+
+    fn create(&self) -> Result<D::File> {
+        self.pair.target.create_file(&self.entry.name).doing_to("creating", self.path)
+    }
+
+    fn remove_copy(&self) -> Result<()> {
+        self.pair.target.remove_file(&self.entry.name).doing_to("removing the copy of", self.path)
+    }
+
+    fn copy_content(
+        &mut self,
+        source: &mut D::File,
+        target: &mut D::File,
+        meta: &Meta,
+    ) -> Result<Passed> {
+        let tick = |bytes| self.monitor.passing(bytes);
+        if let Some(content) = &self.entry.replace {
+            let size = content.len() as u64;
+            let mut digest = Digest::new(size);
+            let bytes = self
+                .ring
+                .stream(&mut Cursor::new(content), target, size, &mut digest, &tick)
+                .map_err(|fault| failed(&fault, self.path, self.monitor))?;
+            let sums = digest.finish();
+            return Ok(Passed { sums, bytes, data_end: bytes, short: false });
+        }
+        if meta.size > 1 << 20 {
+            source.will_read_once();
+        }
+        let passed = content::pass(source, target, meta, self.ring, &tick)
+            .map_err(|fault| failed(&fault, self.path, self.monitor))?;
+        if passed.data_end < meta.size && !passed.short {
+            target.set_len(meta.size).doing_to("setting the size of", self.path)?;
+        }
+        Ok(passed)
+    }
+
+    fn special(&mut self, meta: &Meta) -> Result<Tried> {
+        let (source, target, name) = (&self.pair.source, &self.pair.target, &self.entry.name);
+        if meta.nlink > 1 && !self.first {
+            return Ok(Tried::Several(meta.clone()));
+        }
+        let mut object = Object::new(meta, D::KEEPS_BIRTH);
+        if meta.kind == Kind::Symlink {
+            object.link = match source.read_link(name) {
+                Ok(link) => link,
+                Err(e) if vanished(&e) => return Ok(Tried::Vanished),
+                Err(e) if e.raw_os_error() == Some(Errno::EINVAL as i32) => {
+                    return Ok(Tried::Changed);
+                }
+                Err(e) => return Err(e).doing_to("reading the link", self.path),
+            };
+        }
+        let xattrs = match source.xattrs_of(name) {
+            Ok(xattrs) => xattrs,
+            Err(e) if vanished(&e) => return Ok(Tried::Vanished),
+            Err(e) => return Err(e).doing_to("reading the extended attributes of", self.path),
+        };
+        match source.stat(name) {
+            Ok(again) if !changed(meta, &again) => {}
+            Ok(_) => return Ok(Tried::Changed),
+            Err(e) if vanished(&e) => return Ok(Tried::Vanished),
+            Err(e) => return Err(e).doing_to("reading", self.path),
+        }
+        if meta.kind == Kind::Symlink {
+            target.make_symlink(name, &object.link)
+        } else {
+            target.make_special(name, meta)
+        }
+        .doing_to("making", self.path)?;
+        attributes::set_on_entry(target, name, meta, &xattrs, !self.first, self.path)?;
+        object.xattrs = attributes::checksum(&xattrs);
+        Ok(Tried::Copied(Box::new(object), 0))
+    }
+}
+
+/// Whether an object was written to, replaced or otherwise changed between two looks. Reading it
+/// changes neither of these.
+fn changed(before: &Meta, after: &Meta) -> bool {
+    (before.kind, before.dev, before.ino, before.size, before.mtime, before.ctime)
+        != (after.kind, after.dev, after.ino, after.size, after.mtime, after.ctime)
+}
+
+fn failed(fault: &Fault, path: &Path, monitor: &Monitor) -> Error {
+    let operation = match fault.side {
+        Side::Read => "reading",
+        Side::Write => "writing",
+        Side::Stopped => return interrupted(monitor.stopped().unwrap_or(nix::libc::SIGINT)),
+    };
+    Error::io(operation, &fault.source).path(path).at(fault.offset)
+}

@@ -1,0 +1,193 @@
+//! The walk along the manifest, and through the directories that it names.
+
+use std::collections::BTreeSet;
+use std::ffi::{OsStr, OsString};
+use std::io::{self, BufRead};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::result::Result as StdResult;
+use std::sync::Arc;
+
+use super::{Batch, Difference, Event, VerifyFeed, compare, unreadable};
+use crate::copy::pool::{Closed, Stopped};
+use crate::copy::progress::{Monitor, interrupted};
+use crate::copy::stack::Stack;
+use crate::error::{Context, Error, Kind as ErrorKind};
+use crate::record::manifest::{Line, Object, Reader};
+use crate::sys::tree::{Dir, Kind, Names};
+
+/// Names in one job.
+const BATCH: usize = 16;
+
+/// Walks along `manifest`; what is not as it says goes to `feed`.
+pub(super) fn walk<D: Dir, M: BufRead>(
+    feed: &VerifyFeed<D>,
+    root: &Arc<D>,
+    manifest: M,
+    monitor: &Monitor,
+) -> StdResult<(), Closed> {
+    let mut walk = Walk { feed, monitor, path: PathBuf::new() };
+    match walk.run(root, Reader::new(manifest)) {
+        Ok(()) => Ok(()),
+        Err(Stopped::Closed) => Err(Closed),
+        Err(Stopped::Failed(error)) => feed.event(Event::Failed(error)),
+    }
+}
+
+/// The names really in a directory, passed in the manifest's order.
+#[derive(Default)]
+struct Listing {
+    names: Names,
+    next: usize,
+    ignored: BTreeSet<OsString>,
+}
+
+struct Walk<'a, D: Dir> {
+    feed: &'a VerifyFeed<D>,
+    monitor: &'a Monitor,
+    path: PathBuf,
+}
+
+impl<D: Dir> Walk<'_, D> {
+    fn run<M: BufRead>(
+        &mut self,
+        root: &Arc<D>,
+        mut manifest: Reader<M>,
+    ) -> StdResult<(), Stopped> {
+        let mut next = || manifest.next_line().doing_to("reading", "the manifest");
+        let Some(Line::Object(_, object)) = next()? else {
+            return Err(malformed("it has no root").into());
+        };
+        let listing = self.enter(root, &object, Path::new("."))?;
+        let mut stack = Stack::new(Arc::clone(root), listing).doing_to("reading", "/")?;
+        let mut batch = Vec::new();
+        // Directories of the manifest that are missing here: their entries are passed over.
+        let mut missing = 0u32;
+        while let Some(line) = next()? {
+            if let Some(signal) = self.monitor.stopped() {
+                return Err(interrupted(signal).into());
+            }
+            let Some((dir, listing)) = stack.top() else {
+                return Err(malformed("it goes on after its root").into());
+            };
+            let dir = Arc::clone(dir);
+            match line {
+                Line::Object(_, object) if missing > 0 => {
+                    missing += u32::from(object.kind == Kind::Dir);
+                }
+                Line::Ignored(_) if missing > 0 => missing += 1,
+                Line::Leave if missing > 0 => missing -= 1,
+                Line::Ignored(name) => {
+                    listing.ignored.insert(name);
+                    missing += 1;
+                }
+                Line::Object(name, object) if object.kind == Kind::Dir => {
+                    self.hand_out(&dir, &mut batch)?;
+                    self.pass_extra(listing, Some(&name))?;
+                    match self.descend(&dir, &name, &object)? {
+                        Some((below, listing)) => {
+                            stack.push(below, listing).doing_to("reading", &name)?;
+                            self.path.push(&name);
+                        }
+                        None => missing += 1,
+                    }
+                }
+                Line::Object(name, object) => {
+                    self.pass_extra(listing, Some(&name))?;
+                    batch.push((name, object));
+                    if batch.len() == BATCH {
+                        self.hand_out(&dir, &mut batch)?;
+                    }
+                }
+                Line::Leave => {
+                    self.hand_out(&dir, &mut batch)?;
+                    self.pass_extra(listing, None)?;
+                    stack.pop().doing_to("leaving", &self.path)?;
+                    self.path.pop();
+                }
+            }
+        }
+        if stack.depth() > 0 {
+            return Err(malformed("it ends before its root does").into());
+        }
+        Ok(())
+    }
+
+    fn different(&self, path: PathBuf, what: impl Into<String>) -> StdResult<(), Closed> {
+        self.feed.event(Event::Different(Difference { path, offset: None, what: what.into() }))
+    }
+
+    /// Compares a directory itself and lists it.
+    fn enter(&self, dir: &Arc<D>, object: &Object, path: &Path) -> StdResult<Listing, Stopped> {
+        self.feed.event(Event::Dir)?;
+        let read = dir.meta().and_then(|meta| Ok((meta, dir.xattrs()?, dir.names()?)));
+        match read {
+            Ok((meta, xattrs, names)) => {
+                for what in compare::<D>(object, &meta, &xattrs) {
+                    self.different(path.to_path_buf(), what)?;
+                }
+                Ok(Listing { names, ..Listing::default() })
+            }
+            Err(e) => {
+                self.different(path.to_path_buf(), unreadable(&e))?;
+                Ok(Listing::default())
+            }
+        }
+    }
+
+    fn descend(
+        &self,
+        dir: &Arc<D>,
+        name: &OsStr,
+        object: &Object,
+    ) -> StdResult<Option<(Arc<D>, Listing)>, Stopped> {
+        let path = self.path.join(name);
+        match dir.open_dir(name) {
+            Ok(below) => {
+                let below = Arc::new(below);
+                let listing = self.enter(&below, object, &path)?;
+                Ok(Some((below, listing)))
+            }
+            Err(e) => {
+                let what = match dir.stat(name) {
+                    Err(e) if e.kind() == io::ErrorKind::NotFound => "missing".to_owned(),
+                    Ok(meta) if meta.kind != Kind::Dir => "type".to_owned(),
+                    _ => unreadable(&e),
+                };
+                self.different(path, what)?;
+                Ok(None)
+            }
+        }
+    }
+
+    /// Passes the names before `name` (or all): they are not in the manifest.
+    fn pass_extra(&self, listing: &mut Listing, name: Option<&OsStr>) -> StdResult<(), Closed> {
+        while let Some((present, _)) = listing.names.get(listing.next) {
+            match name {
+                Some(name) if present.as_bytes() > name.as_bytes() => break,
+                Some(name) if present == name => {
+                    listing.next += 1;
+                    break;
+                }
+                _ => {}
+            }
+            if !listing.ignored.contains(present) {
+                self.different(self.path.join(present), "extra")?;
+            }
+            listing.next += 1;
+        }
+        Ok(())
+    }
+
+    fn hand_out(&self, dir: &Arc<D>, batch: &mut Vec<(OsString, Object)>) -> StdResult<(), Closed> {
+        if batch.is_empty() {
+            return Ok(());
+        }
+        let entries = std::mem::take(batch);
+        self.feed.job(Batch { dir: Arc::clone(dir), path: self.path.as_path().into(), entries })
+    }
+}
+
+fn malformed(why: &str) -> Error {
+    Error::new(ErrorKind::Differs, "reading the manifest", why)
+}

@@ -1,0 +1,422 @@
+//! Doing the steps of a snapshot's plan.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsStr;
+use std::io::{BufReader, BufWriter, Write};
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use jiff::Timestamp;
+
+use super::mounted::Mounted;
+use super::record::{self, Hashing, MANIFEST_NEW};
+use super::snapshot::{PairReport, Report};
+use super::{Session, clear, observe, rewrite};
+use crate::copy::progress::Phase;
+use crate::copy::tree::{Options as TreeOptions, Summary};
+use crate::copy::verify::{Report as VerifyReport, verify};
+use crate::copy::{pool, tree};
+use crate::device::Id;
+use crate::error::{Context, During, Error, Kind, Result};
+use crate::plan::Step;
+use crate::record::packages::{self, Software};
+use crate::record::{self as slot_record, Record};
+use crate::slot::discover::{Layout, View};
+use crate::slot::names::Names;
+use crate::slot::{Pair, Part};
+use crate::sys::tree::{Dir, File};
+use crate::sys::{Access, Claim, Format, Os, Usage};
+use crate::table::superblock;
+
+/// An opened source.
+pub(super) struct Source<'a, O: Os> {
+    dir: O::Dir,
+    /// What it holds.
+    pub(super) usage: Usage,
+    /// The mount that we made where it was not mounted.
+    mounted: Option<Mounted<'a, O>>,
+}
+
+impl<'a, O: Os> Source<'a, O> {
+    pub(super) fn open(os: &'a O, view: &View, pair: &Pair) -> Result<Self> {
+        if let Some(point) = &pair.mounted {
+            return Ok(Self { dir: os.open_dir(point)?, usage: os.usage(point)?, mounted: None });
+        }
+        let device = view.devices.get(pair.source).path();
+        let mounted = Mounted::private(os, &device, &pair.fs, "source")?;
+        let (dir, usage) = (os.open_dir(mounted.point())?, os.usage(mounted.point())?);
+        Ok(Self { dir, usage, mounted: Some(mounted) })
+    }
+}
+
+/// What is known of a part once it is copied.
+struct Copied {
+    summary: Summary,
+    manifest_sha256: String,
+    software: Software,
+    created: Timestamp,
+    verified: Option<Timestamp>,
+    copy_seconds: f64,
+    verify_seconds: f64,
+}
+
+/// A run under way.
+pub(super) struct Run<'a, 'b, O: Os> {
+    os: &'a O,
+    session: &'a Session,
+    view: &'a View,
+    layout: &'a Layout,
+    say: &'b mut dyn FnMut(&str),
+    sources: Vec<Source<'a, O>>,
+    parts: BTreeMap<Part, Copied>,
+    /// Something was unmounted first.
+    cleared: bool,
+}
+
+impl<'a, 'b, O: Os> Run<'a, 'b, O> {
+    pub(super) fn new(
+        os: &'a O,
+        session: &'a Session,
+        view: &'a View,
+        layout: &'a Layout,
+        say: &'b mut dyn FnMut(&str),
+        sources: Vec<Source<'a, O>>,
+        cleared: bool,
+    ) -> Self {
+        Self { os, session, view, layout, say, sources, parts: BTreeMap::new(), cleared }
+    }
+
+    /// Does one step.
+    pub(super) fn execute(&mut self, step: &Step) -> Result<()> {
+        match step {
+            Step::Clear { mount, force } => clear::unmount(self.os, mount, *force),
+            Step::MakePoint(path) => self.os.make_dir(path),
+            Step::Erase(part, _) => self.erase(*part),
+            Step::Format(part, device, format) => self.format(*part, device, format),
+            Step::Copy(part, ..) => self.copy(*part),
+            Step::Verify(part, _) => self.verify(*part),
+            Step::Record(part, _) => self.record(*part),
+        }
+    }
+
+    fn pair(&self, part: Part) -> Result<(usize, &Pair)> {
+        let found = self.layout.pairs.iter().enumerate().find(|(_, p)| p.part == part);
+        found.ok_or_else(|| Error::new(Kind::Failed, "", format!("{} is no pair", part.point())))
+    }
+
+    fn device(&self, part: Part) -> Result<PathBuf> {
+        Ok(self.view.devices.get(self.pair(part)?.1.target).path())
+    }
+
+    fn point(&self, part: Part) -> PathBuf {
+        self.view.below(part.alternate())
+    }
+
+    /// Erases the superblocks and flushes: from here on the slot has no record. The guard is asked
+    /// again with the device open, since its name may lead elsewhere by now.
+    fn erase(&mut self, part: Part) -> Result<()> {
+        let device = self.device(part)?;
+        if self.parts.is_empty() {
+            // Nothing is written yet: the last moment to refuse.
+            for pair in &self.layout.pairs {
+                check_empty(self.os, &self.point(pair.part), pair.part)?;
+            }
+        }
+        let mut claim = self.os.claim(&device)?;
+        let fresh = observe::view(self.os, self.session)?;
+        let open = claim.provider()?;
+        let layout = fresh.discover()?;
+        let same =
+            layout.pairs.iter().any(|p| p.part == part && fresh.devices.get(p.target).name == open);
+        if !same {
+            return Err(Error::refused(format!("{} is {open} by now", device.display())));
+        }
+        fresh.guard(&layout)?;
+        let window = self.os.read_device(&device, 0, superblock::WINDOW)?;
+        for range in superblock::wipe_ranges(&window) {
+            claim.wipe(range.start, range.end - range.start)?;
+        }
+        claim.flush()
+    }
+
+    fn format(&mut self, part: Part, device: &str, format: &Format) -> Result<()> {
+        let point = part.alternate();
+        self.os.format(Path::new(device), format).during(format!("formatting {point}"))
+    }
+
+    fn copy(&mut self, part: Part) -> Result<()> {
+        let begun = Instant::now();
+        if !self.cleared {
+            (self.say)(&format!("umount: {}: not currently mounted", part.alternate()));
+        }
+        let (from, to) = (part.point(), part.alternate());
+        (self.say)(&format!("Copying {from} to {to}.. (this may take a few minutes)"));
+        let (summary, manifest_sha256) =
+            self.copy_tree(part).during(format!("copying {from} to {to}"))?;
+        let number = self.pair(part)?.0;
+        let software = if part == Part::Root {
+            let tool = self.os.packages(&self.view.root)?;
+            packages::scan(&self.sources[number].dir, tool)?
+        } else {
+            Software::default()
+        };
+        let copied = Copied {
+            summary,
+            manifest_sha256,
+            software,
+            created: Timestamp::now(),
+            verified: None,
+            copy_seconds: begun.elapsed().as_secs_f64(),
+            verify_seconds: 0.0,
+        };
+        self.parts.insert(part, copied);
+        Ok(())
+    }
+
+    fn copy_tree(&self, part: Part) -> Result<(Summary, String)> {
+        let (number, pair) = self.pair(part)?;
+        let source = &self.sources[number];
+        let device = self.device(part)?;
+        let point = self.point(part);
+        let options = self.tree_options(part, source, &device)?;
+        let usage = source.usage;
+        self.session.monitor.begin(Phase {
+            name: format!("copying {}", part.point()),
+            bytes: usage.used_bytes,
+            objects: usage.used_inodes,
+        });
+        let mounted = Mounted::new(self.os, &device, &point, &pair.fs, Access::Write)?;
+        let target = self.os.open_dir(mounted.point())?;
+        let dir_name = OsStr::new(slot_record::DIR);
+        // What a fresh file system brings along and the source does not have.
+        if source.dir.stat(OsStr::new("lost+found")).is_err() {
+            remove_if_there(&target, OsStr::new("lost+found"))?;
+        }
+        target.make_dir(dir_name).doing_to("making", slot_record::DIR)?;
+        let own = target.open_dir(dir_name).doing_to("opening", slot_record::DIR)?;
+        let file = own.create_file(OsStr::new(MANIFEST_NEW)).doing_to("creating", MANIFEST_NEW)?;
+        let manifest = BufWriter::with_capacity(64 << 10, Hashing::new(file));
+        let read = source.dir.open_dir(OsStr::new(".")).doing_to("opening", part.point())?;
+        let write = target.open_dir(OsStr::new(".")).doing_to("opening", part.alternate())?;
+        let (summary, mut manifest) =
+            tree::copy(read, write, &options, &self.session.monitor, manifest)?;
+        manifest.flush().doing_to("writing", MANIFEST_NEW)?;
+        let hashing = manifest
+            .into_inner()
+            .map_err(|e| Error::io("writing", e.error()).path(MANIFEST_NEW))?;
+        let (file, sha256) = hashing.finish();
+        file.sync().doing_to("flushing", MANIFEST_NEW)?;
+        target.sync_all().doing_to("flushing", &device)?;
+        drop((file, own, target));
+        mounted.unmount()?;
+        self.os.drop_cache(&device)?;
+        Ok((summary, sha256))
+    }
+
+    fn tree_options(
+        &self,
+        part: Part,
+        source: &Source<'_, O>,
+        device: &Path,
+    ) -> Result<TreeOptions> {
+        let mut options = TreeOptions { workers: pool::cores(), ..TreeOptions::default() };
+        // UFS's own: snapshots and the soft-updates journal.
+        let mut exclude: Vec<&str> = vec![".snap", ".sujournal", slot_record::DIR];
+        options.ignore = vec![slot_record::DIR.to_owned(), ".snap".to_owned()];
+        if part == Part::Root {
+            // One-time orders to the source's next boot are not the copy's.
+            exclude.extend(["boot/nextboot.conf", "firstboot"]);
+            let names = self.target_names(part, device)?;
+            options.replace = rewrite::files(self.os, self.view, self.layout, &names)?;
+            for pair in &self.layout.pairs {
+                let name = pair.part.alternate().trim_start_matches('/');
+                // Before the copy is mounted on it.
+                match source.dir.stat(OsStr::new(name)) {
+                    Ok(meta) => drop(options.covered.insert(name.as_bytes().to_vec(), meta)),
+                    Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
+                    Err(e) => return Err(e).doing_to("reading", name),
+                }
+            }
+        }
+        options.exclude =
+            exclude.into_iter().map(|p| p.as_bytes().to_vec()).collect::<BTreeSet<_>>();
+        Ok(options)
+    }
+
+    /// The names of the targets, with the label and the identity of the new file system.
+    fn target_names(&self, part: Part, device: &Path) -> Result<BTreeMap<Id, Names>> {
+        let window = self.os.read_device(device, 0, superblock::WINDOW)?;
+        let id = self.pair(part)?.1.target;
+        let provider = self.view.devices.get(id);
+        let made = superblock::read(&window);
+        let names = Names::new(&provider.name, self.view.entry(id), made.as_ref());
+        Ok(BTreeMap::from([(id, names)]))
+    }
+
+    fn verify(&mut self, part: Part) -> Result<()> {
+        let begun = Instant::now();
+        let context = format!("verifying {}", part.alternate());
+        let (report, sha256) = self.read_back(part).during(&context)?;
+        let Some(copied) = self.parts.get_mut(&part) else {
+            return Err(Error::new(Kind::Failed, context, "it was not copied"));
+        };
+        if let Some(first) = report.differences.first() {
+            for difference in report.differences.iter().take(20) {
+                log::error!("{}: {}", difference.path.display(), difference.what);
+            }
+            let mut error = Error::new(
+                Kind::Differs,
+                "reading back",
+                format!("{} ({} differences in all)", first.what, report.different),
+            )
+            .path(&first.path)
+            .during(context);
+            error.offset = first.offset;
+            return Err(error.hint("the medium does not keep what is written to it"));
+        }
+        if sha256 != copied.manifest_sha256 {
+            return Err(Error::new(Kind::Differs, "reading back", "content")
+                .path(MANIFEST_NEW)
+                .during(context));
+        }
+        copied.verified = Some(Timestamp::now());
+        copied.verify_seconds = begun.elapsed().as_secs_f64();
+        Ok(())
+    }
+
+    fn read_back(&self, part: Part) -> Result<(VerifyReport, String)> {
+        let (number, pair) = self.pair(part)?;
+        let usage = self.sources[number].usage;
+        self.session.monitor.begin(Phase {
+            name: format!("verifying {}", part.alternate()),
+            bytes: usage.used_bytes,
+            objects: usage.used_inodes,
+        });
+        let device = self.device(part)?;
+        let mounted = Mounted::new(self.os, &device, &self.point(part), &pair.fs, Access::Read)?;
+        let root = self.os.open_dir(mounted.point())?;
+        let own =
+            root.open_dir(OsStr::new(slot_record::DIR)).doing_to("opening", slot_record::DIR)?;
+        let manifest = own.open_file(OsStr::new(MANIFEST_NEW)).doing_to("opening", MANIFEST_NEW)?;
+        drop(own);
+        let mut manifest = BufReader::with_capacity(64 << 10, Hashing::new(manifest));
+        let reference = &self.sources[number].dir;
+        let report =
+            verify(root, &mut manifest, Some(reference), pool::cores(), &self.session.monitor)?;
+        let (file, sha256) = manifest.into_inner().finish();
+        drop(file);
+        mounted.unmount()?;
+        Ok((report, sha256))
+    }
+
+    fn record(&mut self, part: Part) -> Result<()> {
+        self.write_record(part).during(format!("recording {}", part.alternate()))
+    }
+
+    fn write_record(&mut self, part: Part) -> Result<()> {
+        let (_, pair) = self.pair(part)?;
+        let Some(Copied {
+            summary,
+            manifest_sha256,
+            software,
+            created,
+            verified: Some(verified),
+            ..
+        }) = self.parts.get(&part)
+        else {
+            return Err(Error::new(Kind::Failed, "", "it was not verified"));
+        };
+        let record = Record {
+            schema: slot_record::SCHEMA,
+            tool: concat!("dualroot ", env!("CARGO_PKG_VERSION")).to_owned(),
+            created: *created,
+            verified: *verified,
+            filesystem: part.point().to_owned(),
+            source: self.view.node(pair.source),
+            target: self.view.node(pair.target),
+            method: "tree".to_owned(),
+            product: software.product.clone(),
+            packages: software.packages.clone(),
+            objects: summary.objects,
+            files: summary.files,
+            bytes: summary.bytes,
+            vanished: summary.vanished,
+            manifest_sha256: manifest_sha256.clone(),
+        };
+        let (device, point) = (self.device(part)?, self.point(part));
+        self.session.monitor.begin(Phase::default());
+        let mounted = Mounted::new(self.os, &device, &point, &pair.fs, Access::Write)?;
+        let root = self.os.open_dir(mounted.point())?;
+        record::write(&root, &record)?;
+        root.sync_all().doing_to("flushing", &device)?;
+        drop(root);
+        mounted.unmount()?;
+        self.os.drop_cache(&device)?;
+        // Only what can be read back is there.
+        let mounted = Mounted::new(self.os, &device, &point, &pair.fs, Access::Read)?;
+        let found = record::read(&self.os.open_dir(mounted.point())?);
+        mounted.unmount()?;
+        if found.record.as_ref() == Some(&record) {
+            return Ok(());
+        }
+        let why = found.reason.unwrap_or_else(|| "it is not what was written".to_owned());
+        Err(Error::new(Kind::Differs, "reading back the record", why))
+    }
+
+    /// What was done, and the sources given back.
+    pub(super) fn report(self, begun: Instant) -> Result<Report> {
+        let mut pairs = Vec::new();
+        for pair in &self.layout.pairs {
+            let Some(copied) = self.parts.get(&pair.part) else { continue };
+            pairs.push(PairReport {
+                source: pair.part.point(),
+                target: pair.part.alternate(),
+                source_device: self.view.node(pair.source),
+                target_device: self.view.node(pair.target),
+                method: "tree",
+                files: copied.summary.files,
+                bytes: copied.summary.bytes,
+                written_bytes: copied.summary.bytes,
+                vanished: copied.summary.vanished,
+                verified: copied.verified.is_some(),
+                copy_seconds: copied.copy_seconds,
+                verify_seconds: copied.verify_seconds,
+                seconds: copied.copy_seconds + copied.verify_seconds,
+            });
+        }
+        for source in self.sources {
+            let Source { dir, mounted, .. } = source;
+            drop(dir);
+            mounted.map_or(Ok(()), Mounted::unmount)?;
+        }
+        Ok(Report {
+            schema: 1,
+            archived: pairs.iter().map(|p| p.source).collect(),
+            pairs,
+            seconds: begun.elapsed().as_secs_f64(),
+            shared: self.layout.shared_config.map(|id| self.view.node(id)),
+        })
+    }
+}
+
+/// A mount would hide what lies in the directory below it.
+fn check_empty<O: Os>(os: &O, point: &Path, part: Part) -> Result<()> {
+    let names = os.open_dir(point)?.names().doing_to("listing", point)?;
+    match names.get(0) {
+        None => Ok(()),
+        Some((name, _)) => Err(Error::refused(format!(
+            "{} is not empty: {}{}",
+            part.alternate(),
+            name.to_string_lossy(),
+            if names.len() > 1 { " and more" } else { "" }
+        ))
+        .hint("move away what is in it; a copy would be mounted over it")),
+    }
+}
+
+fn remove_if_there<D: Dir>(dir: &D, name: &OsStr) -> Result<()> {
+    match dir.remove_dir(name) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(e).doing_to("removing", name),
+        _ => Ok(()),
+    }
+}
