@@ -13,7 +13,7 @@ use super::args::{Args, Command};
 use super::display::Display;
 use super::{logger, output};
 use crate::copy::progress::Monitor;
-use crate::error::{Context, Kind, Result};
+use crate::error::{Context, Error, Kind, Result};
 use crate::ops::{Session, clean, show, snapshot, verify};
 use crate::slot::{Choice, Part};
 use crate::sys::Native;
@@ -25,7 +25,14 @@ pub fn main() -> ExitCode {
         Err(e) => {
             // Help and version go to stdout and are no failure; clap knows which is which.
             let _ = e.print();
-            return ExitCode::from(if e.use_stderr() { Kind::Usage.exit_code() } else { 0 });
+            if !e.use_stderr() {
+                return ExitCode::SUCCESS;
+            }
+            if std::env::args_os().any(|a| a == "--json") {
+                let text = e.kind().to_string();
+                print(&output::json_error(&Error::new(Kind::Usage, "reading the arguments", text)));
+            }
+            return ExitCode::from(Kind::Usage.exit_code());
         }
     };
     logger::start(args.quiet, args.verbose);

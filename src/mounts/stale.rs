@@ -17,6 +17,15 @@ pub enum Obstacle {
     Foreign(Mount),
 }
 
+impl Obstacle {
+    /// The mount itself.
+    pub fn mount(&self) -> &Mount {
+        match self {
+            Self::Stale(mount) | Self::Live(mount, _) | Self::Foreign(mount) => mount,
+        }
+    }
+}
+
 /// Everything that is in the way of mounting `target` on `point`, topmost first: the order in
 /// which it can be unmounted.
 pub fn obstacles(

@@ -4,7 +4,6 @@ use serde::Serialize;
 
 use super::{Session, clear, lock, observe};
 use crate::error::Result;
-use crate::mounts::stale::Obstacle;
 use crate::sys::Os;
 
 /// What was cleared.
@@ -35,12 +34,11 @@ pub fn run<O: Os>(os: &O, session: &Session, force: bool) -> Result<Report> {
     let targets: Vec<_> = layout.pairs.iter().map(|p| p.target).collect();
     let _locks = lock::exclusive(os, &view, &targets, "clean")?;
     let mut cleared = Vec::new();
-    for obstacle in clear::find(os, session, &mut view, &layout.pairs, force)? {
-        let (Obstacle::Stale(mount) | Obstacle::Live(mount, _) | Obstacle::Foreign(mount)) =
-            obstacle;
-        clear::unmount(os, &mount, force)?;
+    for obstacle in clear::find(os, &mut view, &layout.pairs, force)? {
+        let mount = obstacle.mount();
+        clear::unmount(os, mount, force)?;
         let point = mount.point.to_string_lossy().into_owned();
-        cleared.push(Cleared { device: mount.source, point });
+        cleared.push(Cleared { device: mount.source.clone(), point });
     }
     clear::sweep(os)?;
     Ok(Report { schema: 1, cleared })

@@ -3,8 +3,6 @@
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use super::Session;
-use super::observe;
 use crate::error::{Error, Kind, Result};
 use crate::mounts::Mount;
 use crate::mounts::stale::{Obstacle, obstacles};
@@ -19,13 +17,7 @@ const LIVE_WAIT: Duration = Duration::from_secs(5);
 ///
 /// # Errors
 /// Something foreign is mounted there and `force` is false (exit 4).
-pub fn find<O: Os>(
-    os: &O,
-    session: &Session,
-    view: &mut View,
-    pairs: &[Pair],
-    force: bool,
-) -> Result<Vec<Obstacle>> {
+pub fn find<O: Os>(os: &O, view: &mut View, pairs: &[Pair], force: bool) -> Result<Vec<Obstacle>> {
     let begun = Instant::now();
     loop {
         let found = all(os, view, pairs);
@@ -45,7 +37,7 @@ pub fn find<O: Os>(
             return Err(Error::new(Kind::Busy, "", cause));
         }
         sleep(Duration::from_millis(50));
-        *view = observe::view(os, session)?;
+        view.mounts = os.mounts()?;
     }
 }
 

@@ -69,8 +69,8 @@ pub(super) struct Run<'a, 'b, O: Os> {
     say: &'b mut dyn FnMut(&str),
     sources: Vec<Source<'a, O>>,
     parts: BTreeMap<Part, Copied>,
-    /// Something was unmounted first.
-    cleared: bool,
+    /// Parts whose copy, or whose mount point, had to be unmounted first.
+    cleared: BTreeSet<Part>,
 }
 
 impl<'a, 'b, O: Os> Run<'a, 'b, O> {
@@ -81,7 +81,7 @@ impl<'a, 'b, O: Os> Run<'a, 'b, O> {
         layout: &'a Layout,
         say: &'b mut dyn FnMut(&str),
         sources: Vec<Source<'a, O>>,
-        cleared: bool,
+        cleared: BTreeSet<Part>,
     ) -> Self {
         Self { os, session, view, layout, say, sources, parts: BTreeMap::new(), cleared }
     }
@@ -146,7 +146,7 @@ impl<'a, 'b, O: Os> Run<'a, 'b, O> {
 
     fn copy(&mut self, part: Part) -> Result<()> {
         let begun = Instant::now();
-        if !self.cleared {
+        if !self.cleared.contains(&part) {
             (self.say)(&format!("umount: {}: not currently mounted", part.alternate()));
         }
         let (from, to) = (part.point(), part.alternate());

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use super::Session;
 use crate::device::{Class, Id};
-use crate::error::{During, Error, Kind, Result};
+use crate::error::{Error, Kind, Result};
 use crate::slot::config::{self, Config};
 use crate::slot::discover::View;
 use crate::slot::fstab;
@@ -17,8 +17,8 @@ use crate::table::{self, Scheme, bsd, superblock};
 /// Observes everything that decisions are made from.
 ///
 /// # Errors
-/// fstab, the configuration or the partition table of the running medium cannot be read or make
-/// no sense. What is wrong with other media is left to those who need them.
+/// fstab or the configuration cannot be read or make no sense. What is wrong with a medium is kept
+/// in [`View::faults`], for those who need it.
 pub fn view<O: Os>(os: &O, session: &Session) -> Result<View> {
     if !os.privileged() {
         return Err(Error::refused("this needs root").hint("run it as root"));
@@ -41,7 +41,7 @@ pub fn view<O: Os>(os: &O, session: &Session) -> Result<View> {
         ..View::default()
     };
     resolve_paths(os, &mut view);
-    read_media(os, &mut view)?;
+    read_media(os, &mut view);
     Ok(view)
 }
 
@@ -81,11 +81,7 @@ fn resolve_paths<O: Os>(os: &O, view: &mut View) {
 }
 
 /// Reads partition tables, BSD labels and superblocks.
-fn read_media<O: Os>(os: &O, view: &mut View) -> Result<()> {
-    let running = view
-        .mount_at(&view.root)
-        .and_then(|m| view.provider_of(m))
-        .and_then(|id| view.devices.medium(id));
+fn read_media<O: Os>(os: &O, view: &mut View) {
     for id in 0..view.devices.providers.len() {
         if !has_partitions(view, id) {
             continue;
@@ -101,11 +97,7 @@ fn read_media<O: Os>(os: &O, view: &mut View) -> Result<()> {
         match table {
             Ok(Some(table)) => drop(view.tables.insert(id, table)),
             Ok(None) => {}
-            Err(error) if Some(id) == running => {
-                return Err(error.kind(Kind::Refused).path(&path))
-                    .during("reading the partition table");
-            }
-            Err(error) => log::debug!("{}: {error}", path.display()),
+            Err(error) => drop(view.faults.insert(id, error.to_string())),
         }
     }
     for id in 0..view.devices.providers.len() {
@@ -119,10 +111,9 @@ fn read_media<O: Os>(os: &O, view: &mut View) -> Result<()> {
                     view.superblocks.insert(id, found);
                 }
             }
-            Err(error) => log::debug!("{error}"),
+            Err(error) => drop(view.faults.insert(id, error.to_string())),
         }
     }
-    Ok(())
 }
 
 fn has_partitions(view: &View, id: Id) -> bool {

@@ -46,11 +46,24 @@ pub fn format<O: Os>(os: &O, view: &View, pair: &Pair, usage: Usage) -> Result<F
             _ => return Err(refuse(short("inodes", needed_inodes, offered.free_inodes))),
         }
     }
-    let offered_bytes = offered.free_blocks.saturating_mul(u64::from(offered.block));
+    let blocks = offered.free_blocks.saturating_sub(kept_back(fs, size, offered.block));
+    let offered_bytes = blocks.saturating_mul(u64::from(offered.block));
     if offered_bytes < needed_bytes {
         return Err(refuse(short("bytes", needed_bytes, offered_bytes)));
     }
     Ok(format)
+}
+
+/// Blocks that the kernel keeps back from everybody, root included.
+fn kept_back(fs: FsType, size: u64, block: u32) -> u64 {
+    let blocks = size / u64::from(block.max(1));
+    match fs {
+        // ext4_calculate_resv_clusters: 2 %, at most 4096.
+        FsType::Ext4 => (blocks / 50).min(4096),
+        // xfs_default_resblks: 5 %, at most 8192.
+        FsType::Xfs => (blocks / 20).min(8192),
+        FsType::Ufs2 => 0,
+    }
 }
 
 fn short(what: &str, needed: u64, offered: u64) -> String {

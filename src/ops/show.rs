@@ -127,6 +127,9 @@ fn alternate<O: Os>(os: &O, view: &View, layout: &Layout) -> Result<Seen> {
     if let Some(mount) = there {
         return Ok(look(&os.open_dir(&mount.point)?));
     }
+    if let Some(fault) = view.faults.get(&target) {
+        return Ok(Seen::without_content(State::Unknown, fault.clone()));
+    }
     let Some(superblock) = view.superblocks.get(&target) else {
         return Ok(Seen::without_content(State::Empty, "there is no file system on it".to_owned()));
     };

@@ -1,6 +1,6 @@
 //! `dualroot snapshot`: copy the pairs, verify, record.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
 use std::path::PathBuf;
 use std::time::Instant;
@@ -12,9 +12,11 @@ use super::{Session, clear, lock, observe, preflight, rewrite};
 use crate::copy::progress::interrupted;
 use crate::device::Id;
 use crate::error::{Context, Error, Result};
+use crate::mounts::Mount;
+use crate::mounts::stale::Obstacle;
 use crate::plan::{self, Step};
-use crate::slot::Part;
 use crate::slot::discover::{Layout, View};
+use crate::slot::{Pair, Part};
 use crate::sys::Os;
 use crate::sys::tree::Dir;
 
@@ -110,7 +112,7 @@ pub fn run<O: Os>(
     view.guard(&layout)?;
     clear::sweep(os)?;
     rewrite::files(os, &view, &layout, &BTreeMap::new())?;
-    let obstacles = clear::find(os, session, &mut view, &layout.pairs, options.force)?;
+    let obstacles = clear::find(os, &mut view, &layout.pairs, options.force)?;
     let points = missing_points(os, &view, &layout)?;
     let sources = layout
         .pairs
@@ -127,7 +129,8 @@ pub fn run<O: Os>(
     if options.dry_run {
         return Ok(Outcome::Planned(steps));
     }
-    let mut run = Run::new(os, session, &view, &layout, say, sources, !obstacles.is_empty());
+    let cleared = cleared(&view, &layout, &obstacles);
+    let mut run = Run::new(os, session, &view, &layout, say, sources, cleared);
     for step in &steps {
         log::info!("{step}");
         if let Some(signal) = session.monitor.stopped() {
@@ -139,6 +142,16 @@ pub fn run<O: Os>(
     }
     let report = run.report(begun)?;
     Ok(Outcome::Done(report))
+}
+
+/// The parts of which something was mounted.
+fn cleared(view: &View, layout: &Layout, obstacles: &[Obstacle]) -> BTreeSet<Part> {
+    let concerns = |pair: &Pair, mount: &Mount| {
+        view.provider_of(mount) == Some(pair.target)
+            || mount.point == view.below(pair.part.alternate())
+    };
+    let any = |pair: &&Pair| obstacles.iter().any(|o| concerns(pair, o.mount()));
+    layout.pairs.iter().filter(any).map(|pair| pair.part).collect()
 }
 
 /// Leaves only the part that was asked for.

@@ -69,7 +69,7 @@ pub fn run<O: Os>(os: &O, session: &Session, choice: Choice) -> Result<Report> {
     let _locks = lock::exclusive(os, &view, &targets, "verify")?;
     view = observe::view(os, session)?;
     // What is mounted would be read from memory, not from the medium.
-    for obstacle in clear::find(os, session, &mut view, &layout.pairs, false)? {
+    for obstacle in clear::find(os, &mut view, &layout.pairs, false)? {
         if let Obstacle::Stale(mount) = obstacle {
             clear::unmount(os, &mount, false)?;
         }
@@ -113,7 +113,9 @@ pub fn pick(slots: &[Slot; 2], choice: Choice) -> Result<&Slot> {
 fn verify_pair<O: Os>(os: &O, session: &Session, view: &View, pair: &Pair) -> Result<TreeReport> {
     let device = view.devices.get(pair.target).path();
     let Some(superblock) = view.superblocks.get(&pair.target) else {
-        return Err(Error::new(Kind::Problems, "", "there is no file system on it"));
+        let fault = view.faults.get(&pair.target).map(String::as_str);
+        let why = fault.unwrap_or("there is no file system on it");
+        return Err(Error::new(Kind::Problems, "", why));
     };
     os.drop_cache(&device)?;
     let mounted = Mounted::private(os, &device, superblock.fs.name(), "verify")?;

@@ -83,14 +83,8 @@ pub fn snapshot(
     formats: &[Format],
     force: bool,
 ) -> Vec<Step> {
-    let mut steps: Vec<Step> = obstacles
-        .iter()
-        .map(|o| match o {
-            Obstacle::Stale(mount) | Obstacle::Live(mount, _) | Obstacle::Foreign(mount) => {
-                Step::Clear { mount: mount.clone(), force }
-            }
-        })
-        .collect();
+    let mut steps: Vec<Step> =
+        obstacles.iter().map(|o| Step::Clear { mount: o.mount().clone(), force }).collect();
     steps.extend(points.iter().cloned().map(Step::MakePoint));
     for (pair, format) in layout.pairs.iter().zip(formats) {
         let (part, target) = (pair.part, view.node(pair.target));

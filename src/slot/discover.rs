@@ -35,6 +35,8 @@ pub struct View {
     pub config_path: PathBuf,
     /// Partition tables, by the provider that holds them (a medium, or a slice with a BSD label).
     pub tables: HashMap<Id, Table>,
+    /// What is wrong with tables and file systems that could not be read.
+    pub faults: HashMap<Id, String>,
     /// File systems found on the partitions of the media at hand.
     pub superblocks: HashMap<Id, Superblock>,
     /// Paths given by users, with every symbolic link resolved.
@@ -272,7 +274,8 @@ impl View {
             return None;
         };
         let Some(table) = self.tables.get(&medium) else {
-            looked.push(format!("{}: no partition table", self.node(medium)));
+            let why = self.faults.get(&medium).map_or("no partition table", String::as_str);
+            looked.push(format!("{}: {why}", self.node(medium)));
             return None;
         };
         let sibling = self.sibling_slice(slice, medium, table, [1, 2], looked)?;

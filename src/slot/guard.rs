@@ -17,6 +17,8 @@ impl View {
     /// decides that.
     pub fn guard(&self, layout: &Layout) -> Result<()> {
         for pair in &layout.pairs {
+            self.guard_tables(pair.source)?;
+            self.guard_tables(pair.target)?;
             self.guard_target(pair.target, layout)?;
             self.guard_mirror(pair.source, pair.target)?;
             if FsType::from_name(&pair.fs).is_none() {
@@ -35,6 +37,16 @@ impl View {
                 self.node(alternate.root)
             ))
             .hint("make the running slot active first: gpart set -a active (MBR), gpart set -a bootme (GPT), sfdisk --activate (Linux)"));
+        }
+        Ok(())
+    }
+
+    /// A damaged table, or a partition that cannot even be read, is no ground to write on.
+    fn guard_tables(&self, id: Id) -> Result<()> {
+        for id in self.devices.chain(id) {
+            if let Some(fault) = self.faults.get(&id) {
+                return Err(Error::refused(format!("{}: {fault}", self.node(id))));
+            }
         }
         Ok(())
     }

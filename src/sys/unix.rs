@@ -160,7 +160,7 @@ impl Dir for FdDir {
 
     fn set_mode_and_times(&self, meta: &Meta) -> io::Result<()> {
         set_mode(self.as_fd(), meta.mode)?;
-        native::set_times_fd(self.as_fd(), meta)
+        native::set_times_of(&self.0, meta)
     }
 
     fn set_flags(&self, flags: u32) -> io::Result<()> {
@@ -279,7 +279,7 @@ impl File for FdFile {
 
     fn set_mode_and_times(&self, meta: &Meta) -> io::Result<()> {
         set_mode(self.as_fd(), meta.mode)?;
-        native::set_times_fd(self.as_fd(), meta)
+        native::set_times_of(&self.0, meta)
     }
 
     fn set_flags(&self, flags: u32) -> io::Result<()> {

@@ -1,6 +1,7 @@
 //! Metadata of files on FreeBSD: flags, times with the birth time, special files.
 
 use std::ffi::{CString, OsStr};
+use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::os::unix::ffi::OsStrExt;
@@ -190,8 +191,8 @@ fn set_times(meta: &Meta, set: impl Fn(&TimeSpec, &TimeSpec) -> nix::Result<()>)
 }
 
 /// Sets birth, access and modification time.
-pub(in crate::sys) fn set_times_fd(fd: BorrowedFd<'_>, meta: &Meta) -> io::Result<()> {
-    set_times(meta, |atime, mtime| futimens(fd, atime, mtime))
+pub(in crate::sys) fn set_times_of(file: &File, meta: &Meta) -> io::Result<()> {
+    set_times(meta, |atime, mtime| futimens(file, atime, mtime))
 }
 
 /// The same for an entry, a symbolic link itself included.
@@ -251,7 +252,7 @@ mod tests {
         let file = File::open(path.path().join("f")).unwrap();
         let mut meta = stat_fd(file.as_fd()).unwrap();
         meta.mtime = Time { sec: -5, nsec: 1_000 };
-        set_times_fd(file.as_fd(), &meta).unwrap();
+        set_times_of(&file, &meta).unwrap();
         let found = stat_fd(file.as_fd()).unwrap();
         // An older modification time takes the birth time along.
         assert_eq!((found.mtime, found.birth), (meta.mtime, Some(meta.mtime)));

@@ -1,11 +1,13 @@
 //! Metadata of files on Linux: statx(2), inode flags, times.
 
 use std::ffi::{CString, OsStr};
+use std::fs::File;
 use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 
+use filetime::FileTime;
 use nix::fcntl::{OFlag, openat};
 use nix::libc;
 use nix::sys::stat::{FchmodatFlags, Mode, SFlag, UtimensatFlags, fchmodat, mknodat, utimensat};
@@ -165,8 +167,9 @@ fn spec(time: Time) -> TimeSpec {
 }
 
 /// Sets access and modification time. Linux cannot set the birth time.
-pub(in crate::sys) fn set_times_fd(fd: BorrowedFd<'_>, meta: &Meta) -> io::Result<()> {
-    Ok(nix::sys::stat::futimens(fd, &spec(meta.atime), &spec(meta.mtime))?)
+pub(in crate::sys) fn set_times_of(file: &File, meta: &Meta) -> io::Result<()> {
+    let time = |t: Time| FileTime::from_unix_time(t.sec, t.nsec);
+    filetime::set_file_handle_times(file, Some(time(meta.atime)), Some(time(meta.mtime)))
 }
 
 /// The same for an entry, a symbolic link itself included.
