@@ -2,8 +2,8 @@
 
 use std::io::{self, Seek, SeekFrom, Write};
 
-use super::digest::{Digest, Sums};
 use super::stream::{Fault, Ring, Side, Tick};
+use crate::record::digest::{Digest, Sums};
 use crate::sys::tree::{File, Meta};
 
 /// Where content goes that is only to be checked.

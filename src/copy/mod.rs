@@ -3,7 +3,6 @@
 
 pub mod attributes;
 pub mod content;
-pub mod digest;
 pub mod pool;
 pub mod progress;
 pub mod stack;

@@ -5,7 +5,7 @@ use std::io::{self, Read, Write};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread;
 
-use super::digest::Digest;
+use crate::record::digest::Digest;
 
 /// Direct I/O and page moves want buffers that begin on a page.
 const ALIGNMENT: usize = 4096;

@@ -3,8 +3,6 @@
 use std::path::Path;
 
 use super::Mount;
-use crate::device::Id;
-use crate::slot::discover::View;
 
 /// A mount that is in the way.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -28,25 +26,28 @@ impl Obstacle {
 
 /// Everything that is in the way of mounting `target` on `point`, topmost first: the order in
 /// which it can be unmounted.
+///
+/// `of_target` tells whether a mount is of the target; `alive` whether a process lives; `root` is
+/// never an obstacle, wherever it is mounted.
 pub fn obstacles(
-    view: &View,
-    target: Id,
+    mounts: &[Mount],
+    of_target: impl Fn(&Mount) -> bool,
+    root: &Path,
     point: &Path,
     run_dir: &Path,
     alive: impl Fn(u32) -> bool,
 ) -> Vec<Obstacle> {
-    let of_target = |m: &Mount| view.provider_of(m) == Some(target);
     let stale_points: Vec<&Path> =
-        view.mounts.iter().filter(|m| of_target(m)).map(|m| m.point.as_path()).collect();
+        mounts.iter().filter(|&m| of_target(m)).map(|m| m.point.as_path()).collect();
     let mut found = Vec::new();
-    for mount in view.mounts.iter().rev() {
+    for mount in mounts.iter().rev() {
         let inside = stale_points.iter().any(|p| mount.point.starts_with(p));
         if of_target(mount) {
             found.push(match owner(&mount.point, run_dir) {
                 Some(pid) if alive(pid) => Obstacle::Live(mount.clone(), pid),
                 _ => Obstacle::Stale(mount.clone()),
             });
-        } else if mount.point == point || (inside && *mount.point != *view.root) {
+        } else if mount.point == point || (inside && mount.point != root) {
             found.push(Obstacle::Foreign(mount.clone()));
         }
     }

@@ -45,7 +45,10 @@ fn all<O: Os>(os: &O, view: &View, pairs: &[Pair]) -> Vec<Obstacle> {
     let mut found: Vec<Obstacle> = Vec::new();
     for pair in pairs {
         let point = view.below(pair.part.alternate());
-        for obstacle in obstacles(view, pair.target, &point, &os.run_dir(), |pid| os.alive(pid)) {
+        let of_target = |m: &Mount| view.provider_of(m) == Some(pair.target);
+        let alive = |pid| os.alive(pid);
+        for obstacle in obstacles(&view.mounts, of_target, &view.root, &point, &os.run_dir(), alive)
+        {
             if !found.contains(&obstacle) {
                 found.push(obstacle);
             }

@@ -7,10 +7,10 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use jiff::Timestamp;
+use serde::Serialize;
 
 use super::mounted::Mounted;
 use super::record::{self, Hashing, MANIFEST_NEW};
-use super::snapshot::{PairReport, Report};
 use super::{Session, clear, observe, rewrite};
 use crate::copy::progress::Phase;
 use crate::copy::tree::{Options as TreeOptions, Summary};
@@ -27,6 +27,37 @@ use crate::slot::{Pair, Part};
 use crate::sys::tree::{Dir, File};
 use crate::sys::{Access, Claim, Format, Os, Usage};
 use crate::table::superblock;
+
+/// What was done to one pair.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct PairReport {
+    /// `/`
+    pub source: &'static str,
+    /// `/altroot`
+    pub target: &'static str,
+    /// The device that was copied.
+    pub source_device: String,
+    /// The device that holds the copy.
+    pub target_device: String,
+    /// How.
+    pub method: &'static str,
+    /// Regular files.
+    pub files: u64,
+    /// Bytes of content.
+    pub bytes: u64,
+    /// Bytes of content that were written.
+    pub written_bytes: u64,
+    /// Objects that vanished while the source was copied.
+    pub vanished: u64,
+    /// Whether all of it was read back from the medium and found equal.
+    pub verified: bool,
+    /// Wall time of the copying, unmount and flush included.
+    pub copy_seconds: f64,
+    /// Wall time of the reading back.
+    pub verify_seconds: f64,
+    /// Both.
+    pub seconds: f64,
+}
 
 /// An opened source.
 pub(super) struct Source<'a, O: Os> {
@@ -363,8 +394,8 @@ impl<'a, 'b, O: Os> Run<'a, 'b, O> {
         Err(Error::new(Kind::Differs, "reading back the record", why))
     }
 
-    /// What was done, and the sources given back.
-    pub(super) fn report(self, begun: Instant) -> Result<Report> {
+    /// Gives the sources back and tells what was done.
+    pub(super) fn finish(self) -> Result<Vec<PairReport>> {
         let mut pairs = Vec::new();
         for pair in &self.layout.pairs {
             let Some(copied) = self.parts.get(&pair.part) else { continue };
@@ -389,13 +420,7 @@ impl<'a, 'b, O: Os> Run<'a, 'b, O> {
             drop(dir);
             mounted.map_or(Ok(()), Mounted::unmount)?;
         }
-        Ok(Report {
-            schema: 1,
-            archived: pairs.iter().map(|p| p.source).collect(),
-            pairs,
-            seconds: begun.elapsed().as_secs_f64(),
-            shared: self.layout.shared_config.map(|id| self.view.node(id)),
-        })
+        Ok(pairs)
     }
 }
 

@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use serde::Serialize;
 
-use super::execute::{Run, Source};
+use super::execute::{PairReport, Run, Source};
 use super::{Session, clear, lock, observe, preflight, rewrite};
 use crate::copy::progress::interrupted;
 use crate::device::Id;
@@ -45,37 +45,6 @@ pub struct Report {
     /// `/config` where both slots use the same one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub shared: Option<String>,
-}
-
-/// What was done to one pair.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct PairReport {
-    /// `/`
-    pub source: &'static str,
-    /// `/altroot`
-    pub target: &'static str,
-    /// The device that was copied.
-    pub source_device: String,
-    /// The device that holds the copy.
-    pub target_device: String,
-    /// How.
-    pub method: &'static str,
-    /// Regular files.
-    pub files: u64,
-    /// Bytes of content.
-    pub bytes: u64,
-    /// Bytes of content that were written.
-    pub written_bytes: u64,
-    /// Objects that vanished while the source was copied.
-    pub vanished: u64,
-    /// Whether all of it was read back from the medium and found equal.
-    pub verified: bool,
-    /// Wall time of the copying, unmount and flush included.
-    pub copy_seconds: f64,
-    /// Wall time of the reading back.
-    pub verify_seconds: f64,
-    /// Both.
-    pub seconds: f64,
 }
 
 /// What comes of a call.
@@ -140,8 +109,14 @@ pub fn run<O: Os>(
         // A signal also ends the programs that we run: say what it was, not what they said.
         done.map_err(|e| session.monitor.stopped().map_or(e, interrupted))?;
     }
-    let report = run.report(begun)?;
-    Ok(Outcome::Done(report))
+    let pairs = run.finish()?;
+    Ok(Outcome::Done(Report {
+        schema: 1,
+        archived: pairs.iter().map(|p| p.source).collect(),
+        pairs,
+        seconds: begun.elapsed().as_secs_f64(),
+        shared: layout.shared_config.map(|id| view.node(id)),
+    }))
 }
 
 /// The parts of which something was mounted.

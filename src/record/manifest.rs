@@ -2,7 +2,7 @@
 //!
 //! `mtree -f` (FreeBSD, NetBSD) and libarchive take it as it is. What mtree has no keyword for
 //! travels in its `tags=` keyword, which both carry along: `crc32:` of the content, `blocks:` (one
-//! CRC-32 per [block](crate::copy::digest::block_size)), `xattrs:` (CRC-32 of the extended
+//! CRC-32 per [block](crate::record::digest::block_size)), `xattrs:` (CRC-32 of the extended
 //! attributes), `flags:`, `birth:` and `links:` (the same number: the same file).
 //!
 //! The form is the hierarchical one: names without slashes, a directory's entries follow it, `..`
@@ -14,7 +14,7 @@ use std::fmt::Write as _;
 use std::io::{self, BufRead, Write};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 
-use crate::copy::digest::Sums;
+use crate::record::digest::Sums;
 use crate::sys::tree::{Kind, Meta, Time};
 
 /// What the manifest keeps of an object.

@@ -1,5 +1,6 @@
 //! What a finished, verified snapshot leaves on the copy.
 
+pub mod digest;
 pub mod manifest;
 pub mod packages;
 

@@ -8,10 +8,10 @@ use nix::errno::Errno;
 use super::{Batch, BatchResult, Entry, Outcome, Pair, replaced, vanished};
 use crate::copy::attributes;
 use crate::copy::content::{self, Passed};
-use crate::copy::digest::Digest;
 use crate::copy::progress::{Monitor, interrupted};
 use crate::copy::stream::{Fault, Ring, Side};
 use crate::error::{Context, Error, Kind as ErrorKind, Result};
+use crate::record::digest::Digest;
 use crate::record::manifest::Object;
 use crate::sys::tree::{Dir, File, Kind, Meta};
 

@@ -6,11 +6,11 @@ use std::path::PathBuf;
 
 use super::{Batch, Checked, Difference, compare, unreadable};
 use crate::copy::content::{self, Discard};
-use crate::copy::digest::{Sums, block_size};
 use crate::copy::progress::{Monitor, interrupted};
 use crate::copy::stack::open_below;
 use crate::copy::stream::{Fault, Ring, Side};
 use crate::error::Result;
+use crate::record::digest::{Sums, block_size};
 use crate::record::manifest::Object;
 use crate::sys::tree::{Dir, File, Kind, Meta, Xattrs};
 
