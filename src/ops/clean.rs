@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use super::{Session, clear, lock, observe};
+use super::{Session, clear, lock};
 use crate::error::Result;
 use crate::sys::Os;
 
@@ -29,17 +29,14 @@ pub struct Cleared {
 /// # Errors
 /// One is busy or something foreign is in the way: exit 4, unless forced.
 pub fn run<O: Os>(os: &O, session: &Session, force: bool) -> Result<Report> {
-    let mut view = observe::view(os, session)?;
-    let layout = view.discover()?;
-    let targets: Vec<_> = layout.pairs.iter().map(|p| p.target).collect();
-    let _locks = lock::exclusive(os, &view, &targets, "clean")?;
+    let (_locks, view, layout) = lock::observed(os, session, "clean", |_, _| Ok(()))?;
     let mut cleared = Vec::new();
-    for obstacle in clear::find(os, &mut view, &layout.pairs, force)? {
+    for obstacle in clear::find(os, &view, &layout.pairs, force)? {
         let mount = obstacle.mount();
         clear::unmount(os, mount, force)?;
         let point = mount.point.to_string_lossy().into_owned();
         cleared.push(Cleared { device: mount.source.clone(), point });
     }
-    clear::sweep(os)?;
+    clear::sweep(os);
     Ok(Report { schema: 1, cleared })
 }

@@ -9,7 +9,7 @@ use std::time::Instant;
 use jiff::Timestamp;
 use serde::Serialize;
 
-use super::mounted::Mounted;
+use super::mounted::{Mounted, patiently};
 use super::record::{self, Hashing, MANIFEST_NEW};
 use super::{Session, clear, observe, rewrite};
 use crate::copy::progress::Phase;
@@ -91,12 +91,24 @@ struct Copied {
     verify_seconds: f64,
 }
 
+/// What a run works on.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Slots<'a> {
+    /// What was observed with the lock held.
+    pub(super) view: &'a View,
+    /// The pairs that are copied.
+    pub(super) layout: &'a Layout,
+    /// All pairs of the slot, copied now or before: the copy's fstab names them.
+    pub(super) whole: &'a Layout,
+}
+
 /// A run under way.
 pub(super) struct Run<'a, 'b, O: Os> {
     os: &'a O,
     session: &'a Session,
     view: &'a View,
     layout: &'a Layout,
+    whole: &'a Layout,
     say: &'b mut dyn FnMut(&str),
     sources: Vec<Source<'a, O>>,
     parts: BTreeMap<Part, Copied>,
@@ -108,13 +120,13 @@ impl<'a, 'b, O: Os> Run<'a, 'b, O> {
     pub(super) fn new(
         os: &'a O,
         session: &'a Session,
-        view: &'a View,
-        layout: &'a Layout,
+        slots: Slots<'a>,
         say: &'b mut dyn FnMut(&str),
         sources: Vec<Source<'a, O>>,
         cleared: BTreeSet<Part>,
     ) -> Self {
-        Self { os, session, view, layout, say, sources, parts: BTreeMap::new(), cleared }
+        let Slots { view, layout, whole } = slots;
+        Self { os, session, view, layout, whole, say, sources, parts: BTreeMap::new(), cleared }
     }
 
     /// Does one step.
@@ -153,7 +165,7 @@ impl<'a, 'b, O: Os> Run<'a, 'b, O> {
                 check_empty(self.os, &self.point(pair.part), pair.part)?;
             }
         }
-        let mut claim = self.os.claim(&device)?;
+        let mut claim = patiently(|| self.os.claim(&device))?;
         let fresh = observe::view(self.os, self.session)?;
         let open = claim.provider()?;
         let layout = fresh.discover()?;
@@ -258,7 +270,7 @@ impl<'a, 'b, O: Os> Run<'a, 'b, O> {
             // One-time orders to the source's next boot are not the copy's.
             exclude.extend(["boot/nextboot.conf", "firstboot"]);
             let names = self.target_names(part, device)?;
-            options.replace = rewrite::files(self.os, self.view, self.layout, &names)?;
+            options.replace = rewrite::files(self.os, self.view, self.whole, &names)?;
             for pair in &self.layout.pairs {
                 let name = pair.part.alternate().trim_start_matches('/');
                 // Before the copy is mounted on it.
@@ -278,9 +290,10 @@ impl<'a, 'b, O: Os> Run<'a, 'b, O> {
     fn target_names(&self, part: Part, device: &Path) -> Result<BTreeMap<Id, Names>> {
         let window = self.os.read_device(device, 0, superblock::WINDOW)?;
         let id = self.pair(part)?.1.target;
-        let provider = self.view.devices.get(id);
+        let mut names = self.view.names(id);
         let made = superblock::read(&window);
-        let names = Names::new(&provider.name, self.view.entry(id), made.as_ref());
+        names.fs_label = made.as_ref().and_then(|s| s.label.clone());
+        names.fs_id = made.map(|s| s.id);
         Ok(BTreeMap::from([(id, names)]))
     }
 

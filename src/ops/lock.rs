@@ -3,9 +3,10 @@
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
+use super::{Session, observe};
 use crate::device::Id;
 use crate::error::{Error, Kind, Result};
-use crate::slot::discover::View;
+use crate::slot::discover::{Layout, View};
 use crate::sys::{Lock, LockState, Os};
 
 /// Readers (`show`) hold the lock for as long as it takes to read a record.
@@ -27,15 +28,15 @@ impl Owner {
     }
 }
 
-/// Takes the locks of the media that hold `targets`, for a run of `verb`.
+/// Takes the locks of `media` for a run of `verb`.
 ///
 /// # Errors
 /// Another run holds one of them (exit 4, at once, with its process id).
-pub fn exclusive<O: Os>(os: &O, view: &View, targets: &[Id], verb: &str) -> Result<Vec<Lock>> {
+fn exclusive<O: Os>(os: &O, media: &[String], verb: &str) -> Result<Vec<Lock>> {
     os.make_dir(&os.run_dir())?;
     let note = format!("{} {verb}\n", std::process::id());
     let mut locks = Vec::new();
-    for name in media(view, targets) {
+    for name in media {
         let path = os.run_dir().join(format!("{name}.lock"));
         let begun = Instant::now();
         loop {
@@ -55,7 +56,7 @@ pub fn exclusive<O: Os>(os: &O, view: &View, targets: &[Id], verb: &str) -> Resu
                     // Readers, or a writer between taking the lock and saying so.
                     _ if begun.elapsed() < READERS_WAIT => sleep(Duration::from_millis(20)),
                     _ => {
-                        let cause = format!("{name} stays locked by readers");
+                        let cause = format!("{name} stays locked by {}", readers(os));
                         return Err(Error::new(Kind::Busy, "", cause));
                     }
                 },
@@ -63,6 +64,33 @@ pub fn exclusive<O: Os>(os: &O, view: &View, targets: &[Id], verb: &str) -> Resu
         }
     }
     Ok(locks)
+}
+
+/// Observes, takes the locks of the alternate slot's media for a run of `verb`, and observes
+/// again: what was seen before the lock was held may have changed, and with it every number of a
+/// device. View and layout belong together.
+///
+/// # Errors
+/// As [`exclusive`]; or the slots changed places while the lock was taken.
+pub fn observed<O: Os>(
+    os: &O,
+    session: &Session,
+    verb: &str,
+    check: impl Fn(&View, &Layout) -> Result<()>,
+) -> Result<(Vec<Lock>, View, Layout)> {
+    let before = observe::view(os, session)?;
+    let layout = before.discover()?;
+    check(&before, &layout)?;
+    let targets = |layout: &Layout| layout.pairs.iter().map(|p| p.target).collect::<Vec<_>>();
+    let locked = media(&before, &targets(&layout));
+    let locks = exclusive(os, &locked, verb)?;
+    let view = observe::view(os, session)?;
+    let layout = view.discover()?;
+    check(&view, &layout)?;
+    if media(&view, &targets(&layout)) != locked {
+        return Err(Error::new(Kind::Busy, "", "the media changed while the lock was taken"));
+    }
+    Ok((locks, view, layout))
 }
 
 /// What a reader finds.
@@ -83,6 +111,17 @@ pub fn shared<O: Os>(os: &O, view: &View, target: Id) -> Result<Reading> {
         LockState::Held(lock) => Reading::Free(Some(lock)),
         LockState::Taken(note) => Reading::Taken(Owner::parse(&note)),
     })
+}
+
+/// The readers that can be seen: their private mount points name them.
+fn readers<O: Os>(os: &O) -> String {
+    let mounts = os.mounts().unwrap_or_default();
+    let names = mounts.iter().filter_map(|m| m.point.strip_prefix(os.run_dir()).ok()?.to_str());
+    let pids: Vec<_> = names.filter_map(|n| n.split_once('.')).map(|(pid, _)| pid).collect();
+    match pids.is_empty() {
+        true => "readers".to_owned(),
+        false => format!("readers (process {})", pids.join(", ")),
+    }
 }
 
 /// The media's names, each once, always in the same order so that two runs cannot wait crosswise.

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::thread::sleep;
 use std::time::Duration;
 
+use super::clear;
 use crate::error::{Error, Kind, Result};
 use crate::mounts::Mount;
 use crate::sys::{Access, Os};
@@ -11,6 +12,19 @@ use crate::sys::{Access, Os};
 /// The system may look at a fresh mount for a moment (an indexer, GEOM's tasting).
 const TRIES: u32 = 20;
 const PAUSE: Duration = Duration::from_millis(100);
+
+/// Tries again for a while what is busy: the kernel lets go of a mount a moment after it is gone.
+pub(super) fn patiently<T>(attempt: impl Fn() -> Result<T>) -> Result<T> {
+    let mut result = attempt();
+    for _ in 1..TRIES {
+        match &result {
+            Err(e) if e.kind == Kind::Busy => sleep(PAUSE),
+            _ => break,
+        }
+        result = attempt();
+    }
+    result
+}
 
 /// A mounted device. Give it back with [`Mounted::unmount`], which tells of errors; dropping it
 /// unmounts too, and can only log them.
@@ -27,7 +41,11 @@ impl<'a, O: Os> Mounted<'a, O> {
     /// Mounts `device` on an existing directory.
     pub fn new(os: &'a O, device: &Path, point: &Path, fs: &str, access: Access) -> Result<Self> {
         os.mount(device, point, fs, access)?;
-        let found = os.mounts().map(|all| all.into_iter().rfind(|m| m.point == point));
+        // What was mounted must be given back: one failed look does not end it.
+        let found = os
+            .mounts()
+            .or_else(|_| os.mounts())
+            .map(|all| all.into_iter().rfind(|m| m.point == point));
         match found {
             Ok(Some(mount)) => Ok(Self { os, mount: Some(mount), private: None }),
             Ok(None) => {
@@ -69,15 +87,10 @@ impl<'a, O: Os> Mounted<'a, O> {
 
     fn give_back(&mut self) -> Result<()> {
         let Some(mount) = self.mount.take() else { return Ok(()) };
-        let mut result = self.os.unmount(&mount, false);
-        for _ in 1..TRIES {
-            match &result {
-                Err(e) if e.kind == Kind::Busy => sleep(PAUSE),
-                _ => break,
-            }
-            result = self.os.unmount(&mount, false);
-        }
-        result?;
+        patiently(|| self.os.unmount(&mount, false)).map_err(|error| match error.kind {
+            Kind::Busy => clear::busy(self.os, &mount),
+            _ => error,
+        })?;
         match self.private.take() {
             Some(point) => self.os.remove_dir(&point),
             None => Ok(()),

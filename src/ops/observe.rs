@@ -102,7 +102,7 @@ fn read_media<O: Os>(os: &O, view: &mut View) {
     }
     for id in 0..view.devices.providers.len() {
         let provider = view.devices.get(id);
-        if !matches!(provider.class, Class::Partition { .. }) || has_partitions(view, id) {
+        if matches!(provider.class, Class::Alias) || has_partitions(view, id) {
             continue;
         }
         match os.read_device(&provider.path(), 0, superblock::WINDOW) {

@@ -1,6 +1,6 @@
 //! The files in which a copy must name itself instead of its source.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
@@ -29,14 +29,16 @@ pub fn files<O: Os>(
     layout: &Layout,
     targets: &BTreeMap<Id, Names>,
 ) -> Result<BTreeMap<Vec<u8>, Arc<[u8]>>> {
-    let mut swapped = HashMap::new();
+    let mut swapped = BTreeMap::new();
     for pair in &layout.pairs {
         let target = targets.get(&pair.target).cloned().unwrap_or_else(|| view.names(pair.target));
         swapped.insert(pair.source, target);
         swapped.insert(pair.target, view.names(pair.source));
     }
     let respell = |spec: &[u8]| {
-        let id = view.find(spec)?;
+        // By the names of the pairs first: a clone of the medium may bear the same ones.
+        let named = swapped.keys().copied().find(|&id| view.names(id).is(spec));
+        let id = named.or_else(|| view.find(spec))?;
         Some(swapped.get(&id)?.spell_like(spec))
     };
     let mut files = BTreeMap::new();

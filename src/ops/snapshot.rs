@@ -7,10 +7,9 @@ use std::time::Instant;
 
 use serde::Serialize;
 
-use super::execute::{PairReport, Run, Source};
-use super::{Session, clear, lock, observe, preflight, rewrite};
+use super::execute::{PairReport, Run, Slots, Source};
+use super::{Session, clear, lock, preflight, rewrite};
 use crate::copy::progress::interrupted;
-use crate::device::Id;
 use crate::error::{Context, Error, Result};
 use crate::mounts::Mount;
 use crate::mounts::stale::Obstacle;
@@ -67,21 +66,14 @@ pub fn run<O: Os>(
     say: &mut dyn FnMut(&str),
 ) -> Result<Outcome> {
     let begun = Instant::now();
-    let mut view = observe::view(os, session)?;
     if let Some(reason) = os.forbids()? {
         return Err(Error::refused(reason));
     }
-    let layout = view.discover()?;
-    view.guard(&layout)?;
-    let targets: Vec<Id> = layout.pairs.iter().map(|p| p.target).collect();
-    let _locks = lock::exclusive(os, &view, &targets, "snapshot")?;
-    // What was seen before the lock was held may have changed.
-    view = observe::view(os, session)?;
-    let layout = chosen(view.discover()?, options.only)?;
-    view.guard(&layout)?;
-    clear::sweep(os)?;
-    rewrite::files(os, &view, &layout, &BTreeMap::new())?;
-    let obstacles = clear::find(os, &mut view, &layout.pairs, options.force)?;
+    let (_locks, view, whole) = lock::observed(os, session, "snapshot", View::guard)?;
+    let layout = chosen(whole.clone(), options.only)?;
+    clear::sweep(os);
+    rewrite::files(os, &view, &whole, &BTreeMap::new())?;
+    let obstacles = clear::find(os, &view, &layout.pairs, options.force)?;
     let points = missing_points(os, &view, &layout)?;
     let sources = layout
         .pairs
@@ -99,7 +91,14 @@ pub fn run<O: Os>(
         return Ok(Outcome::Planned(steps));
     }
     let cleared = cleared(&view, &layout, &obstacles);
-    let mut run = Run::new(os, session, &view, &layout, say, sources, cleared);
+    let mut run = Run::new(
+        os,
+        session,
+        Slots { view: &view, layout: &layout, whole: &whole },
+        say,
+        sources,
+        cleared,
+    );
     for step in &steps {
         log::info!("{step}");
         if let Some(signal) = session.monitor.stopped() {
@@ -115,7 +114,7 @@ pub fn run<O: Os>(
         archived: pairs.iter().map(|p| p.source).collect(),
         pairs,
         seconds: begun.elapsed().as_secs_f64(),
-        shared: layout.shared_config.map(|id| view.node(id)),
+        shared: whole.shared_config.map(|id| view.node(id)),
     }))
 }
 

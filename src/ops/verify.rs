@@ -8,14 +8,13 @@ use serde::Serialize;
 
 use super::mounted::Mounted;
 use super::record::{self, Hashing};
-use super::{Session, clear, lock, observe};
+use super::{Session, clear, lock};
 use crate::copy::pool;
 use crate::copy::progress::Phase;
 use crate::copy::verify::{Report as TreeReport, verify};
 use crate::error::{Context, During, Error, Kind, Result};
-use crate::mounts::stale::Obstacle;
 use crate::record::{DIR, MANIFEST};
-use crate::slot::discover::View;
+use crate::slot::discover::{Layout, View};
 use crate::slot::{Choice, Pair, Slot};
 use crate::sys::Os;
 use crate::sys::tree::Dir;
@@ -56,23 +55,23 @@ pub struct Difference {
 /// The slot has no valid record (exit 3), or is in use (exit 4). Differences are no error here:
 /// they are in the report.
 pub fn run<O: Os>(os: &O, session: &Session, choice: Choice) -> Result<Report> {
-    let mut view = observe::view(os, session)?;
-    let layout = view.discover()?;
-    let slot = *pick(&layout.slots, choice)?;
-    if slot.running {
-        return Err(Error::refused(format!(
-            "slot {} is running: it changes while it runs, and its manifest describes the day it was made",
-            slot.number
-        )));
-    }
-    let targets: Vec<_> = layout.pairs.iter().map(|p| p.target).collect();
-    let _locks = lock::exclusive(os, &view, &targets, "verify")?;
-    view = observe::view(os, session)?;
-    // What is mounted would be read from memory, not from the medium.
-    for obstacle in clear::find(os, &mut view, &layout.pairs, false)? {
-        if let Obstacle::Stale(mount) = obstacle {
-            clear::unmount(os, &mount, false)?;
+    let check = |_: &View, layout: &Layout| {
+        let slot = pick(&layout.slots, choice)?;
+        if slot.running {
+            let cause = format!(
+                "slot {} is running: it changes while it runs, and its manifest describes the day it was made",
+                slot.number
+            );
+            return Err(Error::refused(cause));
         }
+        Ok(())
+    };
+    let (_locks, view, layout) = lock::observed(os, session, "verify", check)?;
+    let slot = *pick(&layout.slots, choice)?;
+    clear::sweep(os);
+    // What is mounted would be read from memory, not from the medium.
+    for obstacle in clear::find(os, &view, &layout.pairs, false)? {
+        clear::unmount(os, obstacle.mount(), false)?;
     }
     let mut report = Report {
         schema: 1,

@@ -90,8 +90,35 @@ impl View {
         self.devices
             .find(canonical)
             .or_else(|| self.devices.find(path))
-            .or_else(|| (0..self.devices.providers.len()).find(|&id| self.names(id).is(spec)))
             .map(|id| self.devices.settle(id))
+            .or_else(|| match self.bearers(spec)[..] {
+                [id] => Some(id),
+                _ => None, // a clone of a medium bears the same labels: neither is meant
+            })
+    }
+
+    /// Every provider that bears a name which is no node: a label, a UUID.
+    pub fn bearers(&self, spec: &[u8]) -> Vec<Id> {
+        let bears = |&id: &Id| !matches!(self.devices.get(id).class, Class::Alias);
+        let mut found: Vec<_> = (0..self.devices.providers.len())
+            .filter(bears)
+            .filter(|&id| self.names(id).is(spec))
+            .map(|id| self.devices.settle(id))
+            .collect();
+        found.sort_unstable();
+        found.dedup();
+        found
+    }
+
+    /// Why [`View::find`] finds nothing.
+    fn missing(&self, spec: &[u8]) -> String {
+        match self.bearers(spec)[..] {
+            [] => "no such device".to_owned(),
+            ref several => {
+                let nodes: Vec<_> = several.iter().map(|&id| self.node(id)).collect();
+                format!("several devices have this name: {}", nodes.join(", "))
+            }
+        }
     }
 
     /// The partition-table entry of a provider.
@@ -107,7 +134,17 @@ impl View {
     /// All names of a provider.
     pub fn names(&self, id: Id) -> Names {
         let name = &self.devices.get(id).name;
-        Names::new(name, self.entry(id), self.superblocks.get(&id))
+        let mut names = Names::new(name, self.entry(id), self.superblocks.get(&id));
+        names.part_id = names.part_id.or_else(|| self.mbr_part_id(id));
+        names
+    }
+
+    /// Linux's PARTUUID of an MBR slice: the disk's signature and the index.
+    fn mbr_part_id(&self, id: Id) -> Option<String> {
+        let entry = self.entry(id)?;
+        let table = self.tables.get(&self.devices.get(id).lower.first()?.id)?;
+        let disk = table.disk_id.as_ref().filter(|_| table.scheme == Scheme::Mbr)?;
+        Some(format!("{disk}-{:02x}", entry.index))
     }
 
     /// Its node, for messages.
@@ -224,7 +261,8 @@ impl View {
         let mut ids = [source; 2];
         for (id, name) in ids.iter_mut().zip(names) {
             *id = self.find(name.as_bytes()).ok_or_else(|| {
-                Error::refused(format!("{path}: [{section}] names {name}: no such device"))
+                let why = self.missing(name.as_bytes());
+                Error::refused(format!("{path}: [{section}] names {name}: {why}"))
             })?;
         }
         match ids {
@@ -262,8 +300,11 @@ impl View {
             }
             Some(id) => Ok(Some(id)),
             // Never something else in its place: the user said which one.
-            None => Err(Error::refused(format!("fstab: {point} is {spec}: no such device"))
-                .hint("attach the medium, or correct fstab")),
+            None => {
+                let why = self.missing(&entry.spec);
+                Err(Error::refused(format!("fstab: {point} is {spec}: {why}"))
+                    .hint("attach the medium, or correct fstab"))
+            }
         }
     }
 

@@ -103,9 +103,14 @@ pub fn verify<D: Dir, M: BufRead + Send>(
                         report.bytes += checked.bytes;
                         checked.differences.into_iter().for_each(|d| report.add(d));
                         if let Some((group, ino, nlink, path)) = checked.link {
-                            let link =
-                                links.entry(group).or_insert(Link { ino, nlink, names: 0, path });
-                            link.names += u64::from(link.ino == ino);
+                            let first = Link { ino, nlink, names: 0, path: path.clone() };
+                            let link = links.entry(group).or_insert(first);
+                            if link.ino == ino {
+                                link.names += 1;
+                            } else {
+                                let what = "hard link".to_owned();
+                                report.add(Difference { path, offset: None, what });
+                            }
                         }
                     }
                 }

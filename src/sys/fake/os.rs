@@ -1,0 +1,347 @@
+//! The machine as an operating system: devices, mounts, paths.
+
+use std::ffi::OsStr;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use nix::errno::Errno;
+
+use super::fault::Place;
+use super::handle::FakeDir;
+use super::tree::{Attributes, Body, Change, Inode};
+use super::volume::{self, Write};
+use super::world::{Node, World};
+use super::{Machine, Turn};
+use crate::device::Devices;
+use crate::error::{Context, Error, Kind as ErrorKind, Result};
+use crate::mounts::Mount;
+use crate::sys::tree::Kind;
+use crate::sys::{self, Access, Format, Holder, Os, Usage};
+
+/// `EBUSY` is somebody else's doing.
+fn busy<T>(result: Result<T>) -> Result<T> {
+    result.map_err(|e| match e.errno {
+        Some(errno) if errno == Errno::EBUSY as i32 => e.kind(ErrorKind::Busy),
+        _ => e,
+    })
+}
+
+impl Machine {
+    /// An operation on a path.
+    fn with_path<T>(
+        &self,
+        op: &'static str,
+        path: &Path,
+        f: impl FnOnce(&mut Turn<'_>) -> io::Result<T>,
+    ) -> io::Result<T> {
+        // The run directory has another name on every machine.
+        let below = |turn: &World| path.strip_prefix(&turn.run_dir).ok().map(Path::to_path_buf);
+        let text = match self.world(|world| below(world)) {
+            Some(rest) => Path::new("RUN").join(rest),
+            None => path.to_path_buf(),
+        };
+        let mut turn = self.begin(op, Place(&text.to_string_lossy(), OsStr::new("")))?;
+        f(&mut turn)
+    }
+
+    /// An operation on nothing in particular.
+    fn ask<T>(&self, op: &'static str, doing: &str, f: impl FnOnce(&mut World) -> T) -> Result<T> {
+        let mut turn = self.begin(op, Place("", OsStr::new(""))).doing(doing)?;
+        Ok(f(turn.world()))
+    }
+}
+
+impl Os for Machine {
+    type Dir = FakeDir;
+    type Claim = FakeClaim;
+
+    fn privileged(&self) -> bool {
+        self.world(|w| w.privileged)
+    }
+
+    fn mounts(&self) -> Result<Vec<Mount>> {
+        self.ask("os.mounts", "reading the mount table", |w| {
+            w.mounts.iter().map(|m| m.mount.clone()).collect()
+        })
+    }
+
+    fn devices(&self) -> Result<Devices> {
+        self.ask("os.devices", "reading the devices", |w| w.devices.clone())
+    }
+
+    fn swaps(&self) -> Result<Vec<PathBuf>> {
+        self.ask("os.swaps", "reading the swap devices", |w| w.swaps.clone())
+    }
+
+    fn canonical(&self, path: &Path) -> Result<PathBuf> {
+        self.with_path("os.canonical", path, |turn| {
+            let world = turn.world();
+            if path.starts_with("/dev") {
+                let id = world.provider(path)?;
+                return Ok(world.devices.get(id).path());
+            }
+            Ok(world.resolve(path)?.1)
+        })
+        .doing_to("resolving", path)
+    }
+
+    fn read_file(&self, path: &Path) -> Result<Option<Vec<u8>>> {
+        let read = self.with_path("os.read_file", path, |turn| {
+            let (node, _) = turn.world().resolve(path)?;
+            let tree = turn.world().volumes[node.volume].tree();
+            match &tree.get(node.ino)?.body {
+                Body::File(content) => {
+                    let size = tree.meta(node.ino, 0)?.size;
+                    let mut bytes = vec![0; usize::try_from(size).map_err(io::Error::other)?];
+                    content.read(0, &mut bytes);
+                    Ok(bytes)
+                }
+                _ => Err(Errno::EISDIR.into()),
+            }
+        });
+        match read {
+            Err(e)
+                if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) =>
+            {
+                Ok(None)
+            }
+            read => read.map(Some).doing_to("reading", path),
+        }
+    }
+
+    fn read_device(&self, device: &Path, offset: u64, length: usize) -> Result<Vec<u8>> {
+        self.with_path("os.read_device", device, |turn| {
+            let id = turn.world().provider(device)?;
+            turn.world().read_bytes(id, offset, length)
+        })
+        .doing_to("reading", device)
+        .map_err(|e| e.at(offset))
+    }
+
+    fn claim(&self, device: &Path) -> Result<FakeClaim> {
+        let claimed = self.with_path("os.claim", device, |turn| {
+            let world = turn.world();
+            let id = world.provider(device)?;
+            let volume = world.volume(id)?;
+            if world.is_mounted(volume) || !world.claims.insert(volume) {
+                return Err(Errno::EBUSY.into());
+            }
+            Ok(volume)
+        });
+        let volume = busy(claimed.doing_to("opening for writing", device))?;
+        Ok(FakeClaim { machine: self.clone(), device: device.to_path_buf(), volume })
+    }
+
+    fn format(&self, device: &Path, format: &Format) -> Result<()> {
+        let found = self.with_path("os.format", device, |turn| {
+            let world = turn.world();
+            let volume = world.volume(world.provider(device)?)?;
+            if world.is_mounted(volume) || world.claims.contains(&volume) {
+                return Err(Errno::EBUSY.into());
+            }
+            let (serial, now) = (world.next_serial(), world.now);
+            Ok(world.volumes[volume].format(format, serial, now))
+        });
+        busy(found.doing_to("making a file system on", device))?.map_err(|e| e.path(device))
+    }
+
+    fn rehearse(&self, format: &Format, size: u64) -> Result<Vec<u8>> {
+        let now = self.ask("os.rehearse", "rehearsing the format", |w| w.now)?;
+        let image = volume::make(format, size, 0, now)?;
+        Ok(image.head.as_ref().clone())
+    }
+
+    fn mount(&self, device: &Path, point: &Path, fs: &str, access: Access) -> Result<()> {
+        let mounted = self.with_path("os.mount", device, |turn| {
+            turn.world().mount(device, point, fs, access == Access::Read)
+        });
+        busy(mounted.doing_to("mounting", device))
+    }
+
+    fn unmount(&self, mount: &Mount, force: bool) -> Result<()> {
+        let gone =
+            self.with_path("os.unmount", &mount.point, |turn| turn.world().unmount(mount, force));
+        busy(gone.doing_to("unmounting", &mount.point))
+    }
+
+    fn drop_cache(&self, device: &Path) -> Result<()> {
+        let dropped = self.with_path("os.drop_cache", device, |turn| {
+            let world = turn.world();
+            let volume = world.volume(world.provider(device)?)?;
+            if world.is_mounted(volume) {
+                return Err(Errno::EBUSY.into());
+            }
+            world.volumes[volume].drop_cache();
+            Ok(())
+        });
+        busy(dropped.doing_to("dropping the cache of", device))
+    }
+
+    fn holders(&self, mount: &Mount) -> Result<Vec<Holder>> {
+        self.with_path("os.holders", &mount.point, |turn| Ok(turn.world().holders.clone()))
+            .doing_to("asking who uses", &mount.point)
+    }
+
+    fn open_dir(&self, path: &Path) -> Result<FakeDir> {
+        self.with_path("os.open_dir", path, |turn| {
+            let (node, _) = turn.world().resolve(path)?;
+            FakeDir::open(self, turn, node)
+        })
+        .doing_to("opening", path)
+    }
+
+    fn make_dir(&self, path: &Path) -> Result<()> {
+        self.with_path("os.make_dir", path, |turn| make_dir(turn.world(), path))
+            .doing_to("making directory", path)
+    }
+
+    fn remove_dir(&self, path: &Path) -> Result<()> {
+        self.with_path("os.remove_dir", path, |turn| remove_dir(turn.world(), path))
+            .doing_to("removing", path)
+    }
+
+    fn usage(&self, path: &Path) -> Result<Usage> {
+        self.with_path("os.usage", path, |turn| {
+            let (node, _) = turn.world().resolve(path)?;
+            Ok(turn.world().volumes[node.volume].tree().usage())
+        })
+        .doing_to("asking the space of", path)
+    }
+
+    fn forbids(&self) -> Result<Option<String>> {
+        self.ask("os.forbids", "reading the security level", |w| w.forbids.clone())
+    }
+
+    fn packages(&self, root: &Path) -> Result<Option<Vec<(String, String)>>> {
+        self.with_path("os.packages", root, |turn| Ok(turn.world().packages.clone()))
+            .doing_to("asking the packages of", root)
+    }
+
+    fn run_dir(&self) -> PathBuf {
+        self.world(|w| w.run_dir.clone())
+    }
+
+    fn alive(&self, pid: u32) -> bool {
+        pid == std::process::id() || self.world(|w| w.alive.contains(&pid))
+    }
+}
+
+/// The directory that holds a path's last name, which may be changed.
+fn parent<'a>(world: &World, path: &'a Path) -> io::Result<(Node, &'a OsStr)> {
+    let (node, _) = world.resolve(path.parent().unwrap_or(Path::new("/")))?;
+    if world.mounted(node.mount)?.mount.read_only {
+        return Err(Errno::EROFS.into());
+    }
+    Ok((node, path.file_name().unwrap_or_default()))
+}
+
+fn make_dir(world: &mut World, path: &Path) -> io::Result<()> {
+    match world.resolve(path) {
+        Ok((node, _)) if world.volumes[node.volume].tree().get(node.ino)?.kind() == Kind::Dir => {
+            return Ok(());
+        }
+        Ok(_) => return Err(Errno::EEXIST.into()),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+        Err(e) => return Err(e),
+    }
+    if let Some(above) = path.parent() {
+        make_dir(world, above)?;
+    }
+    let (node, name) = parent(world, path)?;
+    let now = world.now;
+    let volume = &mut world.volumes[node.volume];
+    volume.tree().may_add(node.ino, name)?;
+    volume.tree().room(1, 1)?;
+    let ino = volume.written.tree.allocate();
+    let body = Body::Dir { parent: node.ino, entries: std::collections::BTreeMap::new() };
+    let inode = Inode::new(body, Attributes::new(0o755, now));
+    volume.change(ino, Change::Make(Arc::new(inode)), now);
+    volume.change(node.ino, Change::Link(name.to_owned(), ino), now);
+    Ok(())
+}
+
+fn remove_dir(world: &mut World, path: &Path) -> io::Result<()> {
+    let (node, name) = parent(world, path)?;
+    let now = world.now;
+    let tree = world.volumes[node.volume].tree();
+    let ino = tree.child(node.ino, name)?;
+    let inode = tree.get(ino)?;
+    match &inode.body {
+        Body::Dir { entries, .. } if entries.is_empty() => {}
+        Body::Dir { .. } => return Err(Errno::ENOTEMPTY.into()),
+        _ => return Err(Errno::ENOTDIR.into()),
+    }
+    inode.may_go()?;
+    tree.get(node.ino)?.may_change()?;
+    let child = Node { ino, ..node };
+    if world.cross(child) != child {
+        return Err(Errno::EBUSY.into());
+    }
+    let volume = &mut world.volumes[node.volume];
+    volume.change(node.ino, Change::Unlink(name.to_owned()), now);
+    volume.prune(ino);
+    Ok(())
+}
+
+/// A partition opened for writing.
+#[derive(Debug)]
+pub struct FakeClaim {
+    machine: Machine,
+    device: PathBuf,
+    volume: usize,
+}
+
+impl FakeClaim {
+    fn with<T>(
+        &self,
+        op: &'static str,
+        doing: &str,
+        f: impl FnOnce(&mut World) -> io::Result<T>,
+    ) -> Result<T> {
+        self.machine
+            .with_path(op, &self.device, |turn| f(turn.world()))
+            .doing_to(doing, &self.device)
+    }
+}
+
+impl sys::Claim for FakeClaim {
+    fn provider(&self) -> Result<String> {
+        let name = self.with("claim.provider", "asking the provider of", |world| {
+            let id = world.provider(&self.device)?;
+            Ok(world.devices.get(id).name.clone())
+        })?;
+        Ok(name)
+    }
+
+    fn wipe(&mut self, offset: u64, length: u64) -> Result<()> {
+        let volume = self.volume;
+        self.with("claim.wipe", "erasing", |world| {
+            let whole = |n: u64| n.is_multiple_of(512);
+            let (Ok(at), Ok(bytes)) = (usize::try_from(offset), usize::try_from(length)) else {
+                return Err(Errno::EINVAL.into());
+            };
+            if !whole(offset) || !whole(length) {
+                return Err(Errno::EINVAL.into());
+            }
+            let now = world.now;
+            world.volumes[volume].write(Write::Head(at, vec![0; bytes]), now);
+            Ok(())
+        })
+        .map_err(|e: Error| e.at(offset))
+    }
+
+    fn flush(&mut self) -> Result<()> {
+        let volume = self.volume;
+        self.with("claim.flush", "flushing", |world| {
+            world.volumes[volume].flush();
+            Ok(())
+        })
+    }
+}
+
+impl Drop for FakeClaim {
+    fn drop(&mut self) {
+        self.machine.world(|w| w.claims.remove(&self.volume));
+    }
+}

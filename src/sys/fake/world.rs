@@ -1,0 +1,534 @@
+//! The machine's state: disks, mounts, paths.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::ffi::{OsStr, OsString};
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Component, Path, PathBuf};
+
+use nix::errno::Errno;
+
+use super::tree::{Body, Change, ROOT, Tree};
+use super::volume::{Loss, Volume};
+use crate::device::{Class, Devices, Id, Lower, Provider};
+use crate::error::Result;
+use crate::mounts::Mount;
+use crate::sys::tree::{Kind, Time};
+use crate::sys::{Format, FsType, Holder, UfsSwitches};
+use crate::table::superblock::{self, WINDOW};
+
+const SECTOR: u64 = 512;
+/// Where the first slice begins.
+const FIRST: u64 = 1 << 20;
+/// Room of a file system in memory.
+const MEMORY: u64 = 64 << 20;
+/// `MAXSYMLINKS`.
+const LINKS_MAX: u32 = 32;
+/// Processes that have ended have pids from here on.
+const DEAD: u32 = 4_000_000;
+
+/// A mounted file system.
+#[derive(Clone, Debug)]
+pub(super) struct Mounted {
+    pub(super) mount: Mount,
+    pub(super) volume: usize,
+    /// The mount and the directory there that it covers.
+    covers: Option<(i64, u64)>,
+    /// Open files and directories.
+    handles: u32,
+}
+
+impl Mounted {
+    fn id(&self) -> i64 {
+        self.mount.id[0]
+    }
+}
+
+/// Where a path or a handle leads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Node {
+    pub(super) mount: i64,
+    pub(super) volume: usize,
+    pub(super) ino: u64,
+}
+
+/// What a machine consists of. Tests change the public fields as they like.
+#[derive(Clone, Debug)]
+pub struct World {
+    /// The storage stack. Providers added over a slice read that slice's bytes.
+    pub devices: Devices,
+    /// What it pages or dumps to.
+    pub swaps: Vec<PathBuf>,
+    /// Why the system forbids all work.
+    pub forbids: Option<String>,
+    /// What its package tool tells of any root.
+    pub packages: Option<Vec<(String, String)>>,
+    /// Whether this process may mount and write devices.
+    pub privileged: bool,
+    /// Who keeps every mount busy.
+    pub holders: Vec<Holder>,
+    /// Other processes that are alive.
+    pub alive: BTreeSet<u32>,
+    /// Whether directories tell the kinds of their entries.
+    pub kinds_in_listings: bool,
+    /// Bytes that one read or write moves at most.
+    pub transfer_max: usize,
+    /// What is mounted at boot: node and point, the root first.
+    pub boot: Vec<(PathBuf, PathBuf)>,
+    pub(super) run_dir: PathBuf,
+    pub(super) now: Time,
+    /// First sectors, by the name of the disk.
+    tables: BTreeMap<String, Vec<u8>>,
+    pub(super) volumes: Vec<Volume>,
+    pub(super) mounts: Vec<Mounted>,
+    next_mount: i64,
+    serial: u32,
+    dead: u32,
+    /// Volumes opened for writing.
+    pub(super) claims: BTreeSet<usize>,
+}
+
+impl World {
+    pub(super) fn new(run_dir: PathBuf) -> Self {
+        Self {
+            devices: Devices::default(),
+            swaps: Vec::new(),
+            forbids: None,
+            packages: None,
+            privileged: true,
+            holders: Vec::new(),
+            alive: BTreeSet::new(),
+            kinds_in_listings: true,
+            transfer_max: usize::MAX,
+            boot: Vec::new(),
+            run_dir,
+            now: Time { sec: 1_600_000_000, nsec: 0 },
+            tables: BTreeMap::new(),
+            volumes: Vec::new(),
+            mounts: Vec::new(),
+            next_mount: 1,
+            serial: 0,
+            dead: DEAD,
+            claims: BTreeSet::new(),
+        }
+    }
+
+    // ---- building ---------------------------------------------------------------------------
+
+    /// Adds a disk with up to four slices of these sizes, blank, the first one active.
+    pub fn add_disk(&mut self, name: &str, slices: &[u64]) {
+        let mut table = vec![0; 512];
+        let disk = self.devices.providers.len();
+        let size = FIRST + slices.iter().sum::<u64>();
+        self.devices.providers.push(provider(name.to_owned(), Class::Disk, size, Vec::new()));
+        let mut start = FIRST;
+        for (index, &size) in (1..).zip(slices) {
+            let name = format!("{name}s{index}");
+            let lower = vec![Lower { id: disk, offset: Some(start) }];
+            let class = Class::Partition { index };
+            self.devices.providers.push(provider(name.clone(), class, size, lower));
+            self.volumes.push(Volume::new(Some(name), size, self.now));
+            let entry = entry(index);
+            table[entry + 4] = 0xa5;
+            let sectors = |bytes: u64| u32::try_from(bytes / SECTOR).unwrap_or(u32::MAX);
+            table[entry + 8..entry + 12].copy_from_slice(&sectors(start).to_le_bytes());
+            table[entry + 12..entry + 16].copy_from_slice(&sectors(size).to_le_bytes());
+            start += size;
+        }
+        table[510..].copy_from_slice(&[0x55, 0xaa]);
+        self.tables.insert(name.to_owned(), table);
+        self.set_active(name, 1);
+    }
+
+    /// Sets the active flag of one slice; 0 takes it from all.
+    pub fn set_active(&mut self, disk: &str, slice: u32) {
+        if let Some(table) = self.tables.get_mut(disk) {
+            for index in 1..=4 {
+                table[entry(index)] = if index == slice { 0x80 } else { 0 };
+            }
+        }
+    }
+
+    /// Makes an empty UFS2, durable at once.
+    ///
+    /// # Errors
+    /// It does not fit, or there is no such device.
+    pub fn make_fs(&mut self, device: &str, label: &str) -> Result<()> {
+        let label = Some(label.to_owned());
+        let ufs = UfsSwitches { soft_updates: true, ..UfsSwitches::default() };
+        let format = Format { fs: FsType::Ufs2, label, inodes: None, ufs };
+        let (serial, now) = (self.next_serial(), self.now);
+        let volume = self.must_find(device);
+        self.volumes[volume].format(&format, serial, now)?;
+        self.volumes[volume].drop_cache();
+        Ok(())
+    }
+
+    /// Changes a device's tree behind everybody's back, for good, one second later.
+    pub fn edit(&mut self, device: &str, mut f: impl FnMut(&mut Tree)) {
+        self.edit_dyn(device, &mut f);
+    }
+
+    pub(super) fn edit_dyn(&mut self, device: &str, f: &mut dyn FnMut(&mut Tree)) {
+        self.now.sec += 1;
+        let (volume, now) = (self.must_find(device), self.now);
+        self.volumes[volume].edit(now, f);
+    }
+
+    /// The tree of a device as reads see it.
+    pub fn tree(&self, device: &str) -> &Tree {
+        self.volumes[self.must_find(device)].tree()
+    }
+
+    /// The first bytes of a device as reads see them.
+    pub fn head(&self, device: &str) -> &[u8] {
+        &self.volumes[self.must_find(device)].written.head
+    }
+
+    /// How many writes to a device nobody flushed.
+    pub fn pending(&self, device: &str) -> usize {
+        self.volumes[self.must_find(device)].pending()
+    }
+
+    /// # Panics
+    /// There is no such device: the test is wrong.
+    fn must_find(&self, device: &str) -> usize {
+        let found = self.volumes.iter().position(|v| v.provider.as_deref() == Some(device));
+        found.unwrap_or_else(|| panic!("no device {device}"))
+    }
+
+    pub(super) fn next_serial(&mut self) -> u32 {
+        self.serial += 1;
+        self.serial
+    }
+
+    // ---- the life of the machine ------------------------------------------------------------
+
+    /// Mounts what is mounted at boot.
+    ///
+    /// # Errors
+    /// A device or a mount point is missing.
+    pub fn start(&mut self) -> io::Result<()> {
+        self.add_memory("tmpfs", self.run_dir.clone());
+        let boot = self.boot.clone();
+        for (device, point) in &boot {
+            self.mount(device, point, FsType::Ufs2.name(), false)?;
+            if point.as_os_str() == "/" && self.tree_at(Path::new("/dev")).is_ok() {
+                self.add_memory("devfs", PathBuf::from("/dev"));
+            }
+        }
+        Ok(())
+    }
+
+    fn add_memory(&mut self, fs: &str, point: PathBuf) {
+        self.volumes.push(Volume::new(None, MEMORY, self.now));
+        let covers = self.resolve(&point).ok().map(|(node, _)| (node.mount, node.ino));
+        self.add_mount(fs.to_owned(), point, fs, false, self.volumes.len() - 1, covers);
+    }
+
+    fn add_mount(
+        &mut self,
+        source: String,
+        point: PathBuf,
+        fs: &str,
+        read_only: bool,
+        volume: usize,
+        covers: Option<(i64, u64)>,
+    ) {
+        let id = [self.next_mount, 0];
+        self.next_mount += 1;
+        let mount = Mount { source, number: None, point, fs: fs.to_owned(), read_only, id };
+        self.mounts.push(Mounted { mount, volume, covers, handles: 0 });
+    }
+
+    /// The power goes and comes back.
+    pub(super) fn lose_power(&mut self, loss: Loss, run_dir: PathBuf) {
+        self.volumes.retain(|v| v.provider.is_some());
+        self.volumes.iter_mut().for_each(|v| v.lose(loss));
+        self.mounts.clear();
+        self.claims.clear();
+        self.run_dir = run_dir;
+        self.now.sec += 60;
+    }
+
+    /// The process ends and another one comes, which has another pid: private mount points then
+    /// name a process that is gone.
+    pub(super) fn end_process(&mut self) {
+        self.close_all();
+        self.dead += 1;
+        let (own, dead) = (format!("{}.", std::process::id()), format!("{}.", self.dead));
+        let mut renamed = Vec::new();
+        for mounted in &mut self.mounts {
+            if let Ok(name) = mounted.mount.point.strip_prefix(&self.run_dir)
+                && let Some(word) = name.to_str().and_then(|n| n.strip_prefix(&own))
+            {
+                mounted.mount.point = self.run_dir.join(format!("{dead}{word}"));
+            }
+        }
+        let Ok((node, _)) = self.resolve(&self.run_dir.clone()) else { return };
+        if let Ok(inode) = self.volumes[node.volume].tree().get(node.ino)
+            && let Body::Dir { entries, .. } = &inode.body
+        {
+            let own = entries.keys().filter_map(|n| n.to_str()?.strip_prefix(&own));
+            renamed.extend(own.map(str::to_owned));
+        }
+        for word in renamed {
+            let (from, to) = (format!("{own}{word}"), format!("{dead}{word}"));
+            let change = Change::Rename(from.into(), to.into());
+            self.volumes[node.volume].change(node.ino, change, self.now);
+        }
+    }
+
+    /// No handle and no claim is open: their process has ended.
+    pub(super) fn close_all(&mut self) {
+        self.claims.clear();
+        self.mounts.iter_mut().for_each(|m| m.handles = 0);
+        for volume in &mut self.volumes {
+            for (ino, _) in std::mem::take(&mut volume.opens) {
+                volume.prune(ino);
+            }
+        }
+    }
+
+    /// Puts the run directory elsewhere, with all that is mounted in it.
+    pub(super) fn move_run_dir(&mut self, run_dir: PathBuf) {
+        for mounted in &mut self.mounts {
+            if let Ok(rest) = mounted.mount.point.strip_prefix(&self.run_dir) {
+                let point =
+                    if rest.as_os_str().is_empty() { run_dir.clone() } else { run_dir.join(rest) };
+                mounted.mount.point = point;
+            }
+        }
+        self.run_dir = run_dir;
+    }
+
+    // ---- devices ----------------------------------------------------------------------------
+
+    /// Finds a provider by its node or an alias of it.
+    pub(super) fn provider(&self, device: &Path) -> io::Result<Id> {
+        let Some(mut id) = self.devices.find(device) else { return Err(Errno::ENOENT.into()) };
+        while let (Class::Alias, [lower]) =
+            (&self.devices.get(id).class, self.devices.get(id).lower.as_slice())
+        {
+            id = lower.id;
+        }
+        Ok(id)
+    }
+
+    /// The volume that begins where the provider does.
+    pub(super) fn volume(&self, id: Id) -> io::Result<usize> {
+        let place = |id: Id| self.devices.extents(id).first().map(|e| (e.base, e.start));
+        let wanted = place(id);
+        let same = |v: &Volume| {
+            let provider = v.provider.as_ref().and_then(|name| self.devices.find(Path::new(name)));
+            provider.is_some_and(|provider| place(provider) == wanted)
+        };
+        self.volumes.iter().position(same).ok_or_else(|| Errno::ENXIO.into())
+    }
+
+    /// Whether a volume is mounted.
+    pub(super) fn is_mounted(&self, volume: usize) -> bool {
+        self.mounts.iter().any(|m| m.volume == volume)
+    }
+
+    /// Reads bytes: tables and the beginnings of the partitions; all else is zeros.
+    pub(super) fn read_bytes(&self, id: Id, offset: u64, length: usize) -> io::Result<Vec<u8>> {
+        let provider = self.devices.get(id);
+        let sector = u64::from(provider.sector);
+        if !offset.is_multiple_of(sector) || !(length as u64).is_multiple_of(sector) {
+            return Err(Errno::EINVAL.into());
+        }
+        let length = provider.size.saturating_sub(offset).min(length as u64);
+        let mut bytes = vec![0; usize::try_from(length).map_err(io::Error::other)?];
+        let Some(extent) = self.devices.extents(id).first().copied() else { return Ok(bytes) };
+        let start = extent.start + offset;
+        let mut lay = |at: u64, data: &[u8]| {
+            let (from, to) = (start.max(at), (start + length).min(at + data.len() as u64));
+            if from < to {
+                // All of these are inside buffers in memory.
+                let inside = |position: u64| usize::try_from(position).unwrap_or(usize::MAX);
+                bytes[inside(from - start)..inside(to - start)]
+                    .copy_from_slice(&data[inside(from - at)..inside(to - at)]);
+            }
+        };
+        if let Some(table) = self.tables.get(&self.devices.get(extent.base).name) {
+            lay(0, table);
+        }
+        for volume in &self.volumes {
+            let provider = volume.provider.as_ref().and_then(|n| self.devices.find(Path::new(n)));
+            let place = provider.and_then(|id| self.devices.extents(id).first().copied());
+            if let Some(place) = place.filter(|place| place.base == extent.base) {
+                let head = WINDOW.min(usize::try_from(volume.size).unwrap_or(WINDOW));
+                lay(place.start, &volume.written.head[..head]);
+            }
+        }
+        Ok(bytes)
+    }
+
+    // ---- mounts -----------------------------------------------------------------------------
+
+    pub(super) fn mounted(&self, id: i64) -> io::Result<&Mounted> {
+        // A handle of a mount that was forced off is dead.
+        self.mounts.iter().find(|m| m.id() == id).ok_or_else(|| Errno::EIO.into())
+    }
+
+    pub(super) fn mount(
+        &mut self,
+        device: &Path,
+        point: &Path,
+        fs: &str,
+        read_only: bool,
+    ) -> io::Result<()> {
+        let volume = self.volume(self.provider(device)?)?;
+        if self.claims.contains(&volume) {
+            return Err(Errno::EBUSY.into());
+        }
+        let found = superblock::read(&self.volumes[volume].written.head);
+        if found.is_none_or(|s| s.fs.name() != fs) {
+            return Err(Errno::EINVAL.into());
+        }
+        // Only readers share a device.
+        if self.mounts.iter().any(|m| m.volume == volume && !(read_only && m.mount.read_only)) {
+            return Err(Errno::EBUSY.into());
+        }
+        let (covers, point) = if point == Path::new("/") && self.mount_at(point).is_none() {
+            (None, point.to_path_buf())
+        } else {
+            let (node, canonical) = self.resolve(point)?;
+            if self.volumes[node.volume].tree().get(node.ino)?.kind() != Kind::Dir {
+                return Err(Errno::ENOTDIR.into());
+            }
+            if self.mount_at(&canonical).is_some() {
+                return Err(Errno::EBUSY.into());
+            }
+            (Some((node.mount, node.ino)), canonical)
+        };
+        let source = device.to_string_lossy().into_owned();
+        self.add_mount(source, point, fs, read_only, volume, covers);
+        Ok(())
+    }
+
+    fn mount_at(&self, point: &Path) -> Option<&Mounted> {
+        self.mounts.iter().rev().find(|m| m.mount.point == point)
+    }
+
+    pub(super) fn unmount(&mut self, mount: &Mount, force: bool) -> io::Result<()> {
+        let id = mount.id[0];
+        let position = self.mounts.iter().position(|m| m.id() == id);
+        let Some(position) = position else { return Err(Errno::EINVAL.into()) };
+        let covered = self.mounts.iter().any(|m| m.covers.is_some_and(|(below, _)| below == id));
+        if covered || (self.mounts[position].handles > 0 && !force) {
+            return Err(Errno::EBUSY.into());
+        }
+        let gone = self.mounts.remove(position);
+        if !gone.mount.read_only {
+            self.volumes[gone.volume].flush();
+        }
+        Ok(())
+    }
+
+    /// Counts an open handle.
+    pub(super) fn open(&mut self, node: Node) {
+        if let Some(mounted) = self.mounts.iter_mut().find(|m| m.id() == node.mount) {
+            mounted.handles += 1;
+            *self.volumes[node.volume].opens.entry(node.ino).or_default() += 1;
+        }
+    }
+
+    /// Counts a handle that was closed.
+    pub(super) fn close(&mut self, node: Node) {
+        let Some(mounted) = self.mounts.iter_mut().find(|m| m.id() == node.mount) else { return };
+        mounted.handles = mounted.handles.saturating_sub(1);
+        let volume = &mut self.volumes[node.volume];
+        if let Some(opens) = volume.opens.get_mut(&node.ino) {
+            *opens -= 1;
+            if *opens == 0 {
+                volume.opens.remove(&node.ino);
+                volume.prune(node.ino);
+            }
+        }
+    }
+
+    /// Steps from a covered directory into what is mounted there.
+    pub(super) fn cross(&self, mut node: Node) -> Node {
+        let covering = |node: Node| {
+            self.mounts.iter().rev().find(|m| m.covers == Some((node.mount, node.ino)))
+        };
+        while let Some(upper) = covering(node) {
+            node = Node { mount: upper.id(), volume: upper.volume, ino: ROOT };
+        }
+        node
+    }
+
+    /// The directory above, out of a mount where it is its root.
+    pub(super) fn above(&self, mut node: Node) -> io::Result<Node> {
+        while node.ino == ROOT {
+            let Some((mount, ino)) = self.mounted(node.mount)?.covers else { return Ok(node) };
+            node = Node { mount, volume: self.mounted(mount)?.volume, ino };
+        }
+        let ino = self.volumes[node.volume].tree().child(node.ino, OsStr::new(".."))?;
+        Ok(Node { ino, ..node })
+    }
+
+    // ---- paths ------------------------------------------------------------------------------
+
+    /// Follows a path with its symbolic links; also tells the path without them.
+    pub(super) fn resolve(&self, path: &Path) -> io::Result<(Node, PathBuf)> {
+        let root = |point: &Path| {
+            let mounted = self.mount_at(point).ok_or(Errno::ENOENT)?;
+            Ok::<_, io::Error>(Node { mount: mounted.id(), volume: mounted.volume, ino: ROOT })
+        };
+        let names = |path: &Path| -> Vec<OsString> {
+            let normal = |c: Component<'_>| match c {
+                Component::RootDir | Component::CurDir => None,
+                other => Some(other.as_os_str().to_owned()),
+            };
+            path.components().filter_map(normal).collect()
+        };
+        let (mut node, mut canonical, mut todo) = match path.strip_prefix(&self.run_dir) {
+            Ok(rest) => (root(&self.run_dir)?, self.run_dir.clone(), VecDeque::from(names(rest))),
+            Err(_) => (root(Path::new("/"))?, PathBuf::from("/"), VecDeque::from(names(path))),
+        };
+        let mut links = 0;
+        while let Some(name) = todo.pop_front() {
+            if name == ".." {
+                node = self.above(node)?;
+                canonical.pop();
+                continue;
+            }
+            let tree = self.volumes[node.volume].tree();
+            let ino = tree.child(node.ino, &name)?;
+            if let Body::Symlink(target) = &tree.get(ino)?.body {
+                links += 1;
+                if links > LINKS_MAX {
+                    return Err(Errno::ELOOP.into());
+                }
+                let target = Path::new(OsStr::from_bytes(target));
+                if target.is_absolute() {
+                    (node, canonical) = (root(Path::new("/"))?, PathBuf::from("/"));
+                }
+                for name in names(target).into_iter().rev() {
+                    todo.push_front(name);
+                }
+                continue;
+            }
+            canonical.push(&name);
+            node = self.cross(Node { ino, ..node });
+        }
+        Ok((node, canonical))
+    }
+
+    fn tree_at(&self, path: &Path) -> io::Result<Node> {
+        Ok(self.resolve(path)?.0)
+    }
+}
+
+fn provider(name: String, class: Class, size: u64, lower: Vec<Lower>) -> Provider {
+    let (aliases, sector, number) = (Vec::new(), 512, None);
+    Provider { name, aliases, class, size, sector, number, lower, removable: false }
+}
+
+/// Where a slice's entry is in the first sector.
+fn entry(index: u32) -> usize {
+    446 + (index as usize - 1) * 16
+}
