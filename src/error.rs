@@ -153,7 +153,7 @@ impl fmt::Display for Error {
             if !object.is_empty() {
                 object.push(' ');
             }
-            object.push_str(&path.to_string_lossy());
+            object.push_str(&visible(&path.to_string_lossy()));
         }
         match self.offset {
             Some(offset) => write!(f, "{object} at {offset}: ")?,
@@ -194,6 +194,20 @@ impl<T> During<T> for Result<T> {
     fn during(self, operation: impl Into<String>) -> Result<T> {
         self.map_err(|e| e.during(operation))
     }
+}
+
+/// The text with its control characters escaped: a name cannot pass for a line of ours, nor
+/// speak to the terminal.
+pub fn visible(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for c in text.chars() {
+        if c.is_control() {
+            out.extend(c.escape_default());
+        } else {
+            out.push(c);
+        }
+    }
+    out
 }
 
 /// The system's words for an error, without Rust's "(os error N)".

@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use serde::Serialize;
 
-use crate::error::Error;
+use crate::error::{Error, visible};
 use crate::ops::{clean, show, snapshot, verify};
 use crate::plan::Step;
 use crate::slot::State;
@@ -129,7 +129,7 @@ pub fn json_plan(steps: &[Step]) -> String {
 pub fn verify(report: &verify::Report) -> String {
     let mut text = String::new();
     for difference in &report.differences {
-        let _ = write!(text, "{}: {}", difference.path, difference.what);
+        let _ = write!(text, "{}: {}", visible(&difference.path), difference.what);
         if let Some(offset) = difference.offset {
             let _ = write!(text, " differs at {offset}");
         }

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
 use std::io::{BufReader, BufWriter, Write};
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -18,6 +19,7 @@ use crate::copy::verify::{Report as VerifyReport, verify};
 use crate::copy::{pool, tree};
 use crate::device::Id;
 use crate::error::{Context, During, Error, Kind, Result};
+use crate::mounts::Mount;
 use crate::plan::Step;
 use crate::record::packages::{self, Software};
 use crate::record::{self as slot_record, Record};
@@ -91,24 +93,12 @@ struct Copied {
     verify_seconds: f64,
 }
 
-/// What a run works on.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Slots<'a> {
-    /// What was observed with the lock held.
-    pub(super) view: &'a View,
-    /// The pairs that are copied.
-    pub(super) layout: &'a Layout,
-    /// All pairs of the slot, copied now or before: the copy's fstab names them.
-    pub(super) whole: &'a Layout,
-}
-
 /// A run under way.
 pub(super) struct Run<'a, 'b, O: Os> {
     os: &'a O,
     session: &'a Session,
     view: &'a View,
     layout: &'a Layout,
-    whole: &'a Layout,
     say: &'b mut dyn FnMut(&str),
     sources: Vec<Source<'a, O>>,
     parts: BTreeMap<Part, Copied>,
@@ -120,13 +110,13 @@ impl<'a, 'b, O: Os> Run<'a, 'b, O> {
     pub(super) fn new(
         os: &'a O,
         session: &'a Session,
-        slots: Slots<'a>,
+        view: &'a View,
+        layout: &'a Layout,
         say: &'b mut dyn FnMut(&str),
         sources: Vec<Source<'a, O>>,
         cleared: BTreeSet<Part>,
     ) -> Self {
-        let Slots { view, layout, whole } = slots;
-        Self { os, session, view, layout, whole, say, sources, parts: BTreeMap::new(), cleared }
+        Self { os, session, view, layout, say, sources, parts: BTreeMap::new(), cleared }
     }
 
     /// Does one step.
@@ -221,7 +211,7 @@ impl<'a, 'b, O: Os> Run<'a, 'b, O> {
         let source = &self.sources[number];
         let device = self.device(part)?;
         let point = self.point(part);
-        let options = self.tree_options(part, source, &device)?;
+        let options = self.tree_options(part, source)?;
         let usage = source.usage;
         self.session.monitor.begin(Phase {
             name: format!("copying {}", part.point()),
@@ -256,12 +246,7 @@ impl<'a, 'b, O: Os> Run<'a, 'b, O> {
         Ok((summary, sha256))
     }
 
-    fn tree_options(
-        &self,
-        part: Part,
-        source: &Source<'_, O>,
-        device: &Path,
-    ) -> Result<TreeOptions> {
+    fn tree_options(&self, part: Part, source: &Source<'_, O>) -> Result<TreeOptions> {
         let mut options = TreeOptions { workers: pool::cores(), ..TreeOptions::default() };
         // UFS's own: snapshots and the soft-updates journal.
         let mut exclude: Vec<&str> = vec![".snap", ".sujournal", slot_record::DIR];
@@ -269,8 +254,8 @@ impl<'a, 'b, O: Os> Run<'a, 'b, O> {
         if part == Part::Root {
             // One-time orders to the source's next boot are not the copy's.
             exclude.extend(["boot/nextboot.conf", "firstboot"]);
-            let names = self.target_names(part, device)?;
-            options.replace = rewrite::files(self.os, self.view, self.whole, &names)?;
+            let names = self.target_names()?;
+            options.replace = rewrite::files(self.os, self.view, self.layout, &names)?;
             for pair in &self.layout.pairs {
                 let name = pair.part.alternate().trim_start_matches('/');
                 // Before the copy is mounted on it.
@@ -281,20 +266,28 @@ impl<'a, 'b, O: Os> Run<'a, 'b, O> {
                 }
             }
         }
+        let point = self.pair(part)?.1.mounted.as_deref();
+        let below = |m: &Mount| {
+            let path = m.point.strip_prefix(point?).ok()?.as_os_str().as_bytes().to_vec();
+            (!path.is_empty()).then_some(path)
+        };
+        options.points = self.view.mounts.iter().filter_map(below).collect();
         options.exclude =
             exclude.into_iter().map(|p| p.as_bytes().to_vec()).collect::<BTreeSet<_>>();
         Ok(options)
     }
 
-    /// The names of the targets, with the label and the identity of the new file system.
-    fn target_names(&self, part: Part, device: &Path) -> Result<BTreeMap<Id, Names>> {
-        let window = self.os.read_device(device, 0, superblock::WINDOW)?;
-        let id = self.pair(part)?.1.target;
-        let mut names = self.view.names(id);
-        let made = superblock::read(&window);
-        names.fs_label = made.as_ref().and_then(|s| s.label.clone());
-        names.fs_id = made.map(|s| s.id);
-        Ok(BTreeMap::from([(id, names)]))
+    /// The names of the targets, with the labels and the identities of the new file systems.
+    fn target_names(&self) -> Result<BTreeMap<Id, Names>> {
+        let name = |pair: &Pair| {
+            let device = self.view.devices.get(pair.target).path();
+            let made = superblock::read(&self.os.read_device(&device, 0, superblock::WINDOW)?);
+            let mut names = self.view.names(pair.target);
+            names.fs_label = made.as_ref().and_then(|s| s.label.clone());
+            names.fs_id = made.map(|s| s.id);
+            Ok((pair.target, names))
+        };
+        self.layout.pairs.iter().map(name).collect()
     }
 
     fn verify(&mut self, part: Part) -> Result<()> {

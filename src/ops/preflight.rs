@@ -22,7 +22,12 @@ pub fn format<O: Os>(os: &O, view: &View, pair: &Pair, usage: Usage) -> Result<F
     let source = view.superblocks.get(&pair.source);
     let old = view.superblocks.get(&pair.target).and_then(|s| s.label.as_deref());
     let label = label_for_copy(source.and_then(|s| s.label.as_deref()), old, fs.label_max());
-    let mut format = Format { fs, label, inodes: None, ufs: switches(source) };
+    // fstab may know the copy by its identity: it keeps it, unless it is the source's own.
+    let old = view.superblocks.get(&pair.target).filter(|s| {
+        s.fs.name() == fs.name() && fs != FsType::Ufs2 && s.id.bytes().any(|b| !b"0-".contains(&b))
+    });
+    let id = old.map(|s| s.id.clone()).filter(|id| source.is_none_or(|s| s.id != *id));
+    let mut format = Format { fs, label, id, inodes: None, ufs: switches(source) };
     let size = view.devices.get(pair.target).size;
     let refuse = |why: String| {
         Error::refused(format!(

@@ -30,7 +30,7 @@ pub fn files<O: Os>(
     targets: &BTreeMap<Id, Names>,
 ) -> Result<BTreeMap<Vec<u8>, Arc<[u8]>>> {
     let mut swapped = BTreeMap::new();
-    for pair in &layout.pairs {
+    for pair in layout.pairs.iter().chain(&layout.others) {
         let target = targets.get(&pair.target).cloned().unwrap_or_else(|| view.names(pair.target));
         swapped.insert(pair.source, target);
         swapped.insert(pair.target, view.names(pair.source));

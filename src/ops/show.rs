@@ -6,6 +6,7 @@ use serde::Serialize;
 use super::mounted::Mounted;
 use super::record::{self, Found};
 use super::{Session, lock, observe};
+use crate::device::Id;
 use crate::error::{Error, Result};
 use crate::record::packages::{self, Package, Software};
 use crate::slot::discover::{Layout, View};
@@ -71,8 +72,7 @@ pub fn run<O: Os>(os: &O, session: &Session, choice: Option<Choice>) -> Result<R
     let slots = slots
         .into_iter()
         .map(|slot| {
-            let seen =
-                if slot.running { running(os, &view)? } else { alternate(os, &view, &layout)? };
+            let seen = if slot.running { running(os, &view)? } else { whole(os, &view, &layout)? };
             Ok(report(&view, &layout, slot, seen))
         })
         .collect::<Result<_>>()?;
@@ -105,8 +105,25 @@ fn running<O: Os>(os: &O, view: &View) -> Result<Seen> {
     Ok(Seen { found, software, unmountable: false })
 }
 
-fn alternate<O: Os>(os: &O, view: &View, layout: &Layout) -> Result<Seen> {
-    let target = layout.root().target;
+/// The slot with all its parts: it is no better than its config.
+fn whole<O: Os>(os: &O, view: &View, layout: &Layout) -> Result<Seen> {
+    let mut seen = alternate(os, view, layout.root().target)?;
+    for pair in &layout.pairs[1..] {
+        if seen.found.state != State::Valid {
+            break;
+        }
+        let part = alternate(os, view, pair.target)?.found;
+        if part.state != State::Valid {
+            let why = part.reason.unwrap_or_default();
+            let reason = format!("{} is {}: {why}", pair.part.alternate(), part.state.name());
+            let state = if part.state == State::Empty { State::Invalid } else { part.state };
+            seen.found = Found { state, reason: Some(reason), record: None };
+        }
+    }
+    Ok(seen)
+}
+
+fn alternate<O: Os>(os: &O, view: &View, target: Id) -> Result<Seen> {
     let reading = lock::shared(os, view, target)?;
     if let lock::Reading::Taken(owner) = &reading {
         match owner {

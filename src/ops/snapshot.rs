@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use serde::Serialize;
 
-use super::execute::{PairReport, Run, Slots, Source};
+use super::execute::{PairReport, Run, Source};
 use super::{Session, clear, lock, preflight, rewrite};
 use crate::copy::progress::interrupted;
 use crate::error::{Context, Error, Result};
@@ -69,10 +69,10 @@ pub fn run<O: Os>(
     if let Some(reason) = os.forbids()? {
         return Err(Error::refused(reason));
     }
-    let (_locks, view, whole) = lock::observed(os, session, "snapshot", View::guard)?;
-    let layout = chosen(whole.clone(), options.only)?;
+    let (_locks, view, layout) = lock::observed(os, session, "snapshot", View::guard)?;
+    let layout = chosen(layout, options.only)?;
     clear::sweep(os);
-    rewrite::files(os, &view, &whole, &BTreeMap::new())?;
+    rewrite::files(os, &view, &layout, &BTreeMap::new())?;
     let obstacles = clear::find(os, &view, &layout.pairs, options.force)?;
     let points = missing_points(os, &view, &layout)?;
     let sources = layout
@@ -91,14 +91,7 @@ pub fn run<O: Os>(
         return Ok(Outcome::Planned(steps));
     }
     let cleared = cleared(&view, &layout, &obstacles);
-    let mut run = Run::new(
-        os,
-        session,
-        Slots { view: &view, layout: &layout, whole: &whole },
-        say,
-        sources,
-        cleared,
-    );
+    let mut run = Run::new(os, session, &view, &layout, say, sources, cleared);
     for step in &steps {
         log::info!("{step}");
         if let Some(signal) = session.monitor.stopped() {
@@ -114,7 +107,7 @@ pub fn run<O: Os>(
         archived: pairs.iter().map(|p| p.source).collect(),
         pairs,
         seconds: begun.elapsed().as_secs_f64(),
-        shared: whole.shared_config.map(|id| view.node(id)),
+        shared: layout.shared_config.map(|id| view.node(id)),
     }))
 }
 
@@ -131,7 +124,7 @@ fn cleared(view: &View, layout: &Layout, obstacles: &[Obstacle]) -> BTreeSet<Par
 /// Leaves only the part that was asked for.
 fn chosen(mut layout: Layout, only: Option<Part>) -> Result<Layout> {
     if let Some(part) = only {
-        layout.pairs.retain(|p| p.part == part);
+        (layout.pairs, layout.others) = layout.pairs.into_iter().partition(|p| p.part == part);
         if layout.pairs.is_empty() {
             return Err(Error::refused(format!("{} has no second partition", part.point())));
         }

@@ -86,10 +86,14 @@ pub fn snapshot(
     let mut steps: Vec<Step> =
         obstacles.iter().map(|o| Step::Clear { mount: o.mount().clone(), force }).collect();
     steps.extend(points.iter().cloned().map(Step::MakePoint));
+    // All formats first: the copy of fstab needs the identities of the new file systems.
     for (pair, format) in layout.pairs.iter().zip(formats) {
         let (part, target) = (pair.part, view.node(pair.target));
         steps.push(Step::Erase(part, target.clone()));
-        steps.push(Step::Format(part, target.clone(), format.clone()));
+        steps.push(Step::Format(part, target, format.clone()));
+    }
+    for pair in &layout.pairs {
+        let (part, target) = (pair.part, view.node(pair.target));
         steps.push(Step::Copy(part, view.node(pair.source), target.clone()));
         steps.push(Step::Verify(part, target));
     }

@@ -50,6 +50,8 @@ pub struct Layout {
     pub slots: [Slot; 2],
     /// What is copied: the root, and `/config` where there is a second one.
     pub pairs: Vec<Pair>,
+    /// Pairs that are left as they are this time.
+    pub others: Vec<Pair>,
     /// `/config` where both slots use the same one.
     pub shared_config: Option<Id>,
 }
@@ -87,17 +89,33 @@ impl View {
     pub fn find(&self, spec: &[u8]) -> Option<Id> {
         let path = Path::new(std::ffi::OsStr::from_bytes(spec));
         let canonical = self.canonical.get(path).map_or(path, PathBuf::as_path);
-        self.devices
-            .find(canonical)
-            .or_else(|| self.devices.find(path))
-            .map(|id| self.devices.settle(id))
-            .or_else(|| match self.bearers(spec)[..] {
-                [id] => Some(id),
-                _ => None, // a clone of a medium bears the same labels: neither is meant
-            })
+        match self.bearers(spec)[..] {
+            [] => {
+                let found = self.devices.find(canonical).or_else(|| self.devices.find(path));
+                found.map(|id| self.devices.settle(id))
+            }
+            [id] => Some(id),
+            // A clone of the medium bears the same names, and its node in /dev/disk leads to either
+            // of the two: the one beside the running root is meant, or nobody knows which.
+            ref several => {
+                let beside = |id: &&Id| {
+                    let medium = self.devices.medium(**id);
+                    medium.is_some() && medium == self.running_medium()
+                };
+                match several.iter().filter(beside).collect::<Vec<_>>()[..] {
+                    [id] => Some(*id),
+                    _ => None,
+                }
+            }
+        }
     }
 
-    /// Every provider that bears a name which is no node: a label, a UUID.
+    fn running_medium(&self) -> Option<Id> {
+        let number = self.mount_at(&self.root)?.number?;
+        self.devices.medium(self.devices.by_number(number)?)
+    }
+
+    /// Every provider that bears a name: a node, a label, a UUID.
     pub fn bearers(&self, spec: &[u8]) -> Vec<Id> {
         let bears = |&id: &Id| !matches!(self.devices.get(id).class, Class::Alias);
         let mut found: Vec<_> = (0..self.devices.providers.len())
@@ -134,17 +152,7 @@ impl View {
     /// All names of a provider.
     pub fn names(&self, id: Id) -> Names {
         let name = &self.devices.get(id).name;
-        let mut names = Names::new(name, self.entry(id), self.superblocks.get(&id));
-        names.part_id = names.part_id.or_else(|| self.mbr_part_id(id));
-        names
-    }
-
-    /// Linux's PARTUUID of an MBR slice: the disk's signature and the index.
-    fn mbr_part_id(&self, id: Id) -> Option<String> {
-        let entry = self.entry(id)?;
-        let table = self.tables.get(&self.devices.get(id).lower.first()?.id)?;
-        let disk = table.disk_id.as_ref().filter(|_| table.scheme == Scheme::Mbr)?;
-        Some(format!("{disk}-{:02x}", entry.index))
+        Names::new(name, self.entry(id), self.superblocks.get(&id))
     }
 
     /// Its node, for messages.
@@ -206,7 +214,7 @@ impl View {
         let (config, shared_config) = self.config_pair(source, target)?;
         let mut pairs = vec![root];
         pairs.extend(config);
-        Ok(Layout { slots, pairs, shared_config })
+        Ok(Layout { slots, pairs, others: Vec::new(), shared_config })
     }
 
     fn running_root(&self) -> Result<(Id, &Mount)> {

@@ -87,6 +87,8 @@ pub struct Format {
     pub fs: FsType,
     /// Its label; none leaves it without.
     pub label: Option<String>,
+    /// Its identity (UUID), where the copy had one that fstab may know it by; not on UFS.
+    pub id: Option<String>,
     /// At least this many inodes; none takes the default density.
     pub inodes: Option<u64>,
     /// What a UFS2 keeps of its source.

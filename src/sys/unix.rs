@@ -20,8 +20,11 @@ use super::tree::{Dir, File, Kind, Meta, Names, Xattrs};
 use crate::error::{Context, Result};
 
 /// Opens that only ever lead to a directory, never through a symbolic link.
-const DIR_FLAGS: OFlag =
-    OFlag::O_RDONLY.union(OFlag::O_DIRECTORY).union(OFlag::O_NOFOLLOW).union(OFlag::O_CLOEXEC);
+const DIR_FLAGS: OFlag = OFlag::O_RDONLY
+    .union(OFlag::O_DIRECTORY)
+    .union(OFlag::O_NOFOLLOW)
+    .union(OFlag::O_CLOEXEC)
+    .union(native::READ_FLAGS);
 
 /// An open directory.
 #[derive(Debug)]

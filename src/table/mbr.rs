@@ -53,6 +53,7 @@ pub fn read(bytes: &[u8], size: u64, sector: u32) -> Result<Option<Table>, Fault
         return Ok(None);
     }
     let sector_bytes = u64::from(sector);
+    let disk_id = le32(bytes, DISK_ID).filter(|&id| id != 0).map(|id| format!("{id:08x}"));
     let entries: Vec<Entry> = raw
         .iter()
         .filter(|raw| raw.code != 0 && raw.start != 0 && raw.count != 0)
@@ -62,6 +63,8 @@ pub fn read(bytes: &[u8], size: u64, sector: u32) -> Result<Option<Table>, Fault
             size: u64::from(raw.count) * sector_bytes,
             kind: kind(raw.code),
             active: raw.status == 0x80,
+            // Linux's PARTUUID: the disk's signature and the slice's number.
+            uuid: disk_id.as_ref().map(|id| format!("{id}-{:02x}", raw.index)),
             ..Entry::default()
         })
         .collect();
@@ -70,7 +73,6 @@ pub fn read(bytes: &[u8], size: u64, sector: u32) -> Result<Option<Table>, Fault
         return Ok(None);
     }
     checked?;
-    let disk_id = le32(bytes, DISK_ID).filter(|&id| id != 0).map(|id| format!("{id:08x}"));
     Ok(Some(Table { scheme: Scheme::Mbr, sector, disk_id, entries }))
 }
 

@@ -16,7 +16,7 @@ use crate::copy::stack::open_below;
 use crate::copy::stream::Ring;
 use crate::error::{Context, Result};
 use crate::record::manifest::{Object, Writer};
-use crate::sys::tree::{Dir, Kind, Meta, Xattrs};
+use crate::sys::tree::{Dir, Kind, Meta, Time, Xattrs};
 
 /// Where the first name of a file of several names was put.
 struct Origin {
@@ -24,6 +24,8 @@ struct Origin {
     name: OsString,
     group: u64,
     object: Object,
+    /// Tells it from another file that gets its inode number when it is removed.
+    birth: Option<Time>,
     names_left: u64,
 }
 
@@ -134,6 +136,10 @@ impl<'a, D: Dir, W: Write> Finisher<'a, D, W> {
         let name = entry.name.clone();
         let dir = self.dir();
         let shown = Path::new(OsStr::from_bytes(&dir)).join(&name);
+        // A number that was given to another file meanwhile: the first one is gone.
+        if self.origins.get(&key).is_some_and(|origin| origin.birth != meta.birth) {
+            self.origins.remove(&key);
+        }
         if let Some(origin) = self.origins.get(&key) {
             if origin.dir == dir {
                 pair.target.make_link(&name, &pair.target, &origin.name)
@@ -174,7 +180,9 @@ impl<'a, D: Dir, W: Write> Finisher<'a, D, W> {
         self.copied(&name, &object, bytes)?;
         if meta.nlink > 1 {
             let names_left = meta.nlink - 1;
-            let origin = Origin { dir, name, group: self.groups, object: *object, names_left };
+            let birth = meta.birth;
+            let origin =
+                Origin { dir, name, group: self.groups, object: *object, birth, names_left };
             debug_assert_eq!(origin.object.group, Some(origin.group));
             self.origins.insert(key, origin);
         }

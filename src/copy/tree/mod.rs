@@ -34,6 +34,8 @@ pub struct Options {
     pub exclude: BTreeSet<Vec<u8>>,
     /// Files whose copy gets this content instead.
     pub replace: BTreeMap<Vec<u8>, Arc<[u8]>>,
+    /// Mount points: what is mounted there is another file system, or this one once more (bind).
+    pub points: BTreeSet<Vec<u8>>,
     /// Mount points whose own metadata are covered by what is mounted there.
     pub covered: BTreeMap<Vec<u8>, Meta>,
     /// Directories of the copy's root that the manifest tells checkers to pass over.

@@ -187,7 +187,7 @@ impl<D: Dir> Walk<'_, D> {
         make_dir(&pair.target, name).doing_to("making", &shown)?;
         let target = pair.target.open_dir(name).doing_to("opening the copy of", &shown)?;
         let below = Arc::new(Pair { source, target });
-        if meta.dev == self.device {
+        if meta.dev == self.device && !self.options.points.contains(shown.as_os_str().as_bytes()) {
             let listing = self.enter(&below, name, meta)?;
             return Ok(Some((below, listing)));
         }

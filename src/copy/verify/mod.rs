@@ -108,7 +108,7 @@ pub fn verify<D: Dir, M: BufRead + Send>(
                             if link.ino == ino {
                                 link.names += 1;
                             } else {
-                                let what = "hard link".to_owned();
+                                let what = format!("no hard link to {}", link.path.display());
                                 report.add(Difference { path, offset: None, what });
                             }
                         }

@@ -156,7 +156,7 @@ impl World {
     pub fn make_fs(&mut self, device: &str, label: &str) -> Result<()> {
         let label = Some(label.to_owned());
         let ufs = UfsSwitches { soft_updates: true, ..UfsSwitches::default() };
-        let format = Format { fs: FsType::Ufs2, label, inodes: None, ufs };
+        let format = Format { fs: FsType::Ufs2, label, id: None, inodes: None, ufs };
         let (serial, now) = (self.next_serial(), self.now);
         let volume = self.must_find(device);
         self.volumes[volume].format(&format, serial, now)?;

@@ -128,7 +128,8 @@ mod tests {
     use super::*;
     use crate::sys::UfsSwitches;
 
-    const PLAIN: Format = Format { fs: FsType::Ufs2, label: None, inodes: None, ufs: SWITCHES };
+    const PLAIN: Format =
+        Format { fs: FsType::Ufs2, label: None, id: None, inodes: None, ufs: SWITCHES };
     const SWITCHES: UfsSwitches = UfsSwitches {
         soft_updates: false,
         journal: false,

@@ -72,6 +72,9 @@ impl Os for Native {
                 if let Some(label) = &format.label {
                     add(&["-L", label]);
                 }
+                if let Some(id) = &format.id {
+                    add(&["-U", id]);
+                }
                 if let Some(inodes) = format.inodes {
                     add(&["-N", &inodes.to_string()]);
                 }
@@ -79,6 +82,9 @@ impl Os for Native {
             }
             FsType::Xfs => {
                 add(&["-q", "-f", "-K"]);
+                if let Some(id) = &format.id {
+                    add(&["-m", &format!("uuid={id}")]);
+                }
                 if let Some(label) = &format.label {
                     add(&["-L", label]);
                 }
