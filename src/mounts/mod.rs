@@ -15,6 +15,8 @@ pub struct Mount {
     pub point: PathBuf,
     /// `ufs`, `ext4`, `nullfs`, …
     pub fs: String,
+    /// Whether all of the file system is mounted, not only a directory of it (Linux's bind mount).
+    pub whole: bool,
     /// Whether it is read-only.
     pub read_only: bool,
     /// The system's own handle on exactly this mount: the fsid on FreeBSD (`f_fsid`, for

@@ -63,7 +63,8 @@ pub struct PairReport {
 
 /// An opened source.
 pub(super) struct Source<'a, O: Os> {
-    dir: O::Dir,
+    /// Its root.
+    pub(super) dir: O::Dir,
     /// What it holds.
     pub(super) usage: Usage,
     /// The mount that we made where it was not mounted.
@@ -104,6 +105,8 @@ pub(super) struct Run<'a, 'b, O: Os> {
     parts: BTreeMap<Part, Copied>,
     /// Parts whose copy, or whose mount point, had to be unmounted first.
     cleared: BTreeSet<Part>,
+    /// Whether anything of a target was written.
+    written: bool,
 }
 
 impl<'a, 'b, O: Os> Run<'a, 'b, O> {
@@ -116,7 +119,8 @@ impl<'a, 'b, O: Os> Run<'a, 'b, O> {
         sources: Vec<Source<'a, O>>,
         cleared: BTreeSet<Part>,
     ) -> Self {
-        Self { os, session, view, layout, say, sources, parts: BTreeMap::new(), cleared }
+        let parts = BTreeMap::new();
+        Self { os, session, view, layout, say, sources, parts, cleared, written: false }
     }
 
     /// Does one step.
@@ -124,7 +128,14 @@ impl<'a, 'b, O: Os> Run<'a, 'b, O> {
         match step {
             Step::Clear { mount, force } => clear::unmount(self.os, mount, *force),
             Step::MakePoint(path) => self.os.make_dir(path),
-            Step::Erase(part, _) => self.erase(*part),
+            Step::Erase(part, _) => {
+                let written = self.written;
+                // After the first write nothing is a refusal any more.
+                self.erase(*part).map_err(|e| match e.kind {
+                    Kind::Refused if written => e.kind(Kind::Failed),
+                    _ => e,
+                })
+            }
             Step::Format(part, device, format) => self.format(*part, device, format),
             Step::Copy(part, ..) => self.copy(*part),
             Step::Verify(part, _) => self.verify(*part),
@@ -149,7 +160,7 @@ impl<'a, 'b, O: Os> Run<'a, 'b, O> {
     /// again with the device open, since its name may lead elsewhere by now.
     fn erase(&mut self, part: Part) -> Result<()> {
         let device = self.device(part)?;
-        if self.parts.is_empty() {
+        if !self.written {
             // Nothing is written yet: the last moment to refuse.
             for pair in &self.layout.pairs {
                 check_empty(self.os, &self.point(pair.part), pair.part)?;
@@ -166,6 +177,7 @@ impl<'a, 'b, O: Os> Run<'a, 'b, O> {
         }
         fresh.guard(&layout)?;
         let window = self.os.read_device(&device, 0, superblock::WINDOW)?;
+        self.written = true;
         for range in superblock::wipe_ranges(&window) {
             claim.wipe(range.start, range.end - range.start)?;
         }
@@ -173,8 +185,13 @@ impl<'a, 'b, O: Os> Run<'a, 'b, O> {
     }
 
     fn format(&mut self, part: Part, device: &str, format: &Format) -> Result<()> {
-        let point = part.alternate();
-        self.os.format(Path::new(device), format).during(format!("formatting {point}"))
+        let context = format!("formatting {}", part.alternate());
+        self.os.format(Path::new(device), format).during(&context)?;
+        // What the tool wrote may lie in the device's cache, in any order: the new superblock must
+        // not become durable before what it leads to, or the old tree shows through half a copy.
+        patiently(|| self.os.claim(Path::new(device)))
+            .and_then(|mut claim| claim.flush())
+            .during(context)
     }
 
     fn copy(&mut self, part: Part) -> Result<()> {

@@ -1,9 +1,14 @@
 //! Whether the copy will fit, asked before anything is written.
 
-use crate::error::{Error, Kind, Result};
+use std::ffi::OsStr;
+
+use crate::copy::census::{self, Census};
+use crate::copy::progress::Monitor;
+use crate::error::{Context, During, Error, Kind, Result};
 use crate::slot::Pair;
 use crate::slot::discover::View;
 use crate::slot::names::label_for_copy;
+use crate::sys::tree::Dir;
 use crate::sys::{Format, FsType, Os, UfsSwitches, Usage};
 use crate::table::superblock::{self, Superblock};
 
@@ -12,22 +17,20 @@ const MANIFEST_LINE: u64 = 256;
 /// Room that never hurts: directories grow in steps, and the record needs a block or two.
 const SLACK: u64 = 256 << 10;
 
-/// The file system that `pair`'s target will get, proved to be large enough for what the source
-/// holds now.
+/// The file system that `pair`'s target will get, proved to be large enough for what `source` holds
+/// now, `usage` of it by its file system's own count.
 ///
 /// # Errors
 /// Refused with what is missing: bytes, or inodes.
-pub fn format<O: Os>(os: &O, view: &View, pair: &Pair, usage: Usage) -> Result<Format> {
-    let fs = FsType::from_name(&pair.fs).ok_or_else(|| Error::refused("unknown file system"))?;
-    let source = view.superblocks.get(&pair.source);
-    let old = view.superblocks.get(&pair.target).and_then(|s| s.label.as_deref());
-    let label = label_for_copy(source.and_then(|s| s.label.as_deref()), old, fs.label_max());
-    // fstab may know the copy by its identity: it keeps it, unless it is the source's own.
-    let old = view.superblocks.get(&pair.target).filter(|s| {
-        s.fs.name() == fs.name() && fs != FsType::Ufs2 && s.id.bytes().any(|b| !b"0-".contains(&b))
-    });
-    let id = old.map(|s| s.id.clone()).filter(|id| source.is_none_or(|s| s.id != *id));
-    let mut format = Format { fs, label, id, inodes: None, ufs: switches(source) };
+pub fn format<O: Os>(
+    os: &O,
+    view: &View,
+    pair: &Pair,
+    source: &O::Dir,
+    usage: Usage,
+    monitor: &Monitor,
+) -> Result<Format> {
+    let mut format = wanted(view, pair)?;
     let size = view.devices.get(pair.target).size;
     let refuse = |why: String| {
         Error::refused(format!(
@@ -36,32 +39,79 @@ pub fn format<O: Os>(os: &O, view: &View, pair: &Pair, usage: Usage) -> Result<F
             view.node(pair.target)
         ))
     };
-    let needed_inodes = usage.used_inodes + 8;
-    let needed_bytes = usage.used_bytes + usage.used_inodes * MANIFEST_LINE + SLACK;
-    // What cannot fit by its size alone is refused in numbers, not in the words of mkfs.
-    if needed_bytes > size {
-        return Err(refuse(short("bytes", needed_bytes, size)));
+    let offered = match rehearse(os, &format, size) {
+        Ok(offered) => offered,
+        // What is too small for any file system is refused in numbers, where there are some.
+        Err(_) if usage.used_bytes > size => {
+            return Err(refuse(short("bytes", usage.used_bytes, size)));
+        }
+        Err(e) => return Err(refuse(e.to_string())),
+    };
+    let block = u64::from(offered.block.max(1));
+    let bytes = |offered: &Superblock| {
+        offered.free_blocks.saturating_sub(kept_back(format.fs, size, block)).saturating_mul(block)
+    };
+    // No file wastes more than a block of the copy; only XFS shares blocks between files. Where
+    // that bound fits, nothing need be counted.
+    let bound = Census {
+        inodes: usage.used_inodes,
+        bytes: usage.used_bytes.saturating_add(usage.used_inodes.saturating_mul(block)),
+    };
+    let fits = |census: &Census, offered: &Superblock| {
+        needed_bytes(census) <= bytes(offered) && needed_inodes(census) <= offered.free_inodes
+    };
+    if format.fs != FsType::Xfs && fits(&bound, &offered) {
+        return Ok(format);
     }
-    let mut offered = rehearse(os, &format, size).map_err(|e| refuse(e.to_string()))?;
-    if offered.free_inodes < needed_inodes {
-        format.inodes = Some(needed_inodes + needed_inodes / 10 + 16);
+    let root = source.open_dir(OsStr::new(".")).doing_to("opening", pair.part.point())?;
+    let census =
+        census::take(root, block, monitor).during(format!("counting {}", pair.part.point()))?;
+    let mut offered = offered;
+    let inodes = needed_inodes(&census);
+    if offered.free_inodes < inodes {
+        format.inodes = Some(inodes + inodes / 10 + 16);
         // A tool that cannot make so many says so itself; what counts is what it offered before.
         match rehearse(os, &format, size) {
-            Ok(more) if more.free_inodes >= needed_inodes => offered = more,
-            _ => return Err(refuse(short("inodes", needed_inodes, offered.free_inodes))),
+            Ok(more) if more.free_inodes >= inodes => offered = more,
+            _ => return Err(refuse(short("inodes", inodes, offered.free_inodes))),
         }
     }
-    let blocks = offered.free_blocks.saturating_sub(kept_back(fs, size, offered.block));
-    let offered_bytes = blocks.saturating_mul(u64::from(offered.block));
-    if offered_bytes < needed_bytes {
-        return Err(refuse(short("bytes", needed_bytes, offered_bytes)));
+    if bytes(&offered) < needed_bytes(&census) {
+        return Err(refuse(short("bytes", needed_bytes(&census), bytes(&offered))));
     }
     Ok(format)
 }
 
+/// The file system that suits the source; what the copy is known by in fstab stays.
+fn wanted(view: &View, pair: &Pair) -> Result<Format> {
+    let fs = FsType::from_name(&pair.fs).ok_or_else(|| Error::refused("unknown file system"))?;
+    let source = view.superblocks.get(&pair.source);
+    let old = view.superblocks.get(&pair.target);
+    let label = label_for_copy(
+        source.and_then(|s| s.label.as_deref()),
+        old.and_then(|s| s.label.as_deref()),
+        fs.label_max(),
+    );
+    // fstab may know the copy by its identity: it keeps it, unless it is the source's own.
+    let old = old.filter(|s| {
+        s.fs.name() == fs.name() && fs != FsType::Ufs2 && s.id.bytes().any(|b| !b"0-".contains(&b))
+    });
+    let id = old.map(|s| s.id.clone()).filter(|id| source.is_none_or(|s| s.id != *id));
+    Ok(Format { fs, label, id, inodes: None, ufs: switches(source) })
+}
+
+fn needed_bytes(census: &Census) -> u64 {
+    census.bytes.saturating_add(census.inodes.saturating_mul(MANIFEST_LINE)).saturating_add(SLACK)
+}
+
+/// Room for the record's own files too.
+fn needed_inodes(census: &Census) -> u64 {
+    census.inodes.saturating_add(8)
+}
+
 /// Blocks that the kernel keeps back from everybody, root included.
-fn kept_back(fs: FsType, size: u64, block: u32) -> u64 {
-    let blocks = size / u64::from(block.max(1));
+fn kept_back(fs: FsType, size: u64, block: u64) -> u64 {
+    let blocks = size / block;
     match fs {
         // ext4_calculate_resv_clusters: 2 %, at most 4096.
         FsType::Ext4 => (blocks / 50).min(4096),

@@ -1,18 +1,18 @@
 //! The files in which a copy must name itself instead of its source.
 
 use std::collections::BTreeMap;
-use std::ffi::OsStr;
-use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::sync::Arc;
 
+use nix::errno::Errno;
+
 use crate::device::Id;
-use crate::error::Result;
+use crate::error::{Context, Result};
 use crate::slot::discover::{Layout, View};
 use crate::slot::names::Names;
 use crate::slot::{fstab, loader};
 use crate::sys::Os;
-use crate::sys::tree::Dir;
+use crate::sys::tree::{Dir, Kind};
 
 /// The fstab of the root, and the one that NanoBSD's `/etc` is made from.
 const FSTABS: [&str; 2] = ["etc/fstab", "conf/base/etc/fstab"];
@@ -68,17 +68,25 @@ pub fn files<O: Os>(
 fn loader_files<O: Os>(os: &O, root: &Path) -> Result<Vec<String>> {
     let mut files = Vec::new();
     for (dir, wanted) in [("boot", "loader.conf"), ("boot/loader.conf.d", "")] {
-        let Ok(open) = os.open_dir(&root.join(dir)) else { continue };
-        let names = open.names().map_err(|e| crate::error::Error::io("listing", &e).path(dir))?;
+        let open = match os.open_dir(&root.join(dir)) {
+            Err(e) if is_missing(e.errno) => continue,
+            open => open?,
+        };
+        let names = open.names().doing_to("listing", dir)?;
         for (name, _) in names.iter() {
-            let regular = || open.stat(name).is_ok_and(|m| m.kind == crate::sys::tree::Kind::File);
-            if name.as_bytes().starts_with(wanted.as_bytes())
-                && let Some(name) = OsStr::to_str(name)
-                && regular()
-            {
-                files.push(format!("{dir}/{name}"));
+            let Some(text) = name.to_str().filter(|n| n.starts_with(wanted)) else { continue };
+            match open.stat(name) {
+                Ok(meta) if meta.kind == Kind::File => files.push(format!("{dir}/{text}")),
+                Err(e) if !is_missing(e.raw_os_error()) => {
+                    return Err(e).doing_to("reading", format!("{dir}/{text}"));
+                }
+                _ => {}
             }
         }
     }
     Ok(files)
+}
+
+fn is_missing(errno: Option<i32>) -> bool {
+    matches!(errno.map(Errno::from_raw), Some(Errno::ENOENT | Errno::ENOTDIR))
 }

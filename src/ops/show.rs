@@ -138,7 +138,8 @@ fn alternate<O: Os>(os: &O, view: &View, target: Id) -> Result<Seen> {
     let mounts = os.mounts()?;
     // Mounted already, by whomever: read there, where nothing else was mounted over it.
     let there = mounts.iter().find(|m| {
-        view.provider_of(m) == Some(target)
+        m.whole
+            && view.provider_of(m) == Some(target)
             && mounts.iter().rfind(|o| o.point == m.point).is_some_and(|top| top.id == m.id)
     });
     if let Some(mount) = there {

@@ -84,7 +84,9 @@ pub fn run<O: Os>(
         .pairs
         .iter()
         .zip(&sources)
-        .map(|(pair, source)| preflight::format(os, &view, pair, source.usage))
+        .map(|(pair, source)| {
+            preflight::format(os, &view, pair, &source.dir, source.usage, &session.monitor)
+        })
         .collect::<Result<Vec<_>>>()?;
     let steps = plan::snapshot(&view, &layout, &obstacles, &points, &formats, options.force);
     if options.dry_run {

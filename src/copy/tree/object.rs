@@ -112,6 +112,8 @@ impl<D: Dir> Attempt<'_, D> {
         }
         let mut target = self.create()?;
         let copied = self.copy_content(&mut source, &mut target, &meta);
+        // Before the second look, so that they belong to the same state of the file.
+        let xattrs = source.xattrs();
         let again = source.meta().doing_to("reading", self.path)?;
         if changed(&meta, &again) {
             // Whatever happened while it changed (even a read error past its new end) may not
@@ -126,7 +128,7 @@ impl<D: Dir> Attempt<'_, D> {
                 .path(self.path)
                 .at(passed.data_end));
         }
-        let xattrs = source.xattrs().doing_to("reading the extended attributes of", self.path)?;
+        let xattrs = xattrs.doing_to("reading the extended attributes of", self.path)?;
         attributes::set_on_file(&target, &meta, &xattrs, !self.first, self.path)?;
         let mut object = Object::new(&meta, D::KEEPS_BIRTH);
         if let Some(content) = &self.entry.replace {

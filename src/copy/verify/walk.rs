@@ -54,7 +54,12 @@ impl<D: Dir> Walk<'_, D> {
         root: &Arc<D>,
         mut manifest: Reader<M>,
     ) -> StdResult<(), Stopped> {
-        let mut next = || manifest.next_line().doing_to("reading", "the manifest");
+        let mut next = || {
+            manifest.next_line().map_err(|e| match e.kind() {
+                io::ErrorKind::InvalidData => malformed(&e.to_string()),
+                _ => Error::io("reading", &e).path("the manifest"),
+            })
+        };
         let Some(Line::Object(_, object)) = next()? else {
             return Err(malformed("it has no root").into());
         };

@@ -81,6 +81,7 @@ impl Build {
             number: None,
             point: PathBuf::from(point),
             fs: "ufs".to_owned(),
+            whole: true,
             read_only: true,
             id: [0, 0],
         });

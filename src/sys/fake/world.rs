@@ -237,7 +237,8 @@ impl World {
     ) {
         let id = [self.next_mount, 0];
         self.next_mount += 1;
-        let mount = Mount { source, number: None, point, fs: fs.to_owned(), read_only, id };
+        let mount =
+            Mount { source, number: None, point, fs: fs.to_owned(), whole: true, read_only, id };
         self.mounts.push(Mounted { mount, volume, covers, handles: 0 });
     }
 

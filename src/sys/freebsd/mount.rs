@@ -72,6 +72,7 @@ fn mount_of(words: &[u64]) -> Option<Mount> {
         number: None,
         point: PathBuf::from(OsStr::from_bytes(point)),
         fs: String::from_utf8_lossy(fs).into_owned(),
+        whole: true,
         read_only: flags & u64::try_from(libc::MNT_RDONLY).ok()? != 0,
         id: [int_at(&record, id)?.into(), int_at(&record, id + size_of::<c_int>())?.into()],
     })

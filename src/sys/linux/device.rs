@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::fs::{self, File, OpenOptions};
 use std::io::{Seek, SeekFrom, Write};
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use nix::libc;
@@ -16,6 +16,7 @@ use crate::error::{Context, Error, Kind, Result};
 use crate::sys;
 
 nix::ioctl_none!(blkflsbuf, 0x12, 97);
+nix::ioctl_read_bad!(loop_get_status64, 0x4C05, [u64; 29]);
 
 /// sysfs counts in these, whatever the medium's sector is.
 const SYSFS_SECTOR: u64 = 512;
@@ -32,6 +33,32 @@ fn device_number(dir: &Path) -> Option<(u64, u64)> {
     let text = attribute(dir, "dev")?;
     let (major, minor) = text.split_once(':')?;
     Some((major.parse().ok()?, minor.parse().ok()?))
+}
+
+/// What a loop device lies on: by inode, since the file may be renamed, removed or linked.
+struct LoopFile {
+    /// Device and number of the file's inode.
+    inode: (u64, u64),
+    /// The block device that it is, where it is one.
+    device: Option<(u32, u32)>,
+    offset: u64,
+}
+
+/// `LOOP_GET_STATUS64` (loop(4), linux/loop.h): the first four fields of `struct loop_info64`.
+fn loop_file(name: &str) -> Option<LoopFile> {
+    let file = File::open(Path::new("/dev").join(name)).ok()?;
+    let mut info = [0u64; 29]; // 232 bytes
+    // SAFETY: loop(4): LOOP_GET_STATUS64 fills a loop_info64, which is 232 bytes of integers.
+    unsafe { loop_get_status64(file.as_raw_fd(), &raw mut info) }.ok()?;
+    let [device, inode, rdevice, offset, ..] = info;
+    let device_node = (rdevice != 0).then(|| (libc::major(rdevice), libc::minor(rdevice)));
+    Some(LoopFile { inode: (device, inode), device: device_node, offset })
+}
+
+/// The kernel's name of a block device.
+fn block_name(major: u32, minor: u32) -> Option<String> {
+    let link = fs::read_link(format!("/sys/dev/block/{major}:{minor}")).ok()?;
+    Some(link.file_name()?.to_string_lossy().into_owned())
 }
 
 /// What is known while the devices are listed.
@@ -89,18 +116,18 @@ fn add_disk(dir: &Path, devices: &mut Devices, known: &mut Known) {
     // A loop device over a block device is a window on it; over a file it is a medium, but the
     // second one over the same file is a window on the first.
     if let Some(backing) = attribute(dir, "loop/backing_file")
-        && let Ok(file) = fs::metadata(&backing)
+        && let Some(file) = loop_file(&name)
     {
-        let offset = number(dir, "loop/offset").unwrap_or(0);
-        if file.file_type().is_block_device() {
+        if let Some((major, minor)) = file.device {
             class = Class::Other("loop".to_owned());
-            below.push((id, backing, Some(offset)));
-        } else if let Some((first, base)) = known.files.get(&(file.dev(), file.ino())) {
+            let lower = block_name(major, minor).unwrap_or(backing);
+            below.push((id, lower, Some(file.offset)));
+        } else if let Some((first, base)) = known.files.get(&file.inode) {
             class = Class::Other("loop".to_owned());
             // One that begins before the first has no place on it: taken as covering all of it.
-            below.push((id, first.clone(), offset.checked_sub(*base)));
+            below.push((id, first.clone(), file.offset.checked_sub(*base)));
         } else {
-            known.files.insert((file.dev(), file.ino()), (name.clone(), offset));
+            known.files.insert(file.inode, (name.clone(), file.offset));
         }
     }
     devices.providers.push(Provider {

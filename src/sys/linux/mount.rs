@@ -32,6 +32,7 @@ fn parse_line(line: &[u8]) -> Option<Mount> {
         number: Some((major.ok()?, minor.ok()?)),
         point: PathBuf::from(OsString::from_vec(decode(fields.get(4)?))),
         fs: text(separator + 1)?,
+        whole: fields.get(3) == Some(&&b"/"[..]),
         read_only: has_ro(5) || has_ro(separator + 3),
         id: [text(0)?.parse().ok()?, 0],
     })
@@ -71,9 +72,18 @@ pub(super) fn mount(device: &Path, point: &Path, fs: &str, access: Access) -> Re
             },
         ),
     };
-    let flags = flags | MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
-    match nix::mount::mount(Some(device), point, Some(fs), flags, data) {
+    let guarded = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
+    match nix::mount::mount(Some(device), point, Some(fs), flags | guarded, data) {
         Ok(()) => Ok(()),
+        Err(Errno::EBUSY) if access == Access::Read => {
+            // It is mounted read-write somewhere out of reach: mount(2) only joins that mount with
+            // its own flag, and a bind remount makes this view of it read-only.
+            let joined = nix::mount::mount(Some(device), point, Some(fs), guarded, None::<&str>);
+            joined.map_err(|e| Error::io("mounting", &e.into()).path(device).kind(Kind::Busy))?;
+            let view = MsFlags::MS_REMOUNT | MsFlags::MS_BIND | MsFlags::MS_RDONLY | guarded;
+            nix::mount::mount(None::<&str>, point, None::<&str>, view, None::<&str>)
+                .map_err(|e| Error::io("mounting", &e.into()).path(device))
+        }
         Err(e) => {
             let kind = if e == Errno::EBUSY { Kind::Busy } else { Kind::Failed };
             Err(Error::io("mounting", &e.into()).path(device).kind(kind))

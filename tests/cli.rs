@@ -1,0 +1,156 @@
+//! The command line, as far as nothing is mounted and root is not needed.
+
+use std::collections::BTreeSet;
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::process::{Command, Stdio};
+
+/// Exit code, stdout, stderr.
+fn dualroot<S: AsRef<OsStr>>(args: &[S]) -> (i32, String, String) {
+    #[allow(clippy::disallowed_methods)] // tests start the program
+    let mut command = Command::new(env!("CARGO_BIN_EXE_dualroot"));
+    let output = command.args(args).env("LC_ALL", "C").stdin(Stdio::null()).output().unwrap();
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    // No signal: it never dies of one here.
+    (output.status.code().unwrap(), text(&output.stdout), text(&output.stderr))
+}
+
+#[test]
+fn help_is_a_result() {
+    for args in [&["--help"][..], &["-h"], &["help"]] {
+        let (code, stdout, stderr) = dualroot(args);
+        assert_eq!((code, stderr.as_str()), (0, ""), "{args:?}");
+        for word in ["Usage: dualroot", "snapshot", "show", "verify", "clean", "--root", "--json"] {
+            assert!(stdout.contains(word), "no {word}: {stdout}");
+        }
+        assert!(stdout.contains("4 busy or locked"), "the exit codes are told: {stdout}");
+        assert!(stdout.lines().all(|l| l.chars().count() <= 80), "{stdout}");
+    }
+}
+
+#[test]
+fn every_command_has_help() {
+    for verb in ["snapshot", "show", "verify", "clean"] {
+        for args in [[verb, "--help"], [verb, "-h"], ["help", verb]] {
+            let (code, stdout, stderr) = dualroot(&args);
+            assert_eq!((code, stderr.as_str()), (0, ""), "{args:?}");
+            assert!(stdout.contains(&format!("Usage: dualroot {verb}")), "{stdout}");
+            assert!(stdout.lines().all(|l| l.chars().count() <= 80), "{stdout}");
+        }
+    }
+}
+
+#[test]
+fn version() {
+    for args in [["--version"], ["-V"]] {
+        let version = concat!("dualroot ", env!("CARGO_PKG_VERSION"), "\n");
+        assert_eq!(dualroot(&args), (0, version.to_owned(), String::new()));
+    }
+}
+
+/// Exit 2, a message on stderr, nothing on stdout, and nothing was done.
+#[test]
+fn what_makes_no_sense_is_usage() {
+    let cases: [&[&str]; 22] = [
+        &[],
+        &["frobnicate"],
+        &["--frobnicate", "show"],
+        &["-r"],
+        &["-c"],
+        &["show", "--slice"],
+        &["show", "--slice", "3"],
+        &["show", "--slice", "0"],
+        &["show", "--slice", ""],
+        &["show", "--slice", "running"],
+        &["verify", "--slice", "a"],
+        &["snapshot", "--slice", "1"],
+        &["snapshot", "--slice", "2"],
+        &["snapshot", "--method", "magic"],
+        &["snapshot", "--root-partition", "--config-partition"],
+        &["snapshot", "extra"],
+        &["snapshot", "--force=yes"],
+        &["clean", "-n"],
+        &["show", "--force"],
+        &["--progress", "fast", "show"],
+        &["-q", "-v", "show"],
+        &["-r", "/", "-r", "/", "show"],
+    ];
+    for args in cases {
+        let (code, stdout, stderr) = dualroot(args);
+        assert_eq!(code, 2, "{args:?}: {stderr}");
+        assert_eq!(stdout, "", "{args:?}");
+        assert!(stderr.contains("Usage: dualroot") || stderr.contains("--help"), "{stderr}");
+    }
+}
+
+#[test]
+fn an_unknown_slice_is_told_which_there_are() {
+    let (code, _, stderr) = dualroot(&["show", "--slice", "3"]);
+    assert_eq!(code, 2);
+    for word in ["3", "--slice", "1, 2 or alternate"] {
+        assert!(stderr.contains(word), "no {word}: {stderr}");
+    }
+}
+
+/// A directory is no root: for everybody that is a refusal, for others than root the reason is
+/// that they are not.
+#[test]
+fn a_refusal_as_text_and_as_json() {
+    let dir = tempfile::tempdir().unwrap();
+    let root = dir.path().to_str().unwrap();
+    for verb in ["snapshot", "show", "verify", "clean"] {
+        let (code, stdout, stderr) = dualroot(&["-r", root, verb]);
+        assert_eq!((code, stdout.as_str()), (6, ""), "{stderr}");
+        let lines: Vec<_> = stderr.lines().collect();
+        assert_eq!(lines.len(), 2, "{stderr}");
+        assert!(lines[0].starts_with("dualroot: ") && lines[1].starts_with("hint: "), "{stderr}");
+
+        for args in [["--json", "-r", root, verb], ["-r", root, verb, "--json"]] {
+            let (code, stdout, with_json) = dualroot(&args);
+            assert_eq!(code, 6);
+            assert_eq!(with_json, stderr, "stderr is the same");
+            assert_eq!(stdout.lines().count(), 1, "one object on one line: {stdout}");
+            let report: serde_json::Value = serde_json::from_str(&stdout).unwrap();
+            assert_eq!(report["schema"], 1, "{report}");
+            let error = report["error"].as_object().unwrap();
+            let names: BTreeSet<_> = error.keys().map(String::as_str).collect();
+            let all = ["code", "operation", "path", "offset", "cause", "hint"];
+            assert_eq!(names, all.into(), "{report}");
+            assert_eq!(error["code"], "refused");
+            assert!(error["cause"].is_string() && error["operation"].is_string(), "{report}");
+            assert!(error["offset"].is_null(), "{report}");
+            // The message is made of the same parts.
+            assert!(lines[0].ends_with(error["cause"].as_str().unwrap()), "{report}");
+            assert_eq!(lines[1], format!("hint: {}", error["hint"].as_str().unwrap()));
+        }
+        // However quiet: the result is told.
+        let (code, stdout, quiet) = dualroot(&["-q", "-r", root, verb]);
+        assert_eq!((code, stdout.as_str(), quiet), (6, "", stderr));
+    }
+    assert_eq!(dir.path().read_dir().unwrap().count(), 0, "something was made");
+}
+
+/// Paths are bytes.
+#[test]
+fn a_root_of_any_bytes() {
+    let dir = tempfile::tempdir().unwrap();
+    let root = dir.path().join(OsStr::from_bytes(b"\xff\n \x01"));
+    std::fs::create_dir(&root).unwrap();
+    let args = [OsStr::new("--json"), OsStr::new("-r"), root.as_os_str(), OsStr::new("show")];
+    let (code, stdout, _) = dualroot(&args);
+    assert_eq!(code, 6, "{stdout}");
+    let report: serde_json::Value = serde_json::from_str(&stdout).unwrap();
+    assert_eq!(report["error"]["code"], "refused");
+}
+
+/// A reader that goes away, as `head` does, is no failure.
+#[test]
+fn nobody_reads_the_result() {
+    #[allow(clippy::disallowed_methods)] // tests start the program
+    let mut command = Command::new(env!("CARGO_BIN_EXE_dualroot"));
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let output = command.arg("--help").stdout(writer).stderr(Stdio::piped()).output().unwrap();
+    assert_eq!(output.status.code(), Some(0));
+    assert_eq!(String::from_utf8_lossy(&output.stderr), "");
+}

@@ -1,0 +1,17 @@
+//! The program on real disks: images on loop devices, with partition tables and file systems that
+//! the system's own tools made. A test that cannot run here says why and is counted by
+//! `scripts/test.sh` (see [`harness::ready`]).
+#![cfg(target_os = "linux")]
+
+mod attributes;
+mod discovery;
+mod faults;
+mod fit;
+mod harness;
+mod hostile;
+mod lock;
+mod main_job;
+mod points;
+mod signals;
+mod stale;
+mod verify;

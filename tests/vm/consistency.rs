@@ -1,0 +1,2 @@
+use crate::harness::{Test, tests};
+pub const TESTS: &[Test] = tests![];

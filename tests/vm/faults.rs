@@ -1,0 +1,232 @@
+//! Media that fail: never `valid` wrongly, never a hang, never a panic, and the mounts are gone.
+
+use std::fs::{self, OpenOptions};
+use std::os::unix::fs::FileExt;
+
+use crate::disk::{Disk, Layout, mounts, pattern};
+use crate::harness::{Run, Running, Test, need_class, program, tests, tool, try_tool};
+
+pub const TESTS: &[Test] = tests![
+    writes_fail_at_every_stage,
+    reads_fail_at_every_stage,
+    the_source_cannot_be_read,
+    a_byte_changes_before_it_is_read_back,
+    the_disk_fills_up,
+    the_medium_is_pulled_while_it_is_written,
+    the_medium_is_pulled_while_it_is_read_back,
+    gnop_is_destroyed_under_a_run,
+];
+
+/// Changes the first byte of `marker` on a device, behind everybody's back.
+pub fn flip(node: &str, marker: &[u8]) {
+    let device = OpenOptions::new().read(true).write(true).open(node).unwrap();
+    let mut block = vec![0; 4096];
+    for offset in (0..).step_by(block.len()) {
+        assert!(device.read_at(&mut block, offset).unwrap() > 0, "no such bytes on {node}");
+        if block.starts_with(marker) {
+            block[0] ^= 1;
+            device.write_all_at(&block, offset).unwrap();
+            return;
+        }
+    }
+}
+
+/// A disk whose slot 2 is reached through a gnop(8).
+struct Failing {
+    disk: Disk,
+}
+
+impl Failing {
+    fn new() -> Self {
+        need_class("gnop");
+        let disk = Disk::new(Layout { roots_mb: [16, 16], ..Layout::default() });
+        disk.fill();
+        for n in 0..3 {
+            disk.write(&format!("usr/much/{n}"), pattern(1 << 20, n + 100));
+        }
+        disk.name_slots(&disk.node(1), &format!("{}.nop", disk.node(2)));
+        Self { disk }
+    }
+
+    fn nop(&self) -> String {
+        format!("{}.nop", self.disk.part(2))
+    }
+
+    /// Puts the gnop there.
+    fn create(&self, words: &[&str]) {
+        Run::of(program("gnop").arg("create").args(words).arg(self.disk.part(2))).exits(0);
+    }
+
+    fn destroy(&self) {
+        for mount in mounts().iter().rev().filter(|m| m.source.ends_with(".nop")) {
+            try_tool("umount", &[&"-f", &mount.point]);
+        }
+        try_tool("gnop", &[&"destroy", &"-f", &self.nop()]);
+    }
+
+    /// Reads and writes of a whole run.
+    fn requests(&self) -> [u64; 2] {
+        self.create(&[]);
+        self.disk.snapshot();
+        let text = tool("gnop", &[&"list", &self.nop()]);
+        let number = |what: &str| {
+            let line = text.lines().find(|l| l.trim().starts_with(what)).unwrap();
+            line.split_whitespace().last().unwrap().parse::<u64>().unwrap()
+        };
+        let found = ["Reads:", "Writes:"].map(number);
+        self.destroy();
+        found
+    }
+
+    /// A snapshot during which every request fails from the n-th on.
+    fn sweep(&self, words: &[&str], requests: u64) {
+        const STEPS: u64 = 12;
+        let mut failures = 0;
+        for step in 0..STEPS {
+            let n = requests * step / STEPS;
+            self.create(&[words, &["-e", "5", "-c", &n.to_string()]].concat());
+            let run = self.disk.dualroot(&["snapshot"]);
+            failures += u32::from(run.code != 0);
+            let left: Vec<_> = mounts().into_iter().filter(|m| m.source.contains(".nop")).collect();
+            self.destroy();
+            assert!(left.is_empty(), "request {n}: left mounted: {left:?}; {run}");
+            assert!(matches!(run.code, 0 | 1 | 4 | 5 | 6), "request {n}: {run}");
+            assert!(run.code == 0 || run.stderr.contains("dualroot: "), "request {n}: {run}");
+            // What it says is what is on the medium.
+            self.create(&[]);
+            let state = self.disk.state();
+            if run.code == 0 {
+                self.disk.dualroot(&["verify"]).exits(0);
+            } else if state == "valid" {
+                // Only if it failed before it began, or after the record was written and read back.
+                self.disk.dualroot(&["verify"]).exits(0);
+            }
+            self.destroy();
+        }
+        assert!(failures > 0, "nothing failed");
+        self.create(&[]);
+        self.disk.snapshot();
+        assert_eq!(self.disk.state(), "valid");
+        self.destroy();
+    }
+}
+
+fn writes_fail_at_every_stage() {
+    let failing = Failing::new();
+    let [reads, writes] = failing.requests();
+    failing.sweep(&["-w", "100", "-r", "0"], reads + writes);
+}
+
+fn reads_fail_at_every_stage() {
+    let failing = Failing::new();
+    let [reads, writes] = failing.requests();
+    failing.sweep(&["-r", "100", "-w", "0"], reads + writes);
+}
+
+/// A file of the running root lies on bad sectors: that is told, and the copy is not valid.
+fn the_source_cannot_be_read() {
+    need_class("gnop");
+    let disk = Disk::new(Layout::default());
+    disk.fill();
+    tool("umount", &[&disk.root()]);
+    let (part, nop) = (disk.part(1), format!("{}.nop", disk.part(1)));
+    tool("gnop", &[&"create", &part]);
+    tool("mount", &[&"-o", &"ro", &format!("/dev/{nop}"), &disk.root()]);
+    disk.name_slots(&format!("/dev/{nop}"), &disk.node(2));
+    disk.dualroot(&["show"]).exits(0);
+    tool("gnop", &[&"configure", &"-r", &"100", &"-e", &"5", &nop]);
+    let run = disk.dualroot(&["snapshot"]);
+    tool("gnop", &[&"configure", &"-r", &"0", &nop]);
+    assert!(run.code != 0 && run.stderr.contains("Input/output error"), "{run}");
+    disk.assert_unmounted();
+    assert_ne!(disk.state(), "valid");
+    tool("umount", &[&disk.root()]);
+    tool("gnop", &[&"destroy", &nop]);
+}
+
+/// The copy is written, and before it is read back a byte of it changes on the medium. (A read-only
+/// mount does not keep others from writing to its device.)
+fn a_byte_changes_before_it_is_read_back() {
+    let disk = Disk::new(Layout::default());
+    disk.fill();
+    let marker = b"a byte of this line changes on the medium";
+    disk.write("zz/victim", marker);
+    for n in 0..8 {
+        disk.write(&format!("usr/much/{n}"), pattern(1 << 20, n + 100));
+    }
+    let running = Running::start(disk.command(&["snapshot"]));
+    disk.wait_mounted(true);
+    running.halt();
+    flip(&disk.node(2), marker);
+    running.signal(nix::sys::signal::Signal::SIGCONT);
+    running.wait().fails(5, "zz/victim at 0");
+    disk.assert_unmounted();
+    assert_ne!(disk.state(), "valid");
+    disk.snapshot();
+    assert_eq!(disk.state(), "valid");
+}
+
+/// What the source has grown by since it was measured does not fit.
+fn the_disk_fills_up() {
+    let disk = Disk::new(Layout { roots_mb: [48, 16], ..Layout::default() });
+    disk.fill();
+    for n in 0..8 {
+        disk.write(&format!("usr/much/{n}"), pattern(1 << 20, n + 100));
+    }
+    fs::create_dir_all(disk.root().join("zz")).unwrap();
+    let running = Running::start(disk.command(&["snapshot"]));
+    disk.wait_mounted(false);
+    running.halt();
+    for n in 0..3 {
+        disk.write(&format!("zz/{n}"), pattern(6 << 20, n + 200));
+    }
+    running.signal(nix::sys::signal::Signal::SIGCONT);
+    running.wait().fails(1, "No space left on device").says("copying / to /altroot: ");
+    disk.assert_unmounted();
+    assert_ne!(disk.state(), "valid");
+}
+
+/// Pulls the medium once the copy is mounted; both roots lie on media of their own.
+fn pull(read_only: bool) {
+    let disk = Disk::new(Layout::default());
+    disk.fill();
+    for n in 0..8 {
+        disk.write(&format!("usr/much/{n}"), pattern(1 << 20, n + 100));
+    }
+    let other = Disk::bare(Layout::default());
+    disk.name_slots(&disk.node(1), &other.node(2));
+    let running = Running::start(disk.command(&["snapshot"]));
+    disk.wait_mounted(read_only);
+    tool("mdconfig", &[&"-d", &"-o", &"force", &"-u", &other.name()]);
+    let run = running.wait();
+    assert!(matches!(run.code, 1 | 5), "{run}");
+    let left: Vec<_> = mounts().into_iter().filter(|m| m.point == disk.altroot()).collect();
+    assert!(left.is_empty(), "{left:?}: {run}");
+    // The slot is gone, and that is what is said.
+    disk.dualroot(&["show"]).fails(6, "no such device");
+    assert!(fs::read_dir(disk.altroot()).unwrap().next().is_none());
+}
+
+fn the_medium_is_pulled_while_it_is_written() {
+    pull(false);
+}
+
+fn the_medium_is_pulled_while_it_is_read_back() {
+    pull(true);
+}
+
+fn gnop_is_destroyed_under_a_run() {
+    let failing = Failing::new();
+    for read_only in [false, true] {
+        failing.create(&[]);
+        let running = Running::start(failing.disk.command(&["snapshot"]));
+        failing.disk.wait_mounted(read_only);
+        tool("gnop", &[&"destroy", &"-f", &failing.nop()]);
+        let run = running.wait();
+        assert!(matches!(run.code, 1 | 5), "{run}");
+        failing.disk.assert_unmounted();
+        failing.create(&[]);
+        assert_ne!(failing.disk.state(), "valid");
+        failing.destroy();
+    }
+}

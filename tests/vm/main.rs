@@ -1,0 +1,41 @@
+//! The program on a real FreeBSD: memory disks, GEOM's classes, failing media, the kernel's own
+//! tools as referees. `vm/run.sh` runs this inside a guest.
+//!
+//! Arguments are parts of test names. A line is printed for every test: `ok`, `FAILED` or
+//! `skipped`, its name, and why; `begin` tells which one a panic of the kernel belongs to.
+
+#[cfg(target_os = "freebsd")]
+mod boot;
+#[cfg(target_os = "freebsd")]
+mod compare;
+#[cfg(target_os = "freebsd")]
+mod consistency;
+#[cfg(target_os = "freebsd")]
+mod disk;
+#[cfg(target_os = "freebsd")]
+mod faults;
+#[cfg(target_os = "freebsd")]
+mod guard;
+#[cfg(target_os = "freebsd")]
+mod harness;
+#[cfg(target_os = "freebsd")]
+mod stale;
+#[cfg(target_os = "freebsd")]
+mod tree;
+
+#[cfg(not(target_os = "freebsd"))]
+fn main() {
+    println!("these tests run on FreeBSD only: vm/run.sh");
+}
+
+#[cfg(target_os = "freebsd")]
+fn main() -> std::process::ExitCode {
+    harness::main(&[
+        ("tree", tree::TESTS),
+        ("guard", guard::TESTS),
+        ("stale", stale::TESTS),
+        ("faults", faults::TESTS),
+        ("consistency", consistency::TESTS),
+        ("boot", boot::TESTS),
+    ])
+}

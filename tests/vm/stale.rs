@@ -1,0 +1,304 @@
+//! The first seed replayed: a mount of the slot that nobody owns any more. `show` works in every
+//! one of these, and a snapshot clears what may be cleared.
+
+use std::fs;
+use std::path::Path;
+
+use nix::sys::signal::Signal;
+
+use crate::disk::{Disk, Layout, Mounted, mounts, pattern};
+use crate::harness::{Holder, Run, Running, Test, tests, tool, try_tool, wait_until};
+
+pub const TESTS: &[Test] = tests![
+    the_first_seed,
+    mounted_read_only,
+    mounted_by_label,
+    mounted_elsewhere_and_twice,
+    busy_by_its_directory,
+    busy_by_an_open_file,
+    force_clears_a_busy_one,
+    something_foreign_on_altroot,
+    a_foreign_mount_inside,
+    left_by_a_killed_run,
+    killed_while_it_verifies,
+    ended_by_a_signal,
+    unmounted_by_force_under_a_run,
+    not_cleanly_unmounted,
+    two_runs_at_once,
+    clean_tells_what_it_did,
+];
+
+fn disk() -> Disk {
+    let disk = Disk::new(Layout { newfs: vec!["-U", "-L", "vmstale1"], ..Layout::default() });
+    disk.fill();
+    disk.snapshot();
+    disk
+}
+
+/// Leaves the slot mounted, as a run that is gone does.
+fn leave(words: &[&str], device: &str, point: &Path) {
+    std::mem::forget(Mounted::new(words, device, point));
+}
+
+/// `show` tells of both slots, and that slot 2 is so.
+#[track_caller]
+fn shows(disk: &Disk, state: &str) {
+    let text = disk.dualroot(&["show"]).exits(0).stdout;
+    assert!(text.contains("(primary)") && text.contains("(backup)"), "{text}");
+    assert!(!text.contains("cannot mount"), "{text}");
+    assert_eq!(disk.state(), state);
+}
+
+/// A snapshot clears the mount and is valid, and no word of an error is said.
+#[track_caller]
+fn is_cleared(disk: &Disk) {
+    shows(disk, "valid");
+    let run = disk.snapshot();
+    assert!(!run.stdout.contains("not currently mounted"), "{run}");
+    assert_eq!(run.stderr, "");
+    disk.assert_unmounted();
+    shows(disk, "valid");
+    disk.dualroot(&["verify"]).exits(0);
+}
+
+/// `mount: /dev/da0s2a : Operation not permitted` in its log, `cannot mount /dev/da0s2a` in `show`:
+/// the slot is mounted at /altroot, and so GEOM gives it to nobody else. `umount /altroot` by hand
+/// was the cure.
+fn the_first_seed() {
+    let disk = disk();
+    leave(&[], &disk.node(2), &disk.altroot());
+    let run = try_tool("mount", &[&disk.node(2), &disk.side("second")]);
+    assert!(run.stderr.contains("Operation not permitted"), "{run}");
+    is_cleared(&disk);
+}
+
+fn mounted_read_only() {
+    let disk = disk();
+    leave(&["-o", "ro"], &disk.node(2), &disk.altroot());
+    is_cleared(&disk);
+}
+
+fn mounted_by_label() {
+    let disk = disk();
+    let label = "/dev/ufs/vmstale2";
+    assert!(Path::new(label).exists(), "{}", tool("glabel", &[&"status"]));
+    for words in [&[][..], &["-o", "ro"]] {
+        leave(words, label, &disk.altroot());
+        assert_eq!(mounts().last().unwrap().source, label);
+        shows(&disk, "valid");
+        disk.snapshot();
+        assert!(!mounts().iter().any(|m| m.source == label), "it is still mounted");
+    }
+    disk.assert_unmounted();
+}
+
+fn mounted_elsewhere_and_twice() {
+    let disk = disk();
+    leave(&[], &disk.node(2), &disk.side("elsewhere"));
+    is_cleared(&disk);
+    // Read-only, several may mount it.
+    leave(&["-o", "ro"], &disk.node(2), &disk.side("elsewhere"));
+    leave(&["-o", "ro"], &disk.node(2), &disk.altroot());
+    is_cleared(&disk);
+    assert!(mounts().iter().all(|m| !m.point.ends_with("elsewhere")));
+}
+
+/// The mount stays, and who keeps it is named.
+#[track_caller]
+fn is_busy(disk: &Disk, holder: &Holder) {
+    shows(disk, "valid");
+    let before = disk.hash(&disk.part(2));
+    for args in [&["snapshot"][..], &["clean"], &["verify"]] {
+        let words = format!("process {} (sleep)", holder.pid());
+        disk.dualroot(args).fails(4, &words).says("hint: ");
+    }
+    assert_eq!(disk.alternate_mounts().len(), 1);
+    assert!(disk.hash(&disk.part(2)) == before);
+}
+
+fn busy_by_its_directory() {
+    let disk = disk();
+    leave(&["-o", "ro"], &disk.node(2), &disk.altroot());
+    let holder = Holder::inside(&disk.altroot().join("etc"));
+    is_busy(&disk, &holder);
+    drop(holder);
+    is_cleared(&disk);
+}
+
+fn busy_by_an_open_file() {
+    let disk = disk();
+    leave(&["-o", "ro"], &disk.node(2), &disk.altroot());
+    let file = fs::File::open(disk.altroot().join("boot/kernel/kernel")).unwrap();
+    let holder = Holder::with(file.try_clone().unwrap());
+    drop(file);
+    is_busy(&disk, &holder);
+    drop(holder);
+    is_cleared(&disk);
+}
+
+fn force_clears_a_busy_one() {
+    let disk = disk();
+    for args in [&["snapshot", "--force"][..], &["clean", "--force"]] {
+        leave(&[], &disk.node(2), &disk.altroot());
+        let holder = Holder::inside(&disk.altroot().join("etc"));
+        disk.dualroot(args).exits(0);
+        disk.assert_unmounted();
+        shows(&disk, "valid");
+        drop(holder);
+    }
+    disk.dualroot(&["verify"]).exits(0);
+}
+
+fn something_foreign_on_altroot() {
+    let disk = disk();
+    let over = Mounted::new(&["-t", "tmpfs"], "tmpfs", &disk.altroot());
+    shows(&disk, "valid");
+    for args in [&["snapshot"][..], &["clean"]] {
+        disk.dualroot(args).fails(4, "tmpfs").says("hint: ");
+    }
+    // Over the slot's own mount, too: nobody can look into that any more.
+    drop(over);
+    leave(&[], &disk.node(2), &disk.altroot());
+    leave(&["-t", "tmpfs"], "tmpfs", &disk.altroot());
+    shows(&disk, "valid");
+    disk.dualroot(&["snapshot"]).fails(4, "tmpfs");
+    disk.dualroot(&["snapshot", "--force"]).exits(0);
+    disk.assert_unmounted();
+    shows(&disk, "valid");
+}
+
+fn a_foreign_mount_inside() {
+    let disk = disk();
+    leave(&[], &disk.node(2), &disk.altroot());
+    leave(&["-t", "tmpfs"], "tmpfs", &disk.altroot().join("var/empty"));
+    shows(&disk, "valid");
+    disk.dualroot(&["snapshot"]).fails(4, "tmpfs");
+    disk.dualroot(&["snapshot", "--force"]).exits(0);
+    disk.assert_unmounted();
+    shows(&disk, "valid");
+}
+
+// ---- runs that do not end well --------------------------------------------------------------
+
+/// More to copy than can be done before the test has looked.
+fn much(disk: &Disk) {
+    for n in 0..12 {
+        disk.write(&format!("usr/much/{n}"), pattern(1 << 20, n + 100));
+    }
+}
+
+fn start(disk: &Disk, read_only: bool) -> Running {
+    let running = Running::start(disk.command(&["snapshot"]));
+    disk.wait_mounted(read_only);
+    running
+}
+
+/// What a dead run left: not valid, told by `show`, and no obstacle for the next.
+#[track_caller]
+fn the_next_run_clears(disk: &Disk) {
+    let text = disk.dualroot(&["show"]).exits(0).stdout;
+    assert!(text.contains("(primary)") && text.contains("(backup)"), "{text}");
+    assert_ne!(disk.state(), "valid");
+    disk.snapshot();
+    disk.assert_unmounted();
+    shows(disk, "valid");
+    disk.dualroot(&["verify"]).exits(0);
+}
+
+fn left_by_a_killed_run() {
+    let disk = disk();
+    much(&disk);
+    let running = start(&disk, false);
+    assert_eq!(disk.state(), "writing");
+    running.signal(Signal::SIGKILL);
+    running.wait().exits(1009);
+    assert_eq!(disk.alternate_mounts().len(), 1, "it died too early or too late");
+    the_next_run_clears(&disk);
+}
+
+fn killed_while_it_verifies() {
+    let disk = disk();
+    much(&disk);
+    let running = start(&disk, true);
+    running.signal(Signal::SIGKILL);
+    running.wait().exits(1009);
+    the_next_run_clears(&disk);
+}
+
+fn ended_by_a_signal() {
+    let disk = disk();
+    much(&disk);
+    for (signal, read_only) in
+        [(Signal::SIGINT, false), (Signal::SIGTERM, true), (Signal::SIGTERM, false)]
+    {
+        let running = start(&disk, read_only);
+        running.signal(signal);
+        running.wait().exits(128 + signal as i32);
+        disk.assert_unmounted();
+        assert_ne!(disk.state(), "valid");
+    }
+    the_next_run_clears(&disk);
+}
+
+/// An operator tears the copy from under a run (umount(8) -f).
+fn unmounted_by_force_under_a_run() {
+    let disk = disk();
+    much(&disk);
+    for read_only in [false, true] {
+        let running = start(&disk, read_only);
+        Run::of(crate::harness::program("umount").arg("-f").arg(disk.altroot())).exits(0);
+        let run = running.wait();
+        assert!(matches!(run.code, 1 | 4 | 5), "{run}");
+        disk.assert_unmounted();
+        assert_ne!(disk.state(), "valid");
+        // Nothing was written to the directory below in its place.
+        assert_eq!(fs::read_dir(disk.altroot()).unwrap().count(), 0, "{run}");
+    }
+    the_next_run_clears(&disk);
+}
+
+/// The power went while the slot was mounted to be written: mount(8) refuses it read-write, which
+/// is no obstacle for who makes it anew.
+fn not_cleanly_unmounted() {
+    let disk = disk();
+    // fs_clean stays 0 on the medium while a read-write mount lasts: a copy of it then has none.
+    leave(&[], &disk.node(2), &disk.altroot());
+    fs::write(disk.altroot().join("etc/half"), "half").unwrap();
+    let saved = disk.side("saved").join("image");
+    tool("dd", &[&format!("if={}", disk.node(2)), &format!("of={}", saved.display()), &"bs=1m"]);
+    tool("umount", &[&disk.altroot()]);
+    tool("dd", &[&format!("if={}", saved.display()), &format!("of={}", disk.node(2)), &"bs=1m"]);
+    fs::remove_file(saved).unwrap();
+    let run = try_tool("mount", &[&disk.node(2), &disk.altroot()]);
+    assert!(run.code != 0, "it counts as clean: {run}");
+    disk.dualroot(&["show"]).exits(0).prints("(backup)");
+    disk.snapshot();
+    shows(&disk, "valid");
+}
+
+fn two_runs_at_once() {
+    let disk = disk();
+    much(&disk);
+    let first = start(&disk, false);
+    let words = format!("process {} (dualroot snapshot)", first.pid());
+    for args in [&["snapshot"][..], &["snapshot", "--force"], &["verify"], &["clean", "--force"]] {
+        disk.dualroot(args).fails(4, &words);
+    }
+    assert_eq!(disk.state(), "writing");
+    let mut first = first;
+    wait_until("the first ends", || first.ended());
+    first.wait().exits(0);
+    shows(&disk, "valid");
+}
+
+fn clean_tells_what_it_did() {
+    let disk = disk();
+    let before = disk.hash(&disk.part(2));
+    disk.dualroot(&["clean"]).exits(0).prints("umount: /altroot: not currently mounted\n");
+    leave(&["-o", "ro"], &disk.node(2), &disk.altroot());
+    let line = format!("{}: unmounted {}\n", disk.altroot().display(), disk.node(2));
+    let run = disk.dualroot(&["clean"]).exits(0);
+    assert_eq!(run.stdout, line);
+    disk.assert_unmounted();
+    assert!(disk.hash(&disk.part(2)) == before, "clean wrote to the slot");
+}
