@@ -15,9 +15,10 @@ use crate::mounts::Mount;
 use crate::mounts::stale::Obstacle;
 use crate::plan::{self, Step};
 use crate::slot::discover::{Layout, View};
-use crate::slot::{Pair, Part};
-use crate::sys::Os;
+use crate::slot::names::is_identity;
+use crate::slot::{Pair, Part, fstab};
 use crate::sys::tree::Dir;
+use crate::sys::{FsType, Os};
 
 /// The command line's choices.
 #[derive(Clone, Copy, Debug, Default)]
@@ -70,7 +71,7 @@ pub fn run<O: Os>(
         return Err(Error::refused(reason));
     }
     let (_locks, view, layout) = lock::observed(os, session, "snapshot", View::guard)?;
-    let layout = chosen(layout, options.only)?;
+    let layout = chosen(&view, layout, options.only)?;
     clear::sweep(os);
     rewrite::files(os, &view, &layout, &BTreeMap::new())?;
     let obstacles = clear::find(os, &view, &layout.pairs, options.force)?;
@@ -124,12 +125,25 @@ fn cleared(view: &View, layout: &Layout, obstacles: &[Obstacle]) -> BTreeSet<Par
 }
 
 /// Leaves only the part that was asked for.
-fn chosen(mut layout: Layout, only: Option<Part>) -> Result<Layout> {
-    if let Some(part) = only {
-        (layout.pairs, layout.others) = layout.pairs.into_iter().partition(|p| p.part == part);
-        if layout.pairs.is_empty() {
-            return Err(Error::refused(format!("{} has no second partition", part.point())));
-        }
+fn chosen(view: &View, mut layout: Layout, only: Option<Part>) -> Result<Layout> {
+    let Some(part) = only else { return Ok(layout) };
+    (layout.pairs, layout.others) = layout.pairs.into_iter().partition(|p| p.part == part);
+    let Some(pair) = layout.pairs.first() else {
+        return Err(Error::refused(format!("{} has no second partition", part.point())));
+    };
+    // newfs(8) gives a new identity, which the root's copy, left as it is, would not know.
+    let known_by_identity = |e: &&fstab::Entry| {
+        let id = view.find(&e.spec);
+        is_identity(&e.spec) && (id == Some(pair.source) || id == Some(pair.target))
+    };
+    if part == Part::Config
+        && pair.fs == FsType::Ufs2.name()
+        && let Some(entry) = view.fstab.iter().find(known_by_identity)
+    {
+        let spec = String::from_utf8_lossy(&entry.spec);
+        let cause = format!("fstab names {spec}, and a new file system gets a new identity");
+        return Err(Error::refused(cause)
+            .hint("copy both parts, or name it by its label or device in fstab"));
     }
     Ok(layout)
 }

@@ -8,7 +8,8 @@
 //! slots = ["/dev/da0s4d", "/dev/da0s4e"]     # the same on both slots
 //! ```
 
-use serde::Deserialize;
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer};
 
 use crate::error::{Error, Kind, Result};
 
@@ -34,7 +35,15 @@ pub struct Config {
 #[serde(deny_unknown_fields)]
 pub struct Slots {
     /// Slot 1 and slot 2.
+    #[serde(default, deserialize_with = "two")]
     pub slots: Option<[String; 2]>,
+}
+
+/// Exactly two: serde's array would take the first two of three.
+fn two<'de, D: Deserializer<'de>>(source: D) -> std::result::Result<Option<[String; 2]>, D::Error> {
+    let names = Vec::<String>::deserialize(source)?;
+    let count = names.len();
+    names.try_into().map(Some).map_err(|_| D::Error::invalid_length(count, &"two devices"))
 }
 
 impl Config {

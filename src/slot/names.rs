@@ -82,6 +82,11 @@ impl Names {
     }
 }
 
+/// Whether a name is the identity of a file system, which changes when it is made anew.
+pub fn is_identity(spec: &[u8]) -> bool {
+    [&b"UUID="[..], b"/dev/ufsid/", b"/dev/disk/by-uuid/"].iter().any(|p| spec.starts_with(p))
+}
+
 fn unquote(value: &[u8]) -> &[u8] {
     value.strip_prefix(b"\"").and_then(|v| v.strip_suffix(b"\"")).unwrap_or(value)
 }

@@ -38,7 +38,9 @@ pub fn run<S: AsRef<OsStr>>(candidates: &[&str], args: &[S]) -> Result<Output> {
         ));
     };
     #[allow(clippy::disallowed_methods)] // this is the one place
-    let output = Command::new(program)
+    let mut command = Command::new(program);
+    super::platform::end_with_us(&mut command);
+    let output = command
         .args(args)
         .env_clear()
         .env("PATH", "/sbin:/bin:/usr/sbin:/usr/bin")

@@ -176,7 +176,7 @@ pub trait Os: Sync {
     fn packages(&self, root: &Path) -> Result<Option<Vec<(String, String)>>>;
     /// Where lock files and private mount points live: gone after a reboot, never on a slot.
     fn run_dir(&self) -> PathBuf;
-    /// Whether a process is alive.
+    /// Whether a process of this program is alive under this number.
     fn alive(&self, pid: u32) -> bool;
 }
 

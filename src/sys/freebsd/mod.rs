@@ -8,6 +8,8 @@ mod sysctl;
 pub(super) mod tree;
 mod ufs;
 
+pub(super) use process::end_with_us;
+
 use std::ffi::OsStr;
 use std::fs;
 use std::path::{Path, PathBuf};

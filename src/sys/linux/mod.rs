@@ -7,6 +7,8 @@ mod process;
 mod scratch;
 pub(super) mod tree;
 
+pub(super) use process::end_with_us;
+
 use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -161,6 +163,9 @@ impl Os for Native {
     }
 
     fn alive(&self, pid: u32) -> bool {
-        Path::new("/proc").join(pid.to_string()).exists()
+        // Numbers are used again: only a program of this name is one of ours.
+        let name = |pid: &str| fs::read(Path::new("/proc").join(pid).join("comm")).ok();
+        let theirs = name(&pid.to_string());
+        theirs.is_some() && theirs == name("self")
     }
 }

@@ -1,8 +1,11 @@
 //! Who keeps a mount busy, out of procfs (proc(5)).
 
 use std::fs;
+use std::io;
 use std::os::unix::fs::MetadataExt;
+use std::os::unix::process::CommandExt;
 use std::path::Path;
+use std::process::Command;
 use std::thread::sleep;
 use std::time::Duration;
 
@@ -87,4 +90,17 @@ fn ancestors() -> Vec<u32> {
         found.push(pid);
     }
     found
+}
+
+/// Lets a program end when this process does: a formatter that outlived a killed run would work
+/// against the next one (`PR_SET_PDEATHSIG`, prctl(2); it goes with the thread that waits for it).
+pub(in crate::sys) fn end_with_us(command: &mut Command) {
+    let us = nix::unistd::getpid();
+    let last = move || {
+        nix::sys::prctl::set_pdeathsig(Signal::SIGKILL)?;
+        // We may have been gone before that.
+        if nix::unistd::getppid() == us { Ok(()) } else { Err(io::ErrorKind::BrokenPipe.into()) }
+    };
+    // SAFETY: prctl(2) and getppid(2) may be called between fork and exec, and nothing else is.
+    unsafe { command.pre_exec(last) };
 }
