@@ -468,7 +468,7 @@ fn the_result_does_not_depend_on_workers() {
         let options = TreeOptions {
             workers,
             exclude: [b".snap".to_vec()].into(),
-            ignore: vec![".dualroot".to_owned()],
+            ignore: vec![(".dualroot", Object::Dir)],
             ..TreeOptions::default()
         };
         let (from, to) = (done(machine.open_dir(Path::new("/"))), done(machine.open_dir(point)));

@@ -29,7 +29,7 @@ pub struct Cleared {
 /// # Errors
 /// One is busy or something foreign is in the way: exit 4, unless forced.
 pub fn run<O: Os>(os: &O, session: &Session, force: bool) -> Result<Report> {
-    let (_locks, view, layout) = lock::observed(os, session, "clean", |_, _| Ok(()))?;
+    let (_locks, view, layout) = lock::observed(os, session, "clean", true, |_, _| Ok(()))?;
     let mut cleared = Vec::new();
     for obstacle in clear::find(os, &view, &layout.pairs, force)? {
         let mount = obstacle.mount();
@@ -37,6 +37,5 @@ pub fn run<O: Os>(os: &O, session: &Session, force: bool) -> Result<Report> {
         let point = mount.point.to_string_lossy().into_owned();
         cleared.push(Cleared { device: mount.source.clone(), point });
     }
-    clear::sweep(os);
     Ok(Report { schema: 1, cleared })
 }

@@ -26,7 +26,7 @@ use crate::record::{self as slot_record, Record};
 use crate::slot::discover::{Layout, View};
 use crate::slot::names::Names;
 use crate::slot::{Pair, Part};
-use crate::sys::tree::{Dir, File};
+use crate::sys::tree::{Dir, File, Kind as Object};
 use crate::sys::{Access, Claim, Format, Os, Usage};
 use crate::table::superblock;
 
@@ -267,7 +267,12 @@ impl<'a, 'b, O: Os> Run<'a, 'b, O> {
         let mut options = TreeOptions { workers: pool::cores(), ..TreeOptions::default() };
         // UFS's own: snapshots and the soft-updates journal.
         let mut exclude: Vec<&str> = vec![".snap", ".sujournal", slot_record::DIR];
-        options.ignore = vec![slot_record::DIR.to_owned(), ".snap".to_owned()];
+        // The copy gets its own of them.
+        options.ignore = vec![
+            (slot_record::DIR, Object::Dir),
+            (".snap", Object::Dir),
+            (".sujournal", Object::File),
+        ];
         if part == Part::Root {
             // One-time orders to the source's next boot are not the copy's.
             exclude.extend(["boot/nextboot.conf", "firstboot"]);

@@ -3,7 +3,7 @@
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use super::{Session, observe};
+use super::{Session, clear, observe};
 use crate::device::Id;
 use crate::error::{Error, Kind, Result};
 use crate::slot::discover::{Layout, View};
@@ -68,7 +68,8 @@ fn exclusive<O: Os>(os: &O, media: &[String], verb: &str) -> Result<Vec<Lock>> {
 
 /// Observes, takes the locks of the alternate slot's media for a run of `verb`, and observes
 /// again: what was seen before the lock was held may have changed, and with it every number of a
-/// device. View and layout belong together.
+/// device. View and layout belong together. In between, with `sweep`, what runs that are gone left
+/// behind is removed.
 ///
 /// # Errors
 /// As [`exclusive`]; or the slots changed places while the lock was taken.
@@ -76,6 +77,7 @@ pub fn observed<O: Os>(
     os: &O,
     session: &Session,
     verb: &str,
+    sweep: bool,
     check: impl Fn(&View, &Layout) -> Result<()>,
 ) -> Result<(Vec<Lock>, View, Layout)> {
     let before = observe::view(os, session)?;
@@ -84,6 +86,9 @@ pub fn observed<O: Os>(
     let targets = |layout: &Layout| layout.pairs.iter().map(|p| p.target).collect::<Vec<_>>();
     let locked = media(&before, &targets(&layout));
     let locks = exclusive(os, &locked, verb)?;
+    if sweep {
+        clear::sweep(os);
+    }
     let view = observe::view(os, session)?;
     let layout = view.discover()?;
     check(&view, &layout)?;
@@ -118,10 +123,10 @@ fn readers<O: Os>(os: &O) -> String {
     let mounts = os.mounts().unwrap_or_default();
     let names = mounts.iter().filter_map(|m| m.point.strip_prefix(os.run_dir()).ok()?.to_str());
     let pids: Vec<_> = names.filter_map(|n| n.split_once('.')).map(|(pid, _)| pid).collect();
-    match pids.is_empty() {
-        true => "readers".to_owned(),
-        false => format!("readers (process {})", pids.join(", ")),
+    if pids.is_empty() {
+        return "readers".to_owned();
     }
+    format!("readers (process {})", pids.join(", "))
 }
 
 /// The media's names, each once, always in the same order so that two runs cannot wait crosswise.

@@ -136,14 +136,18 @@ fn alternate<O: Os>(os: &O, view: &View, target: Id) -> Result<Seen> {
         }
     }
     let mounts = os.mounts()?;
-    // Mounted already, by whomever: read there, where nothing else was mounted over it.
-    let there = mounts.iter().find(|m| {
+    // Mounted already, by whomever: read there, where nothing was mounted over it later.
+    let there = mounts.iter().enumerate().find(|(n, m)| {
         m.whole
             && view.provider_of(m) == Some(target)
-            && mounts.iter().rfind(|o| o.point == m.point).is_some_and(|top| top.id == m.id)
+            && !mounts[n + 1..].iter().any(|later| m.point.starts_with(&later.point))
     });
-    if let Some(mount) = there {
-        return Ok(look(&os.open_dir(&mount.point)?));
+    // Where it was another `show`'s it may be gone by now, and the path leads to a bare directory.
+    if let Some((_, mount)) = there
+        && let Ok(root) = os.open_dir(&mount.point)
+        && os.mounts()?.iter().any(|m| m.id == mount.id)
+    {
+        return Ok(look(&root));
     }
     if let Some(fault) = view.faults.get(&target) {
         return Ok(Seen::without_content(State::Unknown, fault.clone()));

@@ -70,9 +70,9 @@ pub fn run<O: Os>(
     if let Some(reason) = os.forbids()? {
         return Err(Error::refused(reason));
     }
-    let (_locks, view, layout) = lock::observed(os, session, "snapshot", View::guard)?;
+    let (_locks, view, layout) =
+        lock::observed(os, session, "snapshot", !options.dry_run, View::guard)?;
     let layout = chosen(&view, layout, options.only)?;
-    clear::sweep(os);
     rewrite::files(os, &view, &layout, &BTreeMap::new())?;
     let obstacles = clear::find(os, &view, &layout.pairs, options.force)?;
     let points = missing_points(os, &view, &layout)?;

@@ -66,9 +66,8 @@ pub fn run<O: Os>(os: &O, session: &Session, choice: Choice) -> Result<Report> {
         }
         Ok(())
     };
-    let (_locks, view, layout) = lock::observed(os, session, "verify", check)?;
+    let (_locks, view, layout) = lock::observed(os, session, "verify", true, check)?;
     let slot = *pick(&layout.slots, choice)?;
-    clear::sweep(os);
     // What is mounted would be read from memory, not from the medium.
     for obstacle in clear::find(os, &view, &layout.pairs, false)? {
         clear::unmount(os, obstacle.mount(), false)?;

@@ -150,9 +150,10 @@ impl<W: Write> Writer<W> {
         self.output.write_all(b"..\n")
     }
 
-    /// A directory of the root that checkers shall pass over, present or not.
-    pub fn ignore(&mut self, name: &str) -> io::Result<()> {
-        writeln!(self.output, "{name} type=dir optional ignore\n..")
+    /// An entry of the root that checkers shall pass over, present or not.
+    pub fn ignore(&mut self, name: &str, kind: Kind) -> io::Result<()> {
+        writeln!(self.output, "{name} type={} optional ignore", kind_name(kind))?;
+        if kind == Kind::Dir { self.leave() } else { Ok(()) }
     }
 
     /// Hands back the output; everything is written to it, nothing is flushed.
@@ -214,8 +215,8 @@ fn describe(object: &Object, line: &mut String) {
 pub enum Line {
     /// An object; a directory's entries follow.
     Object(OsString, Object),
-    /// A name that checkers pass over.
-    Ignored(OsString),
+    /// A name that checkers pass over; a directory's entries follow.
+    Ignored(OsString, Kind),
     /// The end of the innermost directory's entries.
     Leave,
 }
@@ -293,7 +294,7 @@ fn parse(text: &str) -> Option<Line> {
     for word in words {
         let Some((key, value)) = word.split_once('=') else {
             if word == "ignore" {
-                return Some(Line::Ignored(name));
+                return Some(Line::Ignored(name, kind?));
             }
             continue;
         };
@@ -453,12 +454,16 @@ mod tests {
     }
 
     #[test]
-    fn an_ignored_directory_is_passed_over() {
+    fn ignored_entries_are_passed_over() {
         let mut writer = Writer::new(Vec::new()).unwrap();
-        writer.ignore(".dualroot").unwrap();
+        writer.ignore(".dualroot", Kind::Dir).unwrap();
+        writer.ignore(".sujournal", Kind::File).unwrap();
         let text = writer.into_inner();
         let mut reader = Reader::new(&text[..]);
-        assert_eq!(reader.next_line().unwrap(), Some(Line::Ignored(".dualroot".into())));
+        let ignored = |name: &str, kind| Some(Line::Ignored(name.into(), kind));
+        assert_eq!(reader.next_line().unwrap(), ignored(".dualroot", Kind::Dir));
         assert_eq!(reader.next_line().unwrap(), Some(Line::Leave));
+        assert_eq!(reader.next_line().unwrap(), ignored(".sujournal", Kind::File));
+        assert_eq!(reader.next_line().unwrap(), None);
     }
 }

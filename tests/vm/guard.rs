@@ -8,7 +8,9 @@ use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
 use crate::disk::{Disk, Layout, Mounted, Scheme, mounts};
-use crate::harness::{Holder, Run, Test, Undo, need_class, program, skip, tests, tool, try_tool};
+use crate::harness::{
+    Holder, Run, Test, Undo, need_class, program, skip, tests, tool, try_tool, wait_until,
+};
 
 pub const TESTS: &[Test] = tests![
     the_running_root_by_any_name,
@@ -79,6 +81,8 @@ fn the_running_root_by_any_name() {
         for own in &all {
             for read_only in [true, false] {
                 let words: &[&str] = if read_only { &["-o", "ro"] } else { &[] };
+                // It comes back some time after the last mount by another name is gone.
+                wait_until("the label is there", || own.exists());
                 let mounted = Mounted::new(words, own.to_str().unwrap(), &disk.root());
                 for other in &all {
                     disk.name_slots(&own.to_string_lossy(), &other.to_string_lossy());
@@ -175,9 +179,7 @@ fn a_mirror_over_either_slot() {
     for slice in [format!("{}s2a", disk.name()), disk.part(2)] {
         let undo = ["gmirror", "destroy", "-f", "vmgm"];
         let mirror = Undo::after(&["gmirror", "label", "-v", "vmgm", &slice], &undo);
-        crate::harness::wait_until("the mirror is there", || {
-            Path::new("/dev/mirror/vmgm").exists()
-        });
+        wait_until("the mirror is there", || Path::new("/dev/mirror/vmgm").exists());
         refuses(&disk, 6, WORDS);
         drop(mirror);
         tool("gmirror", &[&"clear", &slice]);
@@ -187,7 +189,7 @@ fn a_mirror_over_either_slot() {
     let part = bare.part(1);
     let undo = ["gmirror", "destroy", "-f", "vmgm1"];
     let mirror = Undo::after(&["gmirror", "label", "-v", "vmgm1", &part], &undo);
-    crate::harness::wait_until("the mirror is there", || Path::new("/dev/mirror/vmgm1").exists());
+    wait_until("the mirror is there", || Path::new("/dev/mirror/vmgm1").exists());
     tool("newfs", &[&"/dev/mirror/vmgm1"]);
     let mounted = Mounted::new(&[], "/dev/mirror/vmgm1", &bare.root());
     bare.name_slots("/dev/mirror/vmgm1", &bare.node(2));

@@ -80,8 +80,8 @@ impl<'a, D: Dir, W: Write> Finisher<'a, D, W> {
             Item::Event(Event::Enter { name, object }) => {
                 self.write(&name, &object)?;
                 if name == "." {
-                    for name in &self.options.ignore {
-                        self.manifest.ignore(name).doing("writing the manifest")?;
+                    for (name, kind) in &self.options.ignore {
+                        self.manifest.ignore(name, *kind).doing("writing the manifest")?;
                     }
                 }
                 push_name(&mut self.path, &name);

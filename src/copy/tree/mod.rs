@@ -38,8 +38,8 @@ pub struct Options {
     pub points: BTreeSet<Vec<u8>>,
     /// Mount points whose own metadata are covered by what is mounted there.
     pub covered: BTreeMap<Vec<u8>, Meta>,
-    /// Directories of the copy's root that the manifest tells checkers to pass over.
-    pub ignore: Vec<String>,
+    /// Entries of the copy's root that the manifest tells checkers to pass over.
+    pub ignore: Vec<(&'static str, Kind)>,
     /// Worker threads.
     pub workers: usize,
 }

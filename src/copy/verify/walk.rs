@@ -80,11 +80,11 @@ impl<D: Dir> Walk<'_, D> {
                 Line::Object(_, object) if missing > 0 => {
                     missing += u32::from(object.kind == Kind::Dir);
                 }
-                Line::Ignored(_) if missing > 0 => missing += 1,
+                Line::Ignored(_, kind) if missing > 0 => missing += u32::from(kind == Kind::Dir),
                 Line::Leave if missing > 0 => missing -= 1,
-                Line::Ignored(name) => {
+                Line::Ignored(name, kind) => {
                     listing.ignored.insert(name);
-                    missing += 1;
+                    missing += u32::from(kind == Kind::Dir);
                 }
                 Line::Object(name, object) if object.kind == Kind::Dir => {
                     self.hand_out(&dir, &mut batch)?;
