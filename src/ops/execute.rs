@@ -27,7 +27,7 @@ use crate::slot::discover::{Layout, View};
 use crate::slot::names::Names;
 use crate::slot::{Pair, Part};
 use crate::sys::tree::{Dir, File, Kind as Object};
-use crate::sys::{Access, Claim, Format, Os, Usage};
+use crate::sys::{Access, Claim, Format, FsType, Os, Usage};
 use crate::table::superblock;
 
 /// What was done to one pair.
@@ -265,14 +265,13 @@ impl<'a, 'b, O: Os> Run<'a, 'b, O> {
 
     fn tree_options(&self, part: Part, source: &Source<'_, O>) -> Result<TreeOptions> {
         let mut options = TreeOptions { workers: pool::cores(), ..TreeOptions::default() };
-        // UFS's own: snapshots and the soft-updates journal.
-        let mut exclude: Vec<&str> = vec![".snap", ".sujournal", slot_record::DIR];
-        // The copy gets its own of them.
-        options.ignore = vec![
-            (slot_record::DIR, Object::Dir),
-            (".snap", Object::Dir),
-            (".sujournal", Object::File),
-        ];
+        let mut exclude: Vec<&str> = vec![slot_record::DIR];
+        options.ignore = vec![(slot_record::DIR, Object::Dir)];
+        if self.pair(part)?.1.fs == FsType::Ufs2.name() {
+            // Its snapshots and its soft-updates journal; the copy gets its own.
+            exclude.extend([".snap", ".sujournal"]);
+            options.ignore.extend([(".snap", Object::Dir), (".sujournal", Object::File)]);
+        }
         if part == Part::Root {
             // One-time orders to the source's next boot are not the copy's.
             exclude.extend(["boot/nextboot.conf", "firstboot"]);

@@ -10,7 +10,7 @@ use crate::mounts::Mount;
 use crate::sys::{Access, Os};
 
 /// The system may look at a fresh mount for a moment (an indexer, GEOM's tasting).
-const TRIES: u32 = 20;
+const TRIES: u32 = 50;
 const PAUSE: Duration = Duration::from_millis(100);
 
 /// Tries again for a while what is busy: the kernel lets go of a mount a moment after it is gone.
