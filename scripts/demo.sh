@@ -54,7 +54,7 @@ for dir in /etc /sbin /usr/sbin /bin /usr/bin /boot/kernel /usr/share/doc; do
     files="$files ${dir#/}"
     kilobytes=$((kilobytes + size))
 done
-slice=$((kilobytes / 1024 * 3 / 2 + 48)) # MB
+slice=$((kilobytes * 3 / 2048 + 48)) # MB
 
 say "a dual-root medium: two roots of $slice MB, config and altconfig of 32 MB"
 truncate -s $((2 * slice + 80))M "$work/medium.img"
@@ -97,9 +97,9 @@ FreeBSD)
 esac
 
 say "the running root: real files of this machine ($files ) and testdata/appliance"
-mount -t $type "/dev/$root1" "$root"
+mount -t "$type" "/dev/$root1" "$root"
 mkdir "$root/config"
-mount -t $type "/dev/$config1" "$root/config"
+mount -t "$type" "/dev/$config1" "$root/config"
 # shellcheck disable=SC2086 # several directories
 (cd / && tar cf - --exclude ./lost+found $files) | (cd "$root" && tar xpf -)
 rm -f "$root/etc/os-release" # on most systems a symbolic link out of /etc

@@ -13,7 +13,7 @@ Linux)
     if $root; then
         install_missing cc=gcc sfdisk=fdisk sgdisk=gdisk partx=util-linux mkfs.ext4=e2fsprogs \
             mkfs.xfs=xfsprogs mtree=mtree-netbsd bsdtar=libarchive-tools rsync=rsync setfattr=attr \
-            setfacl=acl makefs=makefs shellcheck=shellcheck setpriv=util-linux
+            setfacl=acl makefs=makefs shellcheck=shellcheck setpriv=util-linux chattr=e2fsprogs
     fi
     ;;
 FreeBSD) $root && install_missing bash=bash rsync=rsync ;;
@@ -39,12 +39,19 @@ else
 fi
 if command -v shellcheck >/dev/null 2>&1; then
     say "shellcheck"
-    shellcheck -x -P scripts scripts/*.sh .ci/run
+    shellcheck -x -P scripts scripts/*.sh vm/*.sh .ci/run
 fi
 say "documentation"
 RUSTDOCFLAGS='-D warnings' cargo doc --locked --no-deps --document-private-items
 say "tests"
 cargo test --locked --no-fail-fast
+say "the FreeBSD guest"
+# vm/run.sh takes an image of FreeBSD; without one it says so and exits 3.
+if [ "$system" = Linux ] && [ -z "${DUALROOT_VM_IMAGE:-}" ]; then
+    echo "NOT RUN: vm/run.sh needs a FreeBSD image (DUALROOT_VM_IMAGE, or vm/fetch.sh)"
+elif [ "$system" = Linux ]; then
+    vm/run.sh
+fi
 say "the demo"
 if $root; then
     DUALROOT=${CARGO_TARGET_DIR:-$here/target}/debug/dualroot scripts/demo.sh

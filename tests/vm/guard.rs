@@ -174,15 +174,22 @@ fn a_label_on_the_wrong_slice() {
 fn a_mirror_over_either_slot() {
     need_class("gmirror");
     const WORDS: &str = "Snapshot is not possible since mirror-flash-on-disk is configured.";
-    // gmirror(8) keeps its metadata in the last sector, behind the end of what newfs made here.
     let disk = disk(Layout::default());
-    for slice in [format!("{}s2a", disk.name()), disk.part(2)] {
+    // gmirror(8) keeps its metadata in the last sector, behind the end of what newfs made here.
+    // That is the last one of the slice too: without -h, the slice would be the mirror's half.
+    for words in [&["-h"][..], &[]] {
         let undo = ["gmirror", "destroy", "-f", "vmgm"];
-        let mirror = Undo::after(&["gmirror", "label", "-v", "vmgm", &slice], &undo);
+        let part = disk.part(2);
+        let label = [&["gmirror", "label"], words, &["vmgm", &part]].concat();
+        let mirror = Undo::after(&label, &undo);
         wait_until("the mirror is there", || Path::new("/dev/mirror/vmgm").exists());
-        refuses(&disk, 6, WORDS);
+        let before = disk.hash(&format!("{}s2", disk.name()));
+        disk.dualroot(&["snapshot"]).fails(6, WORDS);
+        disk.dualroot(&["snapshot", "--force"]).fails(6, WORDS);
+        assert!(disk.hash(&format!("{}s2", disk.name())) == before, "slot 2 was written");
         drop(mirror);
-        tool("gmirror", &[&"clear", &slice]);
+        try_tool("gmirror", &[&"clear", &disk.part(2)]);
+        try_tool("gmirror", &[&"clear", &format!("{}s2", disk.name())]);
     }
     // The running root is the mirror.
     let bare = Disk::bare(Layout::default());
@@ -287,7 +294,8 @@ fn the_alternate_is_open() {
         let file = File::options().read(true).write(write).open(disk.node(2)).unwrap();
         let holder = Holder::with(file);
         let before = disk.hash(&disk.part(2));
-        disk.dualroot(&["snapshot"]).fails(4, "open");
+        let words = if write { "is open for writing" } else { "being read" };
+        disk.dualroot(&["snapshot"]).fails(4, words);
         assert!(disk.hash(&disk.part(2)) == before, "slot 2 was written");
         disk.assert_unmounted();
         drop(holder);

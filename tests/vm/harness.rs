@@ -315,11 +315,6 @@ impl Running {
         });
     }
 
-    /// Whether it has ended.
-    pub fn ended(&mut self) -> bool {
-        self.child.try_wait().unwrap().is_some()
-    }
-
     /// Waits for its end, which must come within a minute.
     #[track_caller]
     pub fn wait(mut self) -> Run {

@@ -10,7 +10,7 @@ use serde_json::json;
 
 use crate::compare::{HUGE, assert_equal, assert_manifest, assert_sound};
 use crate::disk::{Disk, Layout, Mounted, Scheme, pattern};
-use crate::harness::{Run, Test, program, tests, tool};
+use crate::harness::{Run, Test, program, tests, tool, wait_until};
 
 pub const TESTS: &[Test] = tests![
     the_seeds_lines,
@@ -265,24 +265,34 @@ fn a_read_only_root_is_copied_as_it_lies() {
 
 /// The names of the running root: the copy's fstab names the copy in the same way.
 fn every_name_of_the_root() {
-    let layout = Layout { newfs: vec!["-U", "-L", "vmname1"], ..Layout::gpt() };
-    let disk = Disk::new(layout);
-    disk.fill();
-    let label = |name: &str| format!("/dev/gpt/{}-{name}", disk.name());
-    for (own, other) in [
-        (disk.node(1), disk.node(2)),
-        ("/dev/ufs/vmname1".to_owned(), "/dev/ufs/vmname2".to_owned()),
-        (label("rootA"), label("rootB")),
-    ] {
-        disk.write_fstab(&own);
-        tool("umount", &[&disk.root()]);
-        tool("mount", &[&own, &disk.root()]);
-        disk.snapshot();
-        let copy = disk.mount_copy();
-        let fstab = fs::read_to_string(copy.path().join("etc/fstab")).unwrap();
-        assert!(fstab.contains(&format!("\n{other} / ufs rw")), "{own}: {fstab}");
-        assert!(Path::new(&other).exists() || other.contains("/ufs/"), "{other}");
-        assert_equal(&disk.root(), copy.path());
+    for scheme in [Scheme::Mbr, Scheme::Gpt] {
+        let newfs = vec!["-U", "-L", "vmname1"];
+        let disk = Disk::new(Layout { scheme, newfs, ..Layout::default() });
+        disk.fill();
+        let label = |name: &str| format!("/dev/gpt/{}-{name}", disk.name());
+        let mut names = vec![
+            (disk.node(1), disk.node(2)),
+            ("/dev/ufs/vmname1".to_owned(), "/dev/ufs/vmname2".to_owned()),
+        ];
+        if scheme == Scheme::Gpt {
+            names.push((label("rootA"), label("rootB")));
+        }
+        for (own, other) in names {
+            disk.write_fstab(&own);
+            for words in [&[][..], &["-o", "ro"]] {
+                tool("umount", &[&disk.root()]);
+                wait_until("the name is there", || Path::new(&own).exists());
+                std::mem::forget(Mounted::new(words, &own, &disk.root()));
+                disk.snapshot();
+                disk.assert_unmounted();
+                wait_until("the copy's name is there", || Path::new(&other).exists());
+                let copy = Mounted::new(&["-o", "ro"], &other, &disk.side("copy"));
+                let fstab = fs::read_to_string(copy.path().join("etc/fstab")).unwrap();
+                assert!(fstab.contains(&format!("\n{other} / ufs rw")), "{own}: {fstab}");
+                assert_equal(&disk.root(), copy.path());
+            }
+            tool("mount", &[&"-u", &"-o", &"rw", &disk.root()]);
+        }
     }
 }
 

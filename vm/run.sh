@@ -1,0 +1,196 @@
+#!/usr/bin/env bash
+# The program proved on a real FreeBSD, in QEMU. See vm/README.md.
+#
+#   vm/run.sh [--image FILE] [--sysroot DIR] [--keep] [SUITE]...
+#
+#   --image FILE   the guest's disk, raw; never written. Else DUALROOT_VM_IMAGE, else the newest of
+#                  what vm/fetch.sh put into vm/images. Without any of them: exit 3.
+#   --sysroot DIR  links against that FreeBSD (scripts/cross.sh). Else DUALROOT_VM_SYSROOT, else zig.
+#   --keep         keeps the guest's disks after a failure and says how to boot them
+#   SUITE          tree, guard, stale, faults, consistency, boot; or a part of a test's name
+#
+# QEMU=PROGRAM names another qemu-system-x86_64, DUALROOT_VM_ACCEL=tcg does without KVM.
+set -euo pipefail
+here=$(cd "$(dirname "$0")/.." && pwd)
+. "$here/scripts/common.sh"
+
+image=${DUALROOT_VM_IMAGE:-}
+sysroot=${DUALROOT_VM_SYSROOT:-}
+keep=false
+suites=()
+while [ $# -gt 0 ]; do
+    case $1 in
+    --image) image=${2:?--image takes a file}; shift ;;
+    --sysroot) sysroot=${2:?--sysroot takes a directory}; shift ;;
+    --keep) keep=true ;;
+    -*) die "no option $1" ;;
+    *) suites+=("$1") ;;
+    esac
+    shift
+done
+if [ -z "$image" ]; then
+    for found in "$here"/vm/images/*.raw; do
+        [ ! -e "$found" ] || image=$found
+    done
+fi
+if [ -z "$image" ]; then
+    echo "vm/run.sh: no FreeBSD image: vm/fetch.sh downloads them; or --image FILE, or DUALROOT_VM_IMAGE" >&2
+    exit 3
+fi
+[ -r "$image" ] || die "cannot read $image"
+image=$(realpath "$image")
+
+# ---- what is needed ---------------------------------------------------------------------------
+
+qemu=${QEMU:-$(command -v qemu-system-x86_64 || true)}
+if [ -z "$qemu" ]; then
+    # Where another qemu-utils is held back, this fails: QEMU=PROGRAM then names one.
+    install_missing qemu-system-x86_64=qemu-system-x86 >&2
+    qemu=$(command -v qemu-system-x86_64)
+fi
+install_missing python3=python3 qemu-img=qemu-utils tar=tar >&2
+accel=${DUALROOT_VM_ACCEL:-tcg}
+if [ -z "${DUALROOT_VM_ACCEL:-}" ] && [ -w /dev/kvm ] && echo quit | timeout 20 "$qemu" -accel kvm -machine none -display none \
+    -monitor stdio >/dev/null 2>&1; then
+    accel=kvm
+fi
+
+say "building" >&2
+mapfile -t built < <("$here/scripts/cross.sh" ${sysroot:+--sysroot "$sysroot"} --test vm)
+[ "${#built[@]}" -eq 2 ] || die "the build failed"
+
+target=${CARGO_TARGET_DIR:-$here/target}
+logs=$target/vm
+work=$(mktemp -d "$target/vm-run.XXXXXX")
+mkdir -p "$logs"
+log=$logs/serial.log
+: >"$log"
+: >"$work/results"
+
+failed=true
+clean_up() {
+    status=$?
+    trap - EXIT
+    if $failed && $keep; then
+        echo "kept: $work; boot it again: $qemu -accel $accel ${guest[*]-}" >&2
+    else
+        rm -rf "$work"
+    fi
+    exit "$status"
+}
+trap clean_up EXIT
+trap 'exit 130' INT
+trap 'exit 143' TERM
+
+# ---- the guest --------------------------------------------------------------------------------
+
+machine=(-m 1G -smp 2 -nographic -nic none -no-reboot)
+guest=()
+
+# disk FILE FORMAT DEVICE [PROPERTY]...: further words of QEMU's command line.
+disks=0
+disk() {
+    disks=$((disks + 1))
+    local device=$3
+    local more
+    more=$(printf ',%s' "${@:4}")
+    # What is lost by a power cut of the host does not matter: unsafe is fast.
+    guest+=(-drive "file=$1,format=$2,if=none,id=disk$disks,cache=unsafe"
+        -device "$device,drive=disk$disks${more%,}")
+}
+
+# boot COMMAND: its lines go to the screen and to the results, but for those that begin a test.
+boot() {
+    {
+        timeout --foreground 3600 "$here/vm/console.py" --log "$log" --timeout 2400 "$1" \
+            "$qemu" -accel "$accel" "${guest[@]}" 2>"$work/complaint" || true
+    } | tee -a "$work/results" | { grep --line-buffered -Ev '^(begin .*)?$' || true; }
+    if [ "$accel" = kvm ] && grep -q 'KVM internal error' "$work/complaint"; then
+        echo "KVM does not work here: going on without it" >&2
+        accel=tcg
+        boot "$1"
+        return
+    fi
+    if [ -s "$work/complaint" ]; then
+        local complaint running
+        complaint=$(tail -n1 "$work/complaint")
+        running=$(awk '/^begin /{name=$2} /^(ok|FAILED|skipped) /{name=""} END{print name}' "$work/results")
+        echo "FAILED ${running:-boot::guest}: ${complaint}" | tee -a "$work/results"
+        return 1
+    fi
+}
+
+cat >"$work/begin.sh" <<'GUEST'
+# Unpacked and started in the guest.
+cd /root/in && env DUALROOT=/root/in/dualroot ./vm "$@"
+GUEST
+mkdir "$work/in"
+cp "${built[0]}" "$work/in/dualroot"
+cp "${built[1]}" "$work/in/vm"
+cp "$work/begin.sh" "$work/in/"
+cp -R "$here/testdata" "$here/scripts" "$work/in/"
+tar --format=ustar --owner=0 --group=0 -C "$work" -cf "$work/in.tar" in
+qemu-img create -q -f qcow2 -F raw -b "$image" "$work/overlay.qcow2"
+
+# What was asked for: parts of test names for the guest, and whether the boot suite is among it.
+on_box=()
+booting=false
+for suite in "${suites[@]}"; do
+    if [[ $suite == boot* ]]; then booting=true; else on_box+=("$suite"); fi
+done
+if [ "${#suites[@]}" -eq 0 ]; then
+    on_box=(tree:: guard:: stale:: faults:: consistency::)
+    booting=true
+fi
+if $booting; then
+    on_box+=(boot::made_)
+    truncate -s 800M "$work/mbr.img" "$work/gpt.img"
+fi
+
+say "$(basename "$image"), $accel" >&2
+guest=("${machine[@]}")
+disk "$work/overlay.qcow2" qcow2 virtio-blk-pci bootindex=0
+disk "$work/in.tar" raw virtio-blk-pci
+if $booting; then
+    disk "$work/gpt.img" raw virtio-blk-pci
+    guest+=(-device virtio-scsi-pci)
+    disk "$work/mbr.img" raw scsi-hd
+fi
+boot "mkdir -p /root && tar xf /dev/vtbd1 -C /root && sh /root/in/begin.sh ${on_box[*]}" || true
+
+# ---- what was made there, booted by itself ----------------------------------------------------
+
+# step NAME: the last thing that one of those disks is to do, unless what goes before it failed.
+step() {
+    if grep -q "^ok boot::$2" "$work/results"; then
+        boot "sh /root/in/begin.sh boot::$1" || true
+    else
+        echo "FAILED boot::$1: not tried, $2 did not pass" | tee -a "$work/results"
+    fi
+}
+if $booting; then
+    guest=("${machine[@]}" -device virtio-scsi-pci)
+    disk "$work/mbr.img" raw scsi-hd bootindex=0
+    step mbr_first_slot made_mbr
+    step mbr_second_slot mbr_first_slot
+    step mbr_back_again mbr_second_slot
+    guest=("${machine[@]}")
+    disk "$work/gpt.img" raw virtio-blk-pci bootindex=0
+    step gpt_first_slot made_gpt
+    step gpt_second_slot gpt_first_slot
+    step gpt_back_again gpt_second_slot
+fi
+
+# ---- the sum ----------------------------------------------------------------------------------
+
+count() { grep -c "^$1 " "$work/results" || true; }
+sed 's/\r$//' "$work/results" >"$logs/results.txt"
+passed=$(count ok) bad=$(count FAILED) left_out=$(count skipped)
+if [ "$bad" -eq 0 ] && [ "$passed" -gt 0 ]; then
+    failed=false
+else
+    echo "first failure: $(grep -m1 '^FAILED ' "$work/results" || echo "no test was run")"
+fi
+echo "serial log: $log"
+echo "$passed passed, $bad failed, $left_out skipped"
+! $failed
