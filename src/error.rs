@@ -210,11 +210,12 @@ pub fn visible(text: &str) -> String {
     out
 }
 
-/// The system's words for an error, without Rust's "(os error N)".
+/// The system's words for an error (strerror(3)), without Rust's "(os error N)".
 pub fn describe(error: &io::Error) -> String {
-    match error.raw_os_error() {
-        Some(n) => nix::errno::Errno::from_raw(n).desc().to_owned(),
-        None => error.to_string(),
+    let text = error.to_string();
+    match text.rsplit_once(" (os error ") {
+        Some((words, _)) if error.raw_os_error().is_some() => words.to_owned(),
+        _ => text,
     }
 }
 

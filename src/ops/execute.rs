@@ -325,7 +325,10 @@ impl<'a, 'b, O: Os> Run<'a, 'b, O> {
             let mut error = Error::new(
                 Kind::Differs,
                 "reading back",
-                format!("{} ({} differences in all)", first.what, report.different),
+                match report.different {
+                    1 => first.what.clone(),
+                    n => format!("{} ({n} differences in all)", first.what),
+                },
             )
             .path(&first.path)
             .during(context);
@@ -452,7 +455,7 @@ impl<'a, 'b, O: Os> Run<'a, 'b, O> {
 }
 
 /// A mount would hide what lies in the directory below it.
-fn check_empty<O: Os>(os: &O, point: &Path, part: Part) -> Result<()> {
+pub(super) fn check_empty<O: Os>(os: &O, point: &Path, part: Part) -> Result<()> {
     let names = os.open_dir(point)?.names().doing_to("listing", point)?;
     match names.get(0) {
         None => Ok(()),

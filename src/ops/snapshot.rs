@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use serde::Serialize;
 
-use super::execute::{PairReport, Run, Source};
+use super::execute::{PairReport, Run, Source, check_empty};
 use super::{Session, clear, lock, preflight, rewrite};
 use crate::copy::progress::interrupted;
 use crate::error::{Context, Error, Result};
@@ -160,6 +160,11 @@ fn missing_points<O: Os>(os: &O, view: &View, layout: &Layout) -> Result<Vec<Pat
             Err(e) => return Err(e).doing_to("reading", view.root.join(name)),
         };
         view.guard_point(pair.part, kind)?;
+        // What is mounted there hides it: then it is looked at once that is cleared.
+        let point = view.below(pair.part.alternate());
+        if kind.is_some() && view.mount_at(&point).is_none() {
+            check_empty(os, &point, pair.part)?;
+        }
         if kind.is_none() {
             let read_only = view.mount_at(&view.root).is_some_and(|m| m.read_only);
             if read_only {

@@ -288,7 +288,7 @@ fn the_copy_has_an_unreadable_spot() {
     let cut = CutOff::at(&two.second.image(), at);
     let run = halted.go().wait_soon();
     fails_with_one_message(&run, &[5]);
-    assert!(run.stderr.contains("zz/large: unreadable: I/O error"), "{run}");
+    assert!(run.stderr.contains("zz/large: unreadable: Input/output error"), "{run}");
     // Other files may lie behind the cut, too: the first one in the tree's order is the message.
     assert!(run.stderr.contains("verifying /altroot: reading back "), "{run}");
     assert!(run.stderr.contains(" at 0: ") || run.stderr.contains(&format!(" at {}: ", LARGE / 2)));
@@ -345,7 +345,7 @@ fn the_source_has_an_unreadable_spot() {
     let run = two.first.spawn(&["snapshot"]).wait_soon();
     cut.mend();
     unmount(two.first.root());
-    let words = format!("copying / to /altroot: reading {name} at {offset}: I/O error");
+    let words = format!("copying / to /altroot: reading {name} at {offset}: Input/output error");
     let run = run.fails(1, &words);
     two.first.flush(1);
     two.first.mount(&two.first.part(1), two.first.root(), false);
@@ -471,7 +471,7 @@ fn every_call_may_fail() {
     for (call, code, words) in CALLS {
         let run = disk.with_fault(&["snapshot"], call, EIO);
         fails_with_one_message(&run, &[code]);
-        let clear = run.stderr.contains(words) && run.stderr.contains("I/O error");
+        let clear = run.stderr.contains(words) && run.stderr.contains("Input/output error");
         let state = disk.state();
         // A record that was durable before the fault may be found; then all of it must be there.
         let proven = state == "valid" && disk.dualroot(&["verify"]).code == 0;

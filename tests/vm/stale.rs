@@ -263,10 +263,12 @@ fn unmounted_by_force_under_a_run() {
     the_next_run_clears(&disk);
 }
 
-/// The power went while the slot was mounted to be written: mount(8) refuses it read-write, which
-/// is no obstacle for who makes it anew.
+/// The power went while the slot was mounted to be written: mount(8) refuses it read-write (without
+/// soft updates), which is no obstacle for who makes it anew.
 fn not_cleanly_unmounted() {
-    let disk = disk();
+    let disk = Disk::new(Layout { newfs: vec![], ..Layout::default() });
+    disk.fill();
+    disk.snapshot();
     // fs_clean stays 0 on the medium while a read-write mount lasts: a copy of it then has none.
     leave(&[], &disk.node(2), &disk.altroot());
     fs::write(disk.altroot().join("etc/half"), "half").unwrap();
