@@ -72,7 +72,7 @@ fn exclusive<O: Os>(os: &O, media: &[String], verb: &str) -> Result<Vec<Lock>> {
 /// behind is removed.
 ///
 /// # Errors
-/// As [`exclusive`]; or the slots changed places while the lock was taken.
+/// Another run holds a medium; or the slots changed places while the lock was taken.
 pub fn observed<O: Os>(
     os: &O,
     session: &Session,

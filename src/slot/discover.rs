@@ -329,7 +329,9 @@ impl View {
         };
         let sibling = self.sibling_slice(slice, medium, table, [1, 2], looked)?;
         let target = if slice == source {
-            sibling
+            // The root may run from a label on its slice, which hides the label's `a` (glabel(8));
+            // the other slice's is there.
+            self.devices.settle(sibling)
         } else {
             let index = self.index(source)?;
             let Some(partition) = self.partition(sibling, index) else {

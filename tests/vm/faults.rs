@@ -142,7 +142,8 @@ fn reads_fail_at_every_stage() {
     failing.sweep(&["-r", "100", "-w", "0"], reads + writes);
 }
 
-/// A file of the running root lies on bad sectors: that is told, and the copy is not valid.
+/// The running root's medium stops reading. UFS since 13 takes such a file system away by itself, so
+/// that the root may be gone in the middle; whatever is said then, it is no success.
 fn the_source_cannot_be_read() {
     need_class("gnop");
     let disk = Disk::new(Layout::default());
@@ -154,16 +155,15 @@ fn the_source_cannot_be_read() {
     disk.name_slots(&format!("/dev/{nop}"), &disk.node(2));
     disk.dualroot(&["show"]).exits(0);
     tool("gnop", &[&"configure", &"-r", &"100", &"-e", &"5", &nop]);
-    println!("DEBUG {}", try_tool("ls", &[&"-la", &disk.root()]));
-    println!("DEBUG {}", try_tool("stat", &[&disk.altroot()]));
     let run = disk.dualroot(&["snapshot"]);
-    println!("DEBUG {}", try_tool("gnop", &[&"list", &nop]));
     tool("gnop", &[&"configure", &"-r", &"0", &nop]);
-    assert!(run.code != 0 && run.stderr.contains("Input/output error"), "{run}");
+    assert!(matches!(run.code, 1 | 6) && run.stderr.contains("dualroot: "), "{run}");
     disk.assert_unmounted();
+    try_tool("umount", &[&"-f", &disk.root()]);
+    tool("gnop", &[&"destroy", &"-f", &nop]);
+    tool("mount", &[&"-o", &"ro", &disk.node(1), &disk.root()]);
+    disk.name_slots(&disk.node(1), &disk.node(2));
     assert_ne!(disk.state(), "valid");
-    tool("umount", &[&disk.root()]);
-    tool("gnop", &[&"destroy", &nop]);
 }
 
 /// The copy is written, and before it is read back a byte of it changes on the medium. (A read-only

@@ -82,7 +82,7 @@ fn the_running_root_by_any_name() {
             for read_only in [true, false] {
                 let words: &[&str] = if read_only { &["-o", "ro"] } else { &[] };
                 // It comes back some time after the last mount by another name is gone.
-                wait_until("the label is there", || own.exists());
+                wait_until(&format!("{} is there", own.display()), || own.exists());
                 let mounted = Mounted::new(words, own.to_str().unwrap(), &disk.root());
                 for other in &all {
                     disk.name_slots(&own.to_string_lossy(), &other.to_string_lossy());
