@@ -501,9 +501,9 @@ fn a_reused_inode_number_is_another_file() {
     // A third name that is left for later: the program expects to meet the file again.
     fs::create_dir_all(disk.root().join("z")).unwrap();
     fs::hard_link(&old, disk.root().join("z/three")).unwrap();
-    fs::create_dir_all(disk.root().join("m")).unwrap();
+    fs::create_dir_all(disk.root().join("middle")).unwrap();
     let number = fs::metadata(&old).unwrap().ino();
-    let halted = disk.halt(&["snapshot"], ("open", "m", 0));
+    let halted = disk.halt(&["snapshot"], ("open", "middle", 0));
     wait_until("a/two is copied", || disk.root().join("altroot/a/two").exists());
     sleep(Duration::from_millis(200));
     for name in ["a/one", "a/two", "z/three"] {

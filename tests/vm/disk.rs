@@ -182,6 +182,14 @@ impl Disk {
         }
     }
 
+    /// Brings back all labels of a slot that is not mounted: of several, those that were not used go
+    /// when one is opened for writing, and stay away as long as that one is there
+    /// (`g_new_provider_event`). Who opens the partition itself for writing takes them all away, and
+    /// then GEOM looks for all of them again.
+    pub fn taste(&self, slot: u32) {
+        drop(File::options().write(true).open(self.node(slot)).unwrap());
+    }
+
     /// Where the running root is mounted.
     pub fn root(&self) -> PathBuf {
         self.dir.join("root")

@@ -81,7 +81,8 @@ fn the_running_root_by_any_name() {
         for own in &all {
             for read_only in [true, false] {
                 let words: &[&str] = if read_only { &["-o", "ro"] } else { &[] };
-                // It comes back some time after the last mount by another name is gone.
+                wait_until("the slot is there", || Path::new(&disk.node(1)).exists());
+                disk.taste(1);
                 wait_until(&format!("{} is there", own.display()), || own.exists());
                 let mounted = Mounted::new(words, own.to_str().unwrap(), &disk.root());
                 for other in &all {

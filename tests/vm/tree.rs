@@ -281,11 +281,13 @@ fn every_name_of_the_root() {
             disk.write_fstab(&own);
             for words in [&[][..], &["-o", "ro"]] {
                 tool("umount", &[&disk.root()]);
-                wait_until("the name is there", || Path::new(&own).exists());
+                wait_until("the slot is there", || Path::new(&disk.node(1)).exists());
+                disk.taste(1);
+                wait_until(&format!("{own} is there"), || Path::new(&own).exists());
                 std::mem::forget(Mounted::new(words, &own, &disk.root()));
                 disk.snapshot();
                 disk.assert_unmounted();
-                wait_until("the copy's name is there", || Path::new(&other).exists());
+                wait_until(&format!("{other} is there"), || Path::new(&other).exists());
                 let copy = Mounted::new(&["-o", "ro"], &other, &disk.side("copy"));
                 let fstab = fs::read_to_string(copy.path().join("etc/fstab")).unwrap();
                 assert!(fstab.contains(&format!("\n{other} / ufs rw")), "{own}: {fstab}");
