@@ -62,7 +62,8 @@ impl Object {
             nlink: (meta.kind != Kind::Dir).then_some(meta.nlink),
             size: if meta.kind == Kind::File { meta.size } else { 0 },
             mtime: meta.mtime,
-            birth: meta.birth.filter(|_| keeps_birth),
+            // utimensat(2): a birth time cannot be set that is younger than the last write.
+            birth: meta.birth.filter(|_| keeps_birth).map(|birth| birth.min(meta.mtime)),
             flags: meta.flags,
             device: if device { meta.rdev } else { (0, 0) },
             link: Vec::new(),

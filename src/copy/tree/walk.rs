@@ -192,7 +192,10 @@ impl<D: Dir> Walk<'_, D> {
             return Ok(Some((below, listing)));
         }
         // Another file system is mounted here: its point is kept as an empty directory.
-        let meta = self.options.covered.get(shown.as_os_str().as_bytes()).cloned().unwrap_or(meta);
+        let covered = self.options.covered.get(shown.as_os_str().as_bytes()).cloned();
+        let mut meta = covered.unwrap_or(meta);
+        // What is mounted there may keep no birth time (devfs), but its point in the copy has one.
+        meta.birth.get_or_insert(meta.mtime);
         self.announce(name, &meta, &Xattrs::new())?;
         self.feed.event(Event::Leave {
             pair: Some(below),
