@@ -103,7 +103,10 @@ disk() {
 boot() {
     {
         timeout --foreground 3600 "$here/vm/console.py" --log "$log" --timeout 2400 "$1" \
-            "$qemu" -accel "$accel" "${guest[@]}" 2>"$work/complaint" || true
+            "$qemu" -accel "$accel" "${guest[@]}" 2>"$work/complaint" || code=$?
+        # 1 says that a test failed, which its line says too.
+        [ "${code:-0}" -le 1 ] || [ -s "$work/complaint" ] ||
+            echo "console.py ended with $code" >"$work/complaint"
     } | tee -a "$work/results" | { grep --line-buffered -Ev '^(begin .*)?$' || true; }
     if [ "$accel" = kvm ] && grep -q 'KVM internal error' "$work/complaint"; then
         echo "KVM does not work here: going on without it" >&2

@@ -50,8 +50,8 @@ fn assert_same(what: &str, source: &BTreeSet<String>, copy: &BTreeSet<String>) {
 /// A specification with a full path in every line.
 fn mtree(root: &Path) -> BTreeSet<String> {
     let excluded = Path::new(BASE).join("exclude");
-    let names = NOT_COMPARED.iter().chain([&HUGE]);
-    fs::write(&excluded, names.map(|n| format!("./{n}\n")).collect::<String>()).unwrap();
+    let names: Vec<_> = NOT_COMPARED.iter().chain([&HUGE]).map(|n| format!("./{n}\n")).collect();
+    fs::write(&excluded, names.concat()).unwrap();
     let script = format!("mtree -c -x -k {KEYWORDS} -X \"$1\" -p \"$2\" | mtree -C");
     let mut shell = program("/bin/sh");
     shell.args(["-c", &script, "sh"]).arg(&excluded).arg(root);
@@ -61,8 +61,7 @@ fn mtree(root: &Path) -> BTreeSet<String> {
 
 /// The output of a find(1) expression below `root`, from there.
 fn find(root: &Path, expression: &str) -> String {
-    let not: String =
-        NOT_COMPARED.iter().map(|n| format!("-not -path './{n}' -not -path './{n}/*' ")).collect();
+    let not = NOT_COMPARED.map(|n| format!("-not -path './{n}' -not -path './{n}/*' ")).concat();
     let script = format!("cd \"$1\" && find -x . {not} {expression}");
     Run::of(program("/bin/sh").args(["-c", &script, "sh"]).arg(root)).exits(0).stdout
 }
@@ -72,7 +71,7 @@ fn each(root: &Path, expression: &str) -> BTreeSet<String> {
 }
 
 fn blocks(root: &Path, expression: &str) -> BTreeSet<String> {
-    find(root, expression).split("\n\n").map(str::to_owned).collect()
+    find(root, expression).split("\n\n").map(|block| block.trim_end().to_owned()).collect()
 }
 
 /// Every attribute with its value in hexadecimal.
@@ -107,7 +106,7 @@ fn groups(root: &Path) -> BTreeSet<String> {
     groups
 }
 
-/// fsck_ffs(8) finds nothing to do, looking at everything.
+/// `fsck_ffs`(8) finds nothing to do, looking at everything.
 #[track_caller]
 pub fn assert_sound(node: &str) {
     let run = Run::of(program("fsck_ffs").args(["-f", "-n", node])).exits(0);

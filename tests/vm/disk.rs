@@ -281,6 +281,7 @@ impl Disk {
     }
 
     /// SHA-256 of all bytes of a device: `md0s2a`.
+    #[allow(clippy::unused_self)] // reads well at the use
     pub fn hash(&self, device: &str) -> String {
         let mut file = File::open(Path::new("/dev").join(device)).unwrap();
         let mut hasher = Sha256::new();
@@ -301,7 +302,7 @@ impl Disk {
         let points = [self.altroot(), self.root().join("altconfig")];
         mounts()
             .into_iter()
-            .filter(|m| ours.contains(&m.source) || points.iter().any(|p| *p == m.point))
+            .filter(|m| ours.contains(&m.source) || points.contains(&m.point))
             .map(|m| m.point.to_string_lossy().into_owned())
             .collect()
     }

@@ -70,7 +70,7 @@ impl Failing {
     }
 
     fn destroy(&self) {
-        for mount in mounts().iter().rev().filter(|m| m.source.ends_with(".nop")) {
+        for mount in mounts().iter().rev().filter(|m| m.source.contains(".nop")) {
             try_tool("umount", &[&"-f", &mount.point]);
         }
         try_tool("gnop", &[&"destroy", &"-f", &self.nop()]);

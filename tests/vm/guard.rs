@@ -91,7 +91,12 @@ fn the_running_root_by_any_name() {
                     // While the root is mounted read-write, only the name it is mounted by exists.
                     let twice = run.stderr.contains("names one device twice");
                     let gone = run.stderr.contains("no such device");
-                    assert!(twice || (gone && !read_only), "{own:?} {other:?}: {run}");
+                    assert!(
+                        twice || (gone && !read_only),
+                        "{} {}: {run}",
+                        own.display(),
+                        other.display()
+                    );
                     seen += u32::from(twice);
                 }
                 drop(mounted);
@@ -172,9 +177,11 @@ fn a_label_on_the_wrong_slice() {
     assert!(disk.hash(&disk.part(1)) == before, "the running root was written: {run}");
 }
 
+/// Junos's words.
+const MIRRORED: &str = "Snapshot is not possible since mirror-flash-on-disk is configured.";
+
 fn a_mirror_over_either_slot() {
     need_class("gmirror");
-    const WORDS: &str = "Snapshot is not possible since mirror-flash-on-disk is configured.";
     let disk = disk(Layout::default());
     // gmirror(8) keeps its metadata in the last sector, behind the end of what newfs made here.
     // That is the last one of the slice too: without -h, the slice would be the mirror's half.
@@ -185,8 +192,8 @@ fn a_mirror_over_either_slot() {
         let mirror = Undo::after(&label, &undo);
         wait_until("the mirror is there", || Path::new("/dev/mirror/vmgm").exists());
         let before = disk.hash(&format!("{}s2", disk.name()));
-        disk.dualroot(&["snapshot"]).fails(6, WORDS);
-        disk.dualroot(&["snapshot", "--force"]).fails(6, WORDS);
+        disk.dualroot(&["snapshot"]).fails(6, MIRRORED);
+        disk.dualroot(&["snapshot", "--force"]).fails(6, MIRRORED);
         assert!(disk.hash(&format!("{}s2", disk.name())) == before, "slot 2 was written");
         drop(mirror);
         try_tool("gmirror", &[&"clear", &disk.part(2)]);
@@ -201,7 +208,7 @@ fn a_mirror_over_either_slot() {
     tool("newfs", &[&"/dev/mirror/vmgm1"]);
     let mounted = Mounted::new(&[], "/dev/mirror/vmgm1", &bare.root());
     bare.name_slots("/dev/mirror/vmgm1", &bare.node(2));
-    bare.dualroot(&["snapshot"]).fails(6, WORDS);
+    bare.dualroot(&["snapshot"]).fails(6, MIRRORED);
     drop(mounted);
     drop(mirror);
 }

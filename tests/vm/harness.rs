@@ -392,9 +392,7 @@ impl Undo {
 impl Drop for Undo {
     fn drop(&mut self) {
         let run = Run::of(program(&self.0[0]).args(&self.0[1..]));
-        if run.code != 0 && !std::thread::panicking() {
-            panic!("undoing: {run}");
-        }
+        assert!(run.code == 0 || std::thread::panicking(), "undoing: {run}");
     }
 }
 

@@ -340,7 +340,7 @@ fn a_second_snapshot_replaces_the_first() {
     assert_equal(&disk.root().join("config"), config.path());
 }
 
-/// A byte of a file changes on the medium: fsck_ffs(8) sees nothing, the manifest does.
+/// A byte of a file changes on the medium: `fsck_ffs`(8) sees nothing, the manifest does.
 fn a_lost_byte_is_found() {
     let disk = Disk::new(Layout::default());
     disk.fill();
