@@ -13,12 +13,13 @@ use dualroot::error::{Error, Kind};
 use dualroot::mounts::Mount;
 use dualroot::ops::snapshot::{Options, Outcome, Report};
 use dualroot::ops::{Session, clean, show, snapshot, verify};
+use dualroot::plan::consistency::Consistency;
 use dualroot::slot::{Choice, Part, State};
 use dualroot::sys::fake::{
     Action, BLOCK, Call, IMMUTABLE, Loss, Machine, NODUMP, Seen, Tree, When, World,
 };
 use dualroot::sys::tree::{Kind as Object, Time};
-use dualroot::sys::{Access, Os};
+use dualroot::sys::{Access, Os, Snapshots};
 use dualroot::table::superblock;
 use nix::errno::Errno;
 
@@ -159,6 +160,7 @@ fn base() -> Base {
     let machine = blank();
     done(run(&machine));
     machine.world(|w| {
+        w.snapshots = Snapshots::Journaled;
         w.edit("da0s1", |tree| {
             tree.file("boot/kernel", &noise(2 * 4096));
             tree.file("etc/rc", b"#!/bin/sh\n");
@@ -223,6 +225,14 @@ fn alternate(machine: &Machine) -> [Listing; 2] {
 
 fn source(machine: &Machine) -> [Listing; 2] {
     machine.world(|w| ["da0s1", "da0s3"].map(|d| w.tree(d).listing()))
+}
+
+/// Snapshots in the sources.
+fn snapshots(machine: &Machine) -> Vec<String> {
+    let all = source(machine).into_iter().flat_map(BTreeMap::into_keys);
+    all.filter(|p| p.parent() == Some(Path::new(".snap")))
+        .map(|p| p.display().to_string())
+        .collect()
 }
 
 fn without(mut listing: Listing, names: &[&str]) -> Listing {
@@ -572,6 +582,9 @@ fn every_operation_can_fail_once() {
 fn check_new(machine: &Machine, when: &str, findings: &mut Findings, case: &impl ToString) {
     let state = state(machine);
     findings.check(state == State::Valid, &format!("{when} it is {state:?}"), case);
+    for snapshot in snapshots(machine) {
+        findings.add(format!("{when} there is {snapshot}"), case);
+    }
     for difference in against_source(machine) {
         findings.add(format!("{when}: {difference}"), case);
     }
@@ -592,8 +605,15 @@ fn check_failed(
             findings.add(format!("left mounted: {mount}"), case);
         }
     }
+    // One that cannot be removed stays until the next run.
+    if !["os.unmount", "os.thaw"].contains(&call.op) {
+        for snapshot in snapshots(machine) {
+            findings.add(format!("left: {snapshot}"), case);
+        }
+    }
     let before = source(&base.machine);
     for (before, after) in before.into_iter().zip(source(machine)) {
+        let [before, after] = [before, after].map(|listing| without(listing, &[".snap"]));
         for difference in compare(before, after) {
             findings.add(format!("the source has changed: {difference}"), case);
         }
@@ -888,6 +908,65 @@ fn a_file_that_changes_once_is_copied_as_it_is_then() {
         assert_eq!(differences, [""; 0], "{op} {at}");
         assert_eq!(state(&machine), State::Valid, "{op} {at}");
     }
+}
+
+/// Whatever is done to the source while it is copied, the copy is what the source was when the
+/// copying began, and the next one is not confused by it.
+#[test]
+fn a_snapshot_is_of_one_moment() {
+    let base = base();
+    let places: Vec<Call> =
+        calls(&base.machine).into_iter().filter(|c| c.op.starts_with("file.")).collect();
+    for call in places.iter().step_by(5) {
+        let machine = base.machine.fork();
+        let mut count = 0;
+        let edit = move |tree: &mut Tree| {
+            count += 1;
+            tree.file("etc/rc", format!("# {count}\n").as_bytes());
+            tree.file("boot/kernel", &noise(count * 100));
+            tree.file(format!("etc/new{count}"), b"new");
+        };
+        machine.inject(When::Call(call.clone()), Action::Edit("da0s1".into(), Box::new(edit)));
+        let before = source(&machine);
+        let report = done(run(&machine));
+        assert_eq!(report.pairs[0].consistency, Consistency::Snapshot);
+        assert_eq!((report.pairs[0].vanished, snapshots(&machine)), (0, vec![]));
+        let copies = alternate(&machine).map(|copy| without(copy, &[".dualroot"]));
+        for (before, copy) in before.into_iter().zip(copies) {
+            assert_eq!(compare(expected(before), copy), [""; 0], "{call}");
+        }
+        done(run(&machine));
+        assert_eq!(against_source(&machine), [""; 0], "{call}");
+    }
+}
+
+/// Where none can be taken after all, the source is copied as it is, and that is said.
+#[test]
+fn without_a_snapshot_the_copy_is_made_and_the_reason_told() {
+    let machine = base().machine;
+    let freeze = |place: &str| When::Each("os.freeze", place.to_owned());
+    let file = format!("/.snap/{}.dualroot", std::process::id());
+    machine.inject(freeze(&file), Action::Fail(Errno::ENOSPC as i32));
+    let report = done(run(&machine));
+    let Consistency::Detection { why } = &report.pairs[0].consistency else {
+        panic!("{report:?}");
+    };
+    assert!(why.contains("No space left on device"), "{why}");
+    assert_eq!(report.pairs[1].consistency, Consistency::Snapshot);
+    assert_eq!(against_source(&machine), [""; 0]);
+    // A full source is not even tried.
+    let machine = blank_of(8 * MB);
+    machine.world(|w| {
+        w.snapshots = Snapshots::Journaled;
+        w.edit("da0s1", |tree| tree.file("var/core", &noise(6_900_000)));
+    });
+    let report = done(run(&machine));
+    let text = report.pairs[0].consistency.to_string();
+    assert!(text.contains("% of the file system are free"), "{text}");
+    machine.record();
+    machine.world(|w| w.snapshots = Snapshots::None);
+    done(run(&machine));
+    assert!(!machine.trace().iter().any(|c| c.op == "os.freeze"));
 }
 
 #[test]

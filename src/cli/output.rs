@@ -107,6 +107,7 @@ pub fn snapshot(report: &snapshot::Report) -> String {
                 n => format!("; {n} vanished while they were copied"),
             }
         );
+        let _ = writeln!(text, "{}: copied {}", pair.source, pair.consistency);
     }
     text
 }
@@ -150,11 +151,15 @@ pub fn verify(report: &verify::Report) -> String {
 
 /// `clean`.
 pub fn clean(report: &clean::Report) -> String {
+    let mut text = String::new();
     if report.cleared.is_empty() {
-        return "umount: /altroot: not currently mounted\n".to_owned();
+        text += "umount: /altroot: not currently mounted\n";
     }
-    report.cleared.iter().fold(String::new(), |mut text, cleared| {
+    for cleared in &report.cleared {
         let _ = writeln!(text, "{}: unmounted {}", cleared.point, cleared.device);
-        text
-    })
+    }
+    for snapshot in &report.snapshots {
+        let _ = writeln!(text, "{snapshot}: removed");
+    }
+    text
 }

@@ -10,6 +10,7 @@ use std::time::Instant;
 use jiff::Timestamp;
 use serde::Serialize;
 
+use super::frozen::{Frozen, SNAPSHOTS};
 use super::mounted::{Mounted, patiently};
 use super::record::{self, Hashing, MANIFEST_NEW};
 use super::{Session, clear, observe, rewrite};
@@ -21,6 +22,7 @@ use crate::device::Id;
 use crate::error::{Context, During, Error, Kind, Result};
 use crate::mounts::Mount;
 use crate::plan::Step;
+use crate::plan::consistency::Consistency;
 use crate::record::packages::{self, Software};
 use crate::record::{self as slot_record, Record};
 use crate::slot::discover::{Layout, View};
@@ -43,6 +45,9 @@ pub struct PairReport {
     pub target_device: String,
     /// How.
     pub method: &'static str,
+    /// What makes it consistent.
+    #[serde(flatten)]
+    pub consistency: Consistency,
     /// Regular files.
     pub files: u64,
     /// Bytes of content.
@@ -81,10 +86,16 @@ impl<'a, O: Os> Source<'a, O> {
         let (dir, usage) = (os.open_dir(mounted.point())?, os.usage(mounted.point())?);
         Ok(Self { dir, usage, mounted: Some(mounted) })
     }
+
+    /// A second handle on it.
+    fn reopen(&self) -> Result<O::Dir> {
+        self.dir.open_dir(OsStr::new(".")).doing_to("opening", "/")
+    }
 }
 
 /// What is known of a part once it is copied.
 struct Copied {
+    consistency: Consistency,
     summary: Summary,
     manifest_sha256: String,
     software: Software,
@@ -137,7 +148,7 @@ impl<'a, 'b, O: Os> Run<'a, 'b, O> {
                 })
             }
             Step::Format(part, device, format) => self.format(*part, device, format),
-            Step::Copy(part, ..) => self.copy(*part),
+            Step::Copy(part, _, _, consistency) => self.copy(*part, consistency),
             Step::Verify(part, _) => self.verify(*part),
             Step::Record(part, _) => self.record(*part),
         }
@@ -194,23 +205,30 @@ impl<'a, 'b, O: Os> Run<'a, 'b, O> {
             .during(context)
     }
 
-    fn copy(&mut self, part: Part) -> Result<()> {
+    fn copy(&mut self, part: Part, planned: &Consistency) -> Result<()> {
         let begun = Instant::now();
         if !self.cleared.contains(&part) {
             (self.say)(&format!("umount: {}: not currently mounted", part.alternate()));
         }
         let (from, to) = (part.point(), part.alternate());
         (self.say)(&format!("Copying {from} to {to}.. (this may take a few minutes)"));
-        let (summary, manifest_sha256) =
-            self.copy_tree(part).during(format!("copying {from} to {to}"))?;
-        let number = self.pair(part)?.0;
+        let context = format!("copying {from} to {to}");
+        let (frozen, consistency) = self.freeze(part, planned)?;
+        let root = frozen.as_ref().map_or(self.view.root.as_path(), Frozen::point);
+        let source = match &frozen {
+            Some(frozen) => self.os.open_dir(frozen.point())?,
+            None => self.sources[self.pair(part)?.0].reopen().during(&context)?,
+        };
+        let (summary, manifest_sha256) = self.copy_tree(part, root, &source).during(&context)?;
         let software = if part == Part::Root {
-            let tool = self.os.packages(&self.view.root)?;
-            packages::scan(&self.sources[number].dir, tool)?
+            packages::scan(&source, self.os.packages(&self.view.root)?)?
         } else {
             Software::default()
         };
+        drop(source);
+        frozen.map_or(Ok(()), Frozen::thaw)?;
         let copied = Copied {
+            consistency,
             summary,
             manifest_sha256,
             software,
@@ -223,13 +241,33 @@ impl<'a, 'b, O: Os> Run<'a, 'b, O> {
         Ok(())
     }
 
-    fn copy_tree(&self, part: Part) -> Result<(Summary, String)> {
+    /// Takes the snapshot that was planned. Where the system takes none after all, the source is
+    /// copied as it is used, and the report says why.
+    fn freeze(
+        &self,
+        part: Part,
+        planned: &Consistency,
+    ) -> Result<(Option<Frozen<'a, O>>, Consistency)> {
+        let point = self.pair(part)?.1.mounted.as_deref();
+        let (Consistency::Snapshot, Some(point)) = (planned, point) else {
+            return Ok((None, planned.clone()));
+        };
+        match Frozen::take(self.os, point) {
+            Ok(frozen) => Ok((Some(frozen), Consistency::Snapshot)),
+            Err(error) => {
+                log::warn!("no snapshot of {}: {error}", part.point());
+                Ok((None, Consistency::Detection { why: error.to_string() }))
+            }
+        }
+    }
+
+    /// Copies `source`, which is mounted on `root`.
+    fn copy_tree(&self, part: Part, root: &Path, source: &O::Dir) -> Result<(Summary, String)> {
         let (number, pair) = self.pair(part)?;
-        let source = &self.sources[number];
         let device = self.device(part)?;
         let point = self.point(part);
-        let options = self.tree_options(part, source)?;
-        let usage = source.usage;
+        let options = self.tree_options(part, root, source)?;
+        let usage = self.sources[number].usage;
         self.session.monitor.begin(Phase {
             name: format!("copying {}", part.point()),
             bytes: usage.used_bytes,
@@ -239,14 +277,14 @@ impl<'a, 'b, O: Os> Run<'a, 'b, O> {
         let target = self.os.open_dir(mounted.point())?;
         let dir_name = OsStr::new(slot_record::DIR);
         // What a fresh file system brings along and the source does not have.
-        if source.dir.stat(OsStr::new("lost+found")).is_err() {
+        if source.stat(OsStr::new("lost+found")).is_err() {
             remove_if_there(&target, OsStr::new("lost+found"))?;
         }
         target.make_dir(dir_name).doing_to("making", slot_record::DIR)?;
         let own = target.open_dir(dir_name).doing_to("opening", slot_record::DIR)?;
         let file = own.create_file(OsStr::new(MANIFEST_NEW)).doing_to("creating", MANIFEST_NEW)?;
         let manifest = BufWriter::with_capacity(64 << 10, Hashing::new(file));
-        let read = source.dir.open_dir(OsStr::new(".")).doing_to("opening", part.point())?;
+        let read = source.open_dir(OsStr::new(".")).doing_to("opening", part.point())?;
         let write = target.open_dir(OsStr::new(".")).doing_to("opening", part.alternate())?;
         let (summary, mut manifest) =
             tree::copy(read, write, &options, &self.session.monitor, manifest)?;
@@ -263,24 +301,24 @@ impl<'a, 'b, O: Os> Run<'a, 'b, O> {
         Ok((summary, sha256))
     }
 
-    fn tree_options(&self, part: Part, source: &Source<'_, O>) -> Result<TreeOptions> {
+    fn tree_options(&self, part: Part, root: &Path, source: &O::Dir) -> Result<TreeOptions> {
         let mut options = TreeOptions { workers: pool::cores(), ..TreeOptions::default() };
         let mut exclude: Vec<&str> = vec![slot_record::DIR];
         options.ignore = vec![(slot_record::DIR, Object::Dir)];
         if self.pair(part)?.1.fs == FsType::Ufs2.name() {
             // Its snapshots and its soft-updates journal; the copy gets its own.
-            exclude.extend([".snap", ".sujournal"]);
-            options.ignore.extend([(".snap", Object::Dir), (".sujournal", Object::File)]);
+            exclude.extend([SNAPSHOTS, ".sujournal"]);
+            options.ignore.extend([(SNAPSHOTS, Object::Dir), (".sujournal", Object::File)]);
         }
         if part == Part::Root {
             // One-time orders to the source's next boot are not the copy's.
             exclude.extend(["boot/nextboot.conf", "firstboot"]);
             let names = self.target_names()?;
-            options.replace = rewrite::files(self.os, self.view, self.layout, &names)?;
+            options.replace = rewrite::files(self.os, self.view, root, self.layout, &names)?;
             for pair in &self.layout.pairs {
                 let name = pair.part.alternate().trim_start_matches('/');
                 // Before the copy is mounted on it.
-                match source.dir.stat(OsStr::new(name)) {
+                match source.stat(OsStr::new(name)) {
                     Ok(meta) => drop(options.covered.insert(name.as_bytes().to_vec(), meta)),
                     Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
                     Err(e) => return Err(e).doing_to("reading", name),
@@ -435,6 +473,7 @@ impl<'a, 'b, O: Os> Run<'a, 'b, O> {
                 source_device: self.view.node(pair.source),
                 target_device: self.view.node(pair.target),
                 method: "tree",
+                consistency: copied.consistency.clone(),
                 files: copied.summary.files,
                 bytes: copied.summary.bytes,
                 written_bytes: copied.summary.bytes,

@@ -3,7 +3,8 @@
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use super::{Session, clear, observe};
+use super::clear::{self, Swept};
+use super::{Session, observe};
 use crate::device::Id;
 use crate::error::{Error, Kind, Result};
 use crate::slot::discover::{Layout, View};
@@ -66,9 +67,22 @@ fn exclusive<O: Os>(os: &O, media: &[String], verb: &str) -> Result<Vec<Lock>> {
     Ok(locks)
 }
 
+/// What [`observed`] hands over.
+#[derive(Debug)]
+pub struct Observed {
+    /// The locks of the alternate slot's media, held as long as this is.
+    pub locks: Vec<Lock>,
+    /// Everything as it is since they are held.
+    pub view: View,
+    /// What belongs together in it.
+    pub layout: Layout,
+    /// What runs that are gone had left.
+    pub swept: Swept,
+}
+
 /// Observes, takes the locks of the alternate slot's media for a run of `verb`, and observes
 /// again: what was seen before the lock was held may have changed, and with it every number of a
-/// device. View and layout belong together. In between, with `sweep`, what runs that are gone left
+/// device. In between, with `sweep`, what runs that are gone left
 /// behind is removed.
 ///
 /// # Errors
@@ -79,23 +93,21 @@ pub fn observed<O: Os>(
     verb: &str,
     sweep: bool,
     check: impl Fn(&View, &Layout) -> Result<()>,
-) -> Result<(Vec<Lock>, View, Layout)> {
+) -> Result<Observed> {
     let before = observe::view(os, session)?;
     let layout = before.discover()?;
     check(&before, &layout)?;
     let targets = |layout: &Layout| layout.pairs.iter().map(|p| p.target).collect::<Vec<_>>();
     let locked = media(&before, &targets(&layout));
     let locks = exclusive(os, &locked, verb)?;
-    if sweep {
-        clear::sweep(os);
-    }
+    let swept = if sweep { clear::sweep(os, &layout) } else { Swept::default() };
     let view = observe::view(os, session)?;
     let layout = view.discover()?;
     check(&view, &layout)?;
     if media(&view, &targets(&layout)) != locked {
         return Err(Error::new(Kind::Busy, "", "the media changed while the lock was taken"));
     }
-    Ok((locks, view, layout))
+    Ok(Observed { locks, view, layout, swept })
 }
 
 /// What a reader finds.

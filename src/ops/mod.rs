@@ -3,6 +3,7 @@
 pub mod clean;
 pub mod clear;
 mod execute;
+mod frozen;
 pub mod lock;
 pub mod mounted;
 pub mod observe;

@@ -17,8 +17,8 @@ use crate::sys::tree::{Dir, Kind};
 /// The fstab of the root, and the one that NanoBSD's `/etc` is made from.
 const FSTABS: [&str; 2] = ["etc/fstab", "conf/base/etc/fstab"];
 
-/// New content, by path relative to the root, of the files of the running root that name a device
-/// of a pair. Source and target change places: what was `/` becomes the copy, and an entry for
+/// New content, by path relative to the root, of the files below `root` (the running root, or a
+/// moment of it) that name a device of a pair. Source and target change places: what was `/` becomes the copy, and an entry for
 /// `/altroot` leads back to the source. `targets` has the names that the targets have now.
 ///
 /// # Errors
@@ -26,6 +26,7 @@ const FSTABS: [&str; 2] = ["etc/fstab", "conf/base/etc/fstab"];
 pub fn files<O: Os>(
     os: &O,
     view: &View,
+    root: &Path,
     layout: &Layout,
     targets: &BTreeMap<Id, Names>,
 ) -> Result<BTreeMap<Vec<u8>, Arc<[u8]>>> {
@@ -48,14 +49,14 @@ pub fn files<O: Os>(
         }
     };
     for path in FSTABS {
-        let full = view.root.join(path);
+        let full = root.join(path);
         if let Some(text) = os.read_file(&full)? {
             let new = fstab::rewrite(&text, |entry| respell(&entry.spec));
             add(path, &text, new.map_err(|e| e.path(&full))?);
         }
     }
-    for path in loader_files(os, &view.root)? {
-        let full = view.root.join(&path);
+    for path in loader_files(os, root)? {
+        let full = root.join(&path);
         if let Some(text) = os.read_file(&full)? {
             let new = loader::rewrite(&text, respell);
             add(&path, &text, new.map_err(|e| e.path(&full))?);

@@ -8,12 +8,13 @@ use std::time::Instant;
 use serde::Serialize;
 
 use super::execute::{PairReport, Run, Source, check_empty};
-use super::{Session, clear, lock, preflight, rewrite};
+use super::lock::{self, Observed};
+use super::{Session, clear, preflight, rewrite};
 use crate::copy::progress::interrupted;
 use crate::error::{Context, Error, Result};
 use crate::mounts::Mount;
 use crate::mounts::stale::Obstacle;
-use crate::plan::{self, Step};
+use crate::plan::{self, Step, consistency};
 use crate::slot::discover::{Layout, View};
 use crate::slot::names::is_identity;
 use crate::slot::{Pair, Part, fstab};
@@ -70,10 +71,10 @@ pub fn run<O: Os>(
     if let Some(reason) = os.forbids()? {
         return Err(Error::refused(reason));
     }
-    let (_locks, view, layout) =
+    let Observed { locks: _locks, view, layout, .. } =
         lock::observed(os, session, "snapshot", !options.dry_run, View::guard)?;
     let layout = chosen(&view, layout, options.only)?;
-    rewrite::files(os, &view, &layout, &BTreeMap::new())?;
+    rewrite::files(os, &view, &view.root, &layout, &BTreeMap::new())?;
     let obstacles = clear::find(os, &view, &layout.pairs, options.force)?;
     let points = missing_points(os, &view, &layout)?;
     let sources = layout
@@ -81,15 +82,8 @@ pub fn run<O: Os>(
         .iter()
         .map(|pair| Source::open(os, &view, pair))
         .collect::<Result<Vec<_>>>()?;
-    let formats = layout
-        .pairs
-        .iter()
-        .zip(&sources)
-        .map(|(pair, source)| {
-            preflight::format(os, &view, pair, &source.dir, source.usage, &session.monitor)
-        })
-        .collect::<Result<Vec<_>>>()?;
-    let steps = plan::snapshot(&view, &layout, &obstacles, &points, &formats, options.force);
+    let choices = choices(os, session, &view, &layout, &sources)?;
+    let steps = plan::snapshot(&view, &layout, &obstacles, &points, &choices, options.force);
     if options.dry_run {
         return Ok(Outcome::Planned(steps));
     }
@@ -112,6 +106,33 @@ pub fn run<O: Os>(
         seconds: begun.elapsed().as_secs_f64(),
         shared: layout.shared_config.map(|id| view.node(id)),
     }))
+}
+
+/// What each pair's copy is to be, with `sources` in the order of the pairs.
+fn choices<O: Os>(
+    os: &O,
+    session: &Session,
+    view: &View,
+    layout: &Layout,
+    sources: &[Source<'_, O>],
+) -> Result<Vec<plan::Choice>> {
+    let snapshots = os.snapshots()?;
+    let wanted = view.config.file_system_snapshots.unwrap_or(true);
+    let choice = |(pair, source): (&Pair, &Source<'_, O>)| {
+        let format =
+            preflight::format(os, view, pair, &source.dir, source.usage, &session.monitor)?;
+        // What nobody has mounted is mounted by us, read-only.
+        let point = pair.mounted.as_ref();
+        let source = consistency::Source {
+            fs: &pair.fs,
+            read_only: point.is_none_or(|p| view.mount_at(p).is_some_and(|m| m.read_only)),
+            superblock: view.superblocks.get(&pair.source),
+            usage: source.usage,
+        };
+        let consistency = consistency::choose(source, snapshots, wanted);
+        Ok(plan::Choice { format, consistency })
+    };
+    layout.pairs.iter().zip(sources).map(choice).collect()
 }
 
 /// The parts of which something was mounted.

@@ -6,9 +6,10 @@ use std::path::Path;
 
 use serde::Serialize;
 
+use super::lock::{self, Observed};
 use super::mounted::Mounted;
 use super::record::{self, Hashing};
-use super::{Session, clear, lock};
+use super::{Session, clear};
 use crate::copy::pool;
 use crate::copy::progress::Phase;
 use crate::copy::verify::{Report as TreeReport, verify};
@@ -66,7 +67,8 @@ pub fn run<O: Os>(os: &O, session: &Session, choice: Choice) -> Result<Report> {
         }
         Ok(())
     };
-    let (_locks, view, layout) = lock::observed(os, session, "verify", true, check)?;
+    let Observed { locks: _locks, view, layout, .. } =
+        lock::observed(os, session, "verify", true, check)?;
     let slot = *pick(&layout.slots, choice)?;
     // What is mounted would be read from memory, not from the medium.
     for obstacle in clear::find(os, &view, &layout.pairs, false)? {

@@ -1,5 +1,7 @@
 //! A run as a list of steps, each with a sentence: what `-n` prints and the log repeats. Pure.
 
+pub mod consistency;
+
 use std::fmt;
 use std::path::PathBuf;
 
@@ -8,6 +10,7 @@ use crate::mounts::stale::Obstacle;
 use crate::slot::Part;
 use crate::slot::discover::{Layout, View};
 use crate::sys::Format;
+use consistency::Consistency;
 
 /// One step of a snapshot.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -26,7 +29,7 @@ pub enum Step {
     /// Make the new file system.
     Format(Part, String, Format),
     /// Copy the tree and unmount.
-    Copy(Part, String, String),
+    Copy(Part, String, String, Consistency),
     /// Read the copy again from the medium.
     Verify(Part, String),
     /// Write the record.
@@ -57,7 +60,10 @@ impl fmt::Display for Step {
                 }
                 Ok(())
             }
-            Self::Copy(part, from, to) => {
+            Self::Copy(part, from, to, consistency) => {
+                if *consistency == Consistency::Snapshot {
+                    f.write_str("take a snapshot of the file system, ")?;
+                }
                 write!(f, "copy {} ({from}) to {} ({to}) and flush", part.point(), part.alternate())
             }
             Self::Verify(part, device) => {
@@ -70,7 +76,16 @@ impl fmt::Display for Step {
     }
 }
 
-/// The steps of a snapshot. `formats` has one entry per pair of `layout`, in its order; `points`
+/// What the copy of one pair is to be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Choice {
+    /// The file system that the target gets.
+    pub format: Format,
+    /// What makes the copy consistent.
+    pub consistency: Consistency,
+}
+
+/// The steps of a snapshot. `choices` has one entry per pair of `layout`, in its order; `points`
 /// are the mount points that are missing.
 ///
 /// The records come last, after everything is verified, and the root's after the configuration's:
@@ -80,21 +95,22 @@ pub fn snapshot(
     layout: &Layout,
     obstacles: &[Obstacle],
     points: &[PathBuf],
-    formats: &[Format],
+    choices: &[Choice],
     force: bool,
 ) -> Vec<Step> {
     let mut steps: Vec<Step> =
         obstacles.iter().map(|o| Step::Clear { mount: o.mount().clone(), force }).collect();
     steps.extend(points.iter().cloned().map(Step::MakePoint));
     // All formats first: the copy of fstab needs the identities of the new file systems.
-    for (pair, format) in layout.pairs.iter().zip(formats) {
+    for (pair, choice) in layout.pairs.iter().zip(choices) {
         let (part, target) = (pair.part, view.node(pair.target));
         steps.push(Step::Erase(part, target.clone()));
-        steps.push(Step::Format(part, target, format.clone()));
+        steps.push(Step::Format(part, target, choice.format.clone()));
     }
-    for pair in &layout.pairs {
+    for (pair, choice) in layout.pairs.iter().zip(choices) {
         let (part, target) = (pair.part, view.node(pair.target));
-        steps.push(Step::Copy(part, view.node(pair.source), target.clone()));
+        let source = view.node(pair.source);
+        steps.push(Step::Copy(part, source, target.clone(), choice.consistency.clone()));
         steps.push(Step::Verify(part, target));
     }
     for pair in layout.pairs.iter().rev() {

@@ -2,6 +2,7 @@
 //!
 //! ```toml
 //! product = "JUNOS"                          # instead of os-release's name
+//! file_system_snapshots = false              # copy a live UFS without a snapshot of it
 //! [root]
 //! slots = ["/dev/da0s1a", "/dev/da0s2a"]     # slot 1, slot 2
 //! [config]
@@ -22,6 +23,9 @@ pub const DEFAULT: &str = "/etc/dualroot.conf";
 pub struct Config {
     /// The product's name in `show`.
     pub product: Option<String>,
+    /// Whether a source that is in use is copied from a snapshot, where one can be taken; by
+    /// default it is.
+    pub file_system_snapshots: Option<bool>,
     /// The two root devices.
     #[serde(default)]
     pub root: Slots,
@@ -71,8 +75,10 @@ mod tests {
 
     #[test]
     fn all_keys() {
-        let text = b"product = \"JUNOS\"\n[root]\nslots = [\"/dev/a\", \"/dev/b\"]\n";
+        let text = b"product = \"JUNOS\"\nfile_system_snapshots = false\n\
+            [root]\nslots = [\"/dev/a\", \"/dev/b\"]\n";
         let config = Config::parse(text).unwrap();
+        assert_eq!(config.file_system_snapshots, Some(false));
         assert_eq!(config.product.as_deref(), Some("JUNOS"));
         assert_eq!(config.root.slots, Some(["/dev/a".to_owned(), "/dev/b".to_owned()]));
         assert_eq!(config.config.slots, None);

@@ -81,8 +81,18 @@ impl View {
 
     /// The provider of a mount, through labels.
     pub fn provider_of(&self, mount: &Mount) -> Option<Id> {
-        let by_number = mount.number.and_then(|n| self.devices.by_number(n));
-        by_number.map(|id| self.devices.settle(id)).or_else(|| self.find(mount.source.as_bytes()))
+        self.mounted(mount).or_else(|| self.find(mount.source.as_bytes()))
+    }
+
+    /// The provider of a mount as the system tells it, without what media say of themselves.
+    fn mounted(&self, mount: &Mount) -> Option<Id> {
+        let found = match mount.number {
+            Some(number) => self.devices.by_number(number),
+            // GEOM has no two nodes of a name, whatever else bears the label (a clone of the
+            // medium, a snapshot): this one is what is mounted.
+            None => self.devices.find(Path::new(&mount.source)),
+        };
+        found.map(|id| self.devices.settle(id))
     }
 
     /// The provider that a name in fstab or the configuration means, through labels.
@@ -111,8 +121,7 @@ impl View {
     }
 
     fn running_medium(&self) -> Option<Id> {
-        let number = self.mount_at(&self.root)?.number?;
-        self.devices.medium(self.devices.by_number(number)?)
+        self.devices.medium(self.mounted(self.mount_at(&self.root)?)?)
     }
 
     /// Every provider that bears a name: a node, a label, a UUID.

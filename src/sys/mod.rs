@@ -113,6 +113,18 @@ pub struct Holder {
     pub command: String,
 }
 
+/// Which snapshots of mounted file systems a system can take.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Snapshots {
+    /// None.
+    #[default]
+    None,
+    /// Of UFS2, but not with soft updates journaling.
+    Plain,
+    /// Of every UFS2.
+    Journaled,
+}
+
 /// A device opened for writing by nobody else.
 pub trait Claim {
     /// The provider's kernel name as the open handle tells it, never the name it was opened by.
@@ -159,6 +171,13 @@ pub trait Os: Sync {
     fn unmount(&self, mount: &Mount, force: bool) -> Result<()>;
     /// Drops every cached block of the device, so that the next read comes from the medium.
     fn drop_cache(&self, device: &Path) -> Result<()>;
+    /// Which snapshots this system can take.
+    fn snapshots(&self) -> Result<Snapshots>;
+    /// Takes a snapshot of the file system that `file` is to lie in, and returns a read-only device
+    /// with it. Nothing is left of one that fails.
+    fn freeze(&self, file: &Path) -> Result<PathBuf>;
+    /// Removes what [`Os::freeze`] made, as far as it is there.
+    fn thaw(&self, file: &Path) -> Result<()>;
     /// Who keeps this mount busy.
     fn holders(&self, mount: &Mount) -> Result<Vec<Holder>>;
     /// Opens a directory by path.

@@ -20,6 +20,7 @@
 mod fault;
 mod handle;
 mod os;
+mod snapshot;
 mod tree;
 mod volume;
 mod world;

@@ -17,7 +17,7 @@ use crate::device::Devices;
 use crate::error::{Context, Error, Kind as ErrorKind, Result};
 use crate::mounts::Mount;
 use crate::sys::tree::Kind;
-use crate::sys::{self, Access, Format, Holder, Os, Usage};
+use crate::sys::{self, Access, Format, Holder, Os, Snapshots, Usage};
 
 /// `EBUSY` is somebody else's doing.
 fn busy<T>(result: Result<T>) -> Result<T> {
@@ -178,6 +178,20 @@ impl Os for Machine {
         busy(dropped.doing_to("dropping the cache of", device))
     }
 
+    fn snapshots(&self) -> Result<Snapshots> {
+        self.ask("os.snapshots", "asking what snapshots there are", |w| w.snapshots)
+    }
+
+    fn freeze(&self, file: &Path) -> Result<PathBuf> {
+        self.with_path("os.freeze", file, |turn| turn.world().freeze(file))
+            .doing_to("taking a snapshot", file)
+    }
+
+    fn thaw(&self, file: &Path) -> Result<()> {
+        let gone = self.with_path("os.thaw", file, |turn| turn.world().thaw(file));
+        busy(gone.doing_to("removing the snapshot", file))
+    }
+
     fn holders(&self, mount: &Mount) -> Result<Vec<Holder>> {
         self.with_path("os.holders", &mount.point, |turn| Ok(turn.world().holders.clone()))
             .doing_to("asking who uses", &mount.point)
@@ -228,7 +242,7 @@ impl Os for Machine {
 }
 
 /// The directory that holds a path's last name, which may be changed.
-fn parent<'a>(world: &World, path: &'a Path) -> io::Result<(Node, &'a OsStr)> {
+pub(super) fn parent<'a>(world: &World, path: &'a Path) -> io::Result<(Node, &'a OsStr)> {
     let (node, _) = world.resolve(path.parent().unwrap_or(Path::new("/")))?;
     if world.mounted(node.mount)?.mount.read_only {
         return Err(Errno::EROFS.into());

@@ -1,6 +1,7 @@
 //! A partition: what was written to it, and what of that is durable.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::tree::{Attributes, BLOCK, Body, Change, Inode, ROOT, Tree};
@@ -99,6 +100,8 @@ fn split_mix(seed: &mut u64) -> u64 {
 pub(super) struct Volume {
     /// Kernel name of its provider; `None` for file systems in memory.
     pub(super) provider: Option<String>,
+    /// The file that holds it, where it is a snapshot.
+    pub(super) backing: Option<PathBuf>,
     /// Bytes.
     pub(super) size: u64,
     /// What reads see.
@@ -119,7 +122,8 @@ impl Volume {
             written.tree = Tree::new(size / BLOCK, size / BLOCK, now);
         }
         let durable = written.clone();
-        Self { provider, size, written, durable, log: Vec::new(), opens: BTreeMap::new() }
+        let (log, opens) = (Vec::new(), BTreeMap::new());
+        Self { provider, backing: None, size, written, durable, log, opens }
     }
 
     pub(super) fn tree(&self) -> &Tree {

@@ -14,7 +14,7 @@ use crate::device::{Class, Devices, Id, Lower, Provider};
 use crate::error::Result;
 use crate::mounts::Mount;
 use crate::sys::tree::{Kind, Time};
-use crate::sys::{Format, FsType, Holder, UfsSwitches};
+use crate::sys::{Format, FsType, Holder, Snapshots, UfsSwitches};
 use crate::table::superblock::{self, WINDOW};
 
 const SECTOR: u64 = 512;
@@ -65,6 +65,8 @@ pub struct World {
     pub packages: Option<Vec<(String, String)>>,
     /// Whether this process may mount and write devices.
     pub privileged: bool,
+    /// Which snapshots it can take.
+    pub snapshots: Snapshots,
     /// Who keeps every mount busy.
     pub holders: Vec<Holder>,
     /// Other processes that are alive.
@@ -96,6 +98,7 @@ impl World {
             forbids: None,
             packages: None,
             privileged: true,
+            snapshots: Snapshots::None,
             holders: Vec::new(),
             alive: BTreeSet::new(),
             kinds_in_listings: true,
@@ -244,6 +247,7 @@ impl World {
 
     /// The power goes and comes back.
     pub(super) fn lose_power(&mut self, loss: Loss, run_dir: PathBuf) {
+        self.forget_snapshots();
         self.volumes.retain(|v| v.provider.is_some());
         self.volumes.iter_mut().for_each(|v| v.lose(loss));
         self.mounts.clear();
@@ -273,6 +277,7 @@ impl World {
             let own = entries.keys().filter_map(|n| n.to_str()?.strip_prefix(&own));
             renamed.extend(own.map(str::to_owned));
         }
+        self.orphan_snapshots(&own, &dead);
         for word in renamed {
             let (from, to) = (format!("{own}{word}"), format!("{dead}{word}"));
             let change = Change::Rename(from.into(), to.into());
@@ -524,7 +529,7 @@ impl World {
     }
 }
 
-fn provider(name: String, class: Class, size: u64, lower: Vec<Lower>) -> Provider {
+pub(super) fn provider(name: String, class: Class, size: u64, lower: Vec<Lower>) -> Provider {
     let (aliases, sector, number) = (Vec::new(), 512, None);
     Provider { name, aliases, class, size, sector, number, lower, removable: false }
 }

@@ -2,8 +2,10 @@
 
 mod device;
 pub(super) mod extattr;
+mod md;
 mod mount;
 mod process;
+mod snapshot;
 mod sysctl;
 pub(super) mod tree;
 mod ufs;
@@ -14,7 +16,7 @@ use std::ffi::OsStr;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use super::{Access, Format, Holder, Os, Usage, command, unix};
+use super::{Access, Format, Holder, Os, Snapshots, Usage, command, unix};
 use crate::device::Devices;
 use crate::error::{Context, Result};
 use crate::mounts::Mount;
@@ -92,6 +94,18 @@ impl Os for Native {
 
     fn drop_cache(&self, device: &Path) -> Result<()> {
         device::drop_cache(device)
+    }
+
+    fn snapshots(&self) -> Result<Snapshots> {
+        snapshot::kinds()
+    }
+
+    fn freeze(&self, file: &Path) -> Result<PathBuf> {
+        snapshot::freeze(file)
+    }
+
+    fn thaw(&self, file: &Path) -> Result<()> {
+        snapshot::thaw(file)
     }
 
     fn holders(&self, mount: &Mount) -> Result<Vec<Holder>> {

@@ -4,8 +4,8 @@ use std::ffi::OsStr;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
-use super::device;
-use crate::error::{Context, Error, Kind, Result};
+use super::{device, md};
+use crate::error::{Context, Error, Result};
 use crate::sys::{Format, FsType, command, unix};
 use crate::table::superblock::WINDOW;
 
@@ -28,25 +28,15 @@ impl MemoryDisk {
     fn new(size: u64) -> Result<Self> {
         // The name is for whoever finds it after a crash (mdconfig -lv).
         let size = format!("{}b", size - size % PAGE);
-        let words = ["-a", "-t", "swap", "-S", "512", "-L", "dualroot", "-s", &size];
-        let output = command::run(&["/sbin/mdconfig"], &words)?;
-        let name = String::from_utf8_lossy(&output.stdout).trim().to_owned();
-        if !name.starts_with("md") {
-            let cause = format!("mdconfig answered \"{name}\"");
-            return Err(Error::new(Kind::Failed, "making a memory disk", cause));
-        }
-        Ok(Self(Path::new("/dev").join(name)))
+        let words = ["-t", "swap", "-S", "512", "-L", "dualroot", "-s"].map(OsStr::new);
+        md::attach(&words, OsStr::new(&size)).map(Self)
     }
 }
 
 impl Drop for MemoryDisk {
     fn drop(&mut self) {
-        // Forced, since GEOM may still be tasting it.
-        let words = ["-d", "-o", "force", "-u"].map(OsStr::new);
-        let unit = self.0.file_name().unwrap_or_default();
-        let words: Vec<&OsStr> = words.into_iter().chain([unit]).collect();
-        if let Err(e) = command::run(&["/sbin/mdconfig"], &words) {
-            log::warn!("removing {}: {e}", self.0.display());
+        if let Err(e) = md::detach(&self.0) {
+            log::warn!("{e}");
         }
     }
 }
@@ -126,6 +116,7 @@ fn tunefs_words(format: &Format) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::error::Kind;
     use crate::sys::UfsSwitches;
 
     const PLAIN: Format =

@@ -13,7 +13,7 @@ use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use super::{Access, Format, FsType, Holder, Os, Usage, command, unix};
+use super::{Access, Format, FsType, Holder, Os, Snapshots, Usage, command, unix};
 use crate::device::Devices;
 use crate::error::{Context, Error, Result};
 use crate::mounts::Mount;
@@ -119,6 +119,18 @@ impl Os for Native {
 
     fn drop_cache(&self, device: &Path) -> Result<()> {
         device::drop_cache(device)
+    }
+
+    fn snapshots(&self) -> Result<Snapshots> {
+        Ok(Snapshots::None)
+    }
+
+    fn freeze(&self, file: &Path) -> Result<PathBuf> {
+        Err(Error::refused("Linux takes no snapshots of file systems").path(file))
+    }
+
+    fn thaw(&self, _file: &Path) -> Result<()> {
+        Ok(())
     }
 
     fn holders(&self, mount: &Mount) -> Result<Vec<Holder>> {
