@@ -241,8 +241,13 @@ impl Disk {
 
     /// Names both roots in a configuration file, which every call gets.
     pub fn name_slots(&self, first: &str, second: &str) {
+        self.configure(&format!("[root]\nslots = [\"{first}\", \"{second}\"]\n"));
+    }
+
+    /// Writes a configuration file, which every call gets.
+    pub fn configure(&self, text: &str) {
         let path = self.dir.join("dualroot.conf");
-        fs::write(&path, format!("[root]\nslots = [\"{first}\", \"{second}\"]\n")).unwrap();
+        fs::write(&path, text).unwrap();
         *self.words.borrow_mut() = vec!["-c".to_owned(), path.to_str().unwrap().to_owned()];
     }
 
