@@ -307,7 +307,9 @@ impl Media<'_, '_> {
 
 /// Reads the mesh.
 pub fn parse(confxml: &str) -> Result<Devices> {
-    Mesh::read(&document(confxml)?)?.link()
+    let mut devices = Mesh::read(&document(confxml)?)?.link()?;
+    devices.name_twins();
+    Ok(devices)
 }
 
 /// How often the provider of this name is open; `None` where there is no such provider.

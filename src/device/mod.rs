@@ -149,22 +149,57 @@ impl Devices {
         self.extents(a).iter().any(|x| theirs.iter().any(|y| x.overlaps(y)))
     }
 
-    /// The one provider that stands for all that cover the same bytes: `ufs/root` → `da0s1a`.
-    ///
-    /// Aliases lead down. Then a partition that fills its slice from the first byte leads up:
-    /// GEOM may put a label on `da0s1` as well as on `da0s1a`, since both taste the same.
-    pub fn settle(&self, mut id: Id) -> Id {
+    /// Makes names of what has them twice: GEOM looks for a BSD label on a label of its slice as well
+    /// (`ufs/roota` on `ufs/root` on `da0s1`), so that one partition is two providers.
+    pub fn name_twins(&mut self) {
+        for id in 0..self.providers.len() {
+            let Provider { class: Class::Partition { .. }, size, lower, .. } = self.get(id) else {
+                continue;
+            };
+            let [Lower { id: label, offset }] = lower[..] else { continue };
+            let below = self.named(label);
+            if below == label {
+                continue;
+            }
+            let same = |twin: &Id| {
+                let twin = self.get(*twin);
+                matches!(twin.class, Class::Partition { .. })
+                    && twin.size == *size
+                    && twin.lower == [Lower { id: below, offset }]
+            };
+            let twin = self.uppers(below).find(same);
+            if let Some(twin) = twin {
+                self.providers[id].class = Class::Alias;
+                self.providers[id].lower = vec![Lower { id: twin, offset: Some(0) }];
+            }
+        }
+    }
+
+    /// What an alias leads down to; anything else is itself.
+    fn named(&self, mut id: Id) -> Id {
         for _ in 0..DEPTH_MAX {
             match (&self.get(id).class, self.get(id).lower.as_slice()) {
                 (Class::Alias, [lower]) => id = lower.id,
                 _ => break,
             }
         }
+        id
+    }
+
+    /// The one provider that stands for all that cover the same bytes: `ufs/root` → `da0s1a`.
+    ///
+    /// Aliases lead down. Then a partition that fills its slice from the first byte leads up:
+    /// GEOM may put a label on `da0s1` as well as on `da0s1a`, since both taste the same. A label's
+    /// file system is the partition's also where that ends a little before its slice, less than a
+    /// fragment (`g_label_ufs_taste_common`).
+    pub fn settle(&self, label: Id) -> Id {
+        let mut id = self.named(label);
+        let labelled = id != label;
         for _ in 0..DEPTH_MAX {
             let whole = |&upper: &Id| {
                 let provider = self.get(upper);
                 matches!(provider.class, Class::Partition { .. })
-                    && provider.size == self.get(id).size
+                    && (provider.size == self.get(id).size || labelled)
                     && provider.lower.iter().all(|l| l.offset == Some(0))
             };
             match self.uppers(id).find(whole) {
@@ -251,7 +286,32 @@ pub(crate) mod tests {
         assert!(!d.overlap(label, s2a));
         assert_eq!(d.settle(label), s1a);
         assert_eq!(d.settle(d.find(Path::new("da0s1")).unwrap()), s1a, "it fills its slice");
+        // The slice's own label, and a partition that does not fill it to the last sector.
+        let mut d = stack();
+        let s1 = d.find(Path::new("da0s1")).unwrap();
+        d.providers[label].lower[0].id = s1;
+        d.providers[s1a].size -= 1024;
+        assert_eq!((d.settle(label), d.settle(s1)), (s1a, s1));
         assert_eq!(d.get(d.medium(label).unwrap()).name, "da0");
+    }
+
+    #[test]
+    fn a_partition_on_a_label_is_the_one_below_it() {
+        let mut d = stack();
+        let s2 = d.find(Path::new("da0s2")).unwrap();
+        let s2a = d.find(Path::new("da0s2a")).unwrap();
+        let label = d.providers.len();
+        d.providers.push(provider("ufs/b", Class::Alias, 100 * MB, &[(s2, Some(0))]));
+        for (name, offset) in [("ufs/ba", 0), ("ufs/be", MB)] {
+            let below = [(label, Some(offset))];
+            d.providers.push(provider(name, Class::Partition { index: 1 }, 100 * MB, &below));
+        }
+        d.name_twins();
+        assert_eq!(d.get(label + 1).class, Class::Alias);
+        assert_eq!(d.settle(label + 1), s2a);
+        assert_eq!(d.settle(label), s2a);
+        assert!(matches!(d.get(label + 2).class, Class::Partition { .. }), "it has no twin");
+        assert!(d.overlap(label + 2, s2a));
     }
 
     #[test]

@@ -100,12 +100,18 @@ fn read_media<O: Os>(os: &O, view: &mut View) {
             Err(error) => drop(view.faults.insert(id, error.to_string())),
         }
     }
+    reveal_partitions(os, view);
     for id in 0..view.devices.providers.len() {
-        let provider = view.devices.get(id);
+        let mut provider = view.devices.get(id);
         if matches!(provider.class, Class::Alias) || has_partitions(view, id) {
             continue;
         }
-        match os.read_device(&provider.path(), 0, superblock::WINDOW) {
+        let mut offset = 0;
+        if let Some(slice) = view.hidden_in(id) {
+            offset = provider.lower.first().and_then(|l| l.offset).unwrap_or(0);
+            provider = view.devices.get(slice);
+        }
+        match os.read_device(&provider.path(), offset, superblock::WINDOW) {
             Ok(window) => {
                 if let Some(found) = superblock::read(&window) {
                     view.superblocks.insert(id, found);
@@ -114,6 +120,29 @@ fn read_media<O: Os>(os: &O, view: &mut View) {
             Err(error) => drop(view.faults.insert(id, error.to_string())),
         }
     }
+}
+
+/// Finds the partitions that are on the medium and not in GEOM's mesh: see [`View::reveal`].
+fn reveal_partitions<O: Os>(os: &O, view: &mut View) {
+    for id in 0..view.devices.providers.len() {
+        if !is_bsd_slice(view, id) || has_partitions(view, id) {
+            continue;
+        }
+        // What is wrong with a label that nothing is made from is nobody's concern.
+        if let Ok(Some(label)) = read_label(os, view, id) {
+            view.reveal(id, label);
+        }
+    }
+}
+
+/// Whether GEOM would look for a BSD label there: a slice of that type, and of GEOM's own name for
+/// one (`g_part_mbr_name`), since Linux makes other partitions of a BSD label.
+fn is_bsd_slice(view: &View, id: Id) -> bool {
+    let provider = view.devices.get(id);
+    let Some(medium) = provider.lower.first() else { return false };
+    let medium = &view.devices.get(medium.id).name;
+    view.entry(id)
+        .is_some_and(|e| e.kind == "freebsd" && provider.name == format!("{medium}s{}", e.index))
 }
 
 fn has_partitions(view: &View, id: Id) -> bool {

@@ -155,6 +155,9 @@ fn alternate<O: Os>(os: &O, view: &View, target: Id) -> Result<Seen> {
     let Some(superblock) = view.superblocks.get(&target) else {
         return Ok(Seen::without_content(State::Empty, "there is no file system on it".to_owned()));
     };
+    if let Some(why) = view.why_hidden(target) {
+        return Ok(Seen::without_content(State::Unknown, why));
+    }
     let device = view.devices.get(target).path();
     match Mounted::private(os, &device, superblock.fs.name(), "show") {
         Ok(mounted) => {

@@ -3,14 +3,14 @@
 //! The order: the configuration file, then fstab's `/altroot` and `/altconfig`, then the sibling
 //! on the same medium. What was looked at without result is told when nothing fits.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use super::config::{Config, Slots};
 use super::names::{Names, are_twins};
 use super::{Pair, Part, Slot, fstab};
-use crate::device::{Class, Devices, Id};
+use crate::device::{Class, Devices, Id, Lower, Provider};
 use crate::error::{Error, Result};
 use crate::mounts::Mount;
 use crate::table::superblock::Superblock;
@@ -37,6 +37,8 @@ pub struct View {
     pub tables: HashMap<Id, Table>,
     /// What is wrong with tables and file systems that could not be read.
     pub faults: HashMap<Id, String>,
+    /// Partitions of a BSD label that GEOM has withdrawn, added to the stack as if they were there.
+    pub hidden: HashSet<Id>,
     /// File systems found on the partitions of the media at hand.
     pub superblocks: HashMap<Id, Superblock>,
     /// Paths given by users, with every symbolic link resolved.
@@ -118,6 +120,45 @@ impl View {
                 }
             }
         }
+    }
+
+    /// Adds the partitions that GEOM has withdrawn to the stack.
+    ///
+    /// Who opens a slice for writing (a mount of the label that glabel(8) put on it, a mirror)
+    /// takes away the partitions of its BSD label (`g_spoil_event`), and they come back when it is
+    /// closed. On the medium they are there all the time, and so is the slot.
+    pub fn reveal(&mut self, slice: Id, label: Table) {
+        let below = self.devices.get(slice).clone();
+        for entry in &label.entries {
+            // g_part_bsd_name: the letter follows the slice's name.
+            let letter = char::from(b'a' + u8::try_from(entry.index.clamp(1, 26) - 1).unwrap_or(0));
+            let id = self.devices.providers.len();
+            self.devices.providers.push(Provider {
+                name: format!("{}{letter}", below.name),
+                aliases: Vec::new(),
+                class: Class::Partition { index: entry.index },
+                size: entry.size,
+                lower: vec![Lower { id: slice, offset: Some(entry.start) }],
+                ..below.clone()
+            });
+            self.hidden.insert(id);
+        }
+        self.tables.insert(slice, label);
+        self.devices.name_twins();
+    }
+
+    /// The slice of a hidden partition.
+    pub fn hidden_in(&self, id: Id) -> Option<Id> {
+        self.hidden.contains(&id).then(|| self.devices.get(id).lower.first().map(|l| l.id))?
+    }
+
+    /// Why a hidden partition is not there.
+    pub fn why_hidden(&self, id: Id) -> Option<String> {
+        let slice = self.hidden_in(id)?;
+        let users = self.devices.uppers(slice).filter(|u| !self.hidden.contains(u));
+        let names = users.map(|u| self.node(u)).collect::<Vec<_>>().join(", ");
+        let by = if names.is_empty() { names } else { format!(" by {names}") };
+        Some(format!("it is not there while {} is open for writing{by}", self.node(slice)))
     }
 
     fn running_medium(&self) -> Option<Id> {
@@ -338,8 +379,6 @@ impl View {
         };
         let sibling = self.sibling_slice(slice, medium, table, [1, 2], looked)?;
         let target = if slice == source {
-            // The root may run from a label on its slice, which hides the label's `a` (glabel(8));
-            // the other slice's is there.
             self.devices.settle(sibling)
         } else {
             let index = self.index(source)?;
@@ -490,9 +529,11 @@ impl View {
         if slice == source {
             candidates.extend(self.sibling_slice(slice, medium, table, [3, 4], unused));
         } else {
-            // EX: s4d is /config, s4e its backup.
+            // EX: s4d is /config, s4e its backup, whichever of the two is in use. Elsewhere it may
+            // be the one before or behind.
             let index = self.index(source)?;
-            candidates.extend(self.partition(slice, index + 1));
+            let near = [index ^ 1, index + 1, index - 1];
+            candidates.extend(near.into_iter().filter_map(|i| self.partition(slice, i)));
             let beside = self.sibling_slice(slice, medium, table, [3, 4], unused);
             candidates.extend(beside.and_then(|s| self.partition(s, index)));
         }

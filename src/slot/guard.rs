@@ -17,10 +17,10 @@ impl View {
     /// decides that.
     pub fn guard(&self, layout: &Layout) -> Result<()> {
         for pair in &layout.pairs {
+            self.guard_mirror(pair.source, pair.target)?;
             self.guard_tables(pair.source)?;
             self.guard_tables(pair.target)?;
             self.guard_target(pair.target, layout)?;
-            self.guard_mirror(pair.source, pair.target)?;
             if FsType::from_name(&pair.fs).is_none() {
                 return Err(Error::refused(format!(
                     "{} is {}, of which no copy can be made (ufs, ext4 and xfs can)",
@@ -86,8 +86,15 @@ impl View {
                 return refuse(format!("shares its storage with swap or dump {}", swap.display()));
             }
         }
-        if let Some(user) = self.in_use_above(target) {
+        let below = [Some(target), self.hidden_in(target)];
+        if let Some(user) = below.into_iter().flatten().find_map(|id| self.in_use_above(id)) {
             return refuse(format!("is in use by {}", self.node(user)));
+        }
+        // A stale mount is cleared, and then it is there again.
+        if let Some(why) = self.why_hidden(target)
+            && !self.mounts.iter().any(|m| self.provider_of(m) == Some(target))
+        {
+            return Err(Error::new(Kind::Busy, "", format!("{}: {why}", self.node(target))));
         }
         Ok(())
     }
@@ -95,9 +102,11 @@ impl View {
     /// A transformation (encryption, gnop, device mapper, a partition table) that lies on the
     /// target: what is written below it would change what it holds.
     fn in_use_above(&self, target: Id) -> Option<Id> {
-        self.devices
-            .uppers(target)
-            .find(|&upper| !matches!(self.devices.get(upper).class, Class::Alias | Class::Mirror))
+        let transforms = |&upper: &Id| match self.devices.get(upper).class {
+            Class::Alias | Class::Mirror => false,
+            _ => !self.hidden.contains(&upper),
+        };
+        self.devices.uppers(target).find(transforms)
     }
 
     fn guard_mirror(&self, source: Id, target: Id) -> Result<()> {

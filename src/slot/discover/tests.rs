@@ -1,7 +1,6 @@
 //! Discovery on hand-made views.
 
 use super::*;
-use crate::device::{Lower, Provider};
 use crate::error::Kind;
 use crate::table::superblock::FileSystem;
 
@@ -272,6 +271,51 @@ fn a_data_slice_is_never_taken_for_a_second_config() {
     b.label("da0s4d", "config");
     b.label("da0s4e", "altconfig");
     assert_eq!(b.pairs()[1], pair("da0s4d", "da0s4e"));
+}
+
+#[test]
+fn the_config_of_either_slot_leads_to_the_other() {
+    for (own, other) in [("da0s4d", "da0s4e"), ("da0s4e", "da0s4d")] {
+        let mut b = ex('1');
+        // Another of the same size, which belongs to neither.
+        b.bsd("da0s4", 'f', 124 * MB, 62 * MB);
+        b.0.mounts.retain(|m| m.point != Path::new("/config"));
+        b.mount(&format!("/dev/{own}"), "/config");
+        b.fstab(&format!("/dev/da0s1a / ufs ro 1 1\n/dev/{own} /config ufs rw 2 2\n"));
+        assert_eq!(b.pairs()[1], pair(own, other));
+    }
+}
+
+#[test]
+fn a_partition_that_its_slices_label_hides_is_still_the_slot() {
+    for (hidden, running) in [('2', '1'), ('1', '1')] {
+        let mut b = ex(running);
+        let slice = format!("da0s{hidden}");
+        let gone = b.id(&format!("{slice}a"));
+        b.0.devices.providers[gone].name = "gone".to_owned();
+        b.0.devices.providers[gone].lower.clear();
+        let below = b.id(&slice);
+        b.provider("ufs/hides", Class::Alias, 184 * MB, &[(below, 0)]);
+        let point = if hidden == running { "/" } else { "/altroot" };
+        b.0.mounts.retain(|m| m.point != Path::new(point));
+        b.mount("/dev/ufs/hides", point);
+        let entry = Entry { index: 1, size: 184 * MB, ..Entry::default() };
+        let label = Table { scheme: Scheme::Bsd, sector: 512, disk_id: None, entries: vec![entry] };
+        b.0.reveal(below, label);
+        assert_eq!(b.pairs()[0], pair("da0s1a", "da0s2a"), "{hidden} is hidden");
+        let id = b.id(&format!("{slice}a"));
+        let mount = b.0.mount_at(Path::new(point)).unwrap();
+        assert_eq!(b.0.provider_of(mount), Some(id));
+        let layout = b.0.discover().unwrap();
+        b.0.guard(&layout).unwrap();
+        // Where no mount of it explains that it is gone, somebody else uses it.
+        if hidden != running {
+            b.0.mounts.retain(|m| m.point != Path::new(point));
+            let error = b.0.guard(&layout).unwrap_err();
+            assert_eq!(error.kind, Kind::Busy);
+            assert!(error.to_string().contains("by /dev/ufs/hides"), "{error}");
+        }
+    }
 }
 
 #[test]

@@ -131,15 +131,20 @@ fn open_for_writing(device: &Path) -> Result<File> {
 /// themselves go, with their nodes, and come back some time after the last writer is gone. GEOM
 /// does that in a queue, and a question for the mesh waits in the same queue; what comes back adds
 /// to its end what lies on it, so there is a question for each layer (slice, partition, label).
+pub(super) fn settle() {
+    for _layer in 0..4 {
+        // Nobody is told of a failure: whoever needs the node finds out.
+        let _ = sysctl::value(c"kern.geom.confxml");
+    }
+}
+
+/// [`settle`] in the end.
 #[derive(Debug)]
 struct Settle;
 
 impl Drop for Settle {
     fn drop(&mut self) {
-        for _layer in 0..4 {
-            // Nobody is told of a failure: whoever needs the node finds out.
-            let _ = sysctl::value(c"kern.geom.confxml");
-        }
+        settle();
     }
 }
 

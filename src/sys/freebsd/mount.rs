@@ -140,7 +140,12 @@ pub(super) fn unmount(mount: &Mount, force: bool) -> Result<()> {
     nix::mount::unmount(fsid.as_c_str(), flags).map_err(|e| {
         let kind = if e == Errno::EBUSY { Kind::Busy } else { Kind::Failed };
         Error::io("unmounting", &e.into()).path(&mount.point).kind(kind)
-    })
+    })?;
+    // It was open for writing: what that took away comes back, a label's partition even.
+    if !mount.read_only {
+        super::device::settle();
+    }
+    Ok(())
 }
 
 #[cfg(test)]
