@@ -4,9 +4,12 @@ use std::cell::RefCell;
 use std::fmt::Write as _;
 use std::fs::{self, File};
 use std::io::Read;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use nix::mount::MntFlags;
+use nix::sys::statfs::statfs;
 use sha2::{Digest, Sha256};
 
 use crate::harness::{BASE, LABEL, Run, Running, program, tool, try_tool};
@@ -323,12 +326,36 @@ impl Disk {
         Mounted::new(&["-o", "ro"], &self.node(2), &self.side("copy"))
     }
 
-    /// Waits until the copy is mounted at `altroot`, to be written or to be read.
+    /// Waits until the copy is mounted at `altroot`, to be written or to be read. Asks the kernel
+    /// itself: mount(8) takes longer to start than some runs take to end.
     #[track_caller]
     pub fn wait_mounted(&self, read_only: bool) {
+        let own = fs::metadata(self.root()).unwrap().dev();
         let point = self.altroot();
-        let there = || mounts().iter().any(|m| m.point == point && m.read_only == read_only);
+        let there = || {
+            let flags = statfs(&point).unwrap().flags();
+            fs::metadata(&point).unwrap().dev() != own
+                && flags.contains(MntFlags::MNT_RDONLY) == read_only
+        };
         crate::harness::wait_until("the copy is mounted", there);
+    }
+
+    /// A snapshot that stands still with the copy mounted, to be written or to be read. There must
+    /// be enough to copy for that: [`much`](Self::much).
+    #[track_caller]
+    pub fn halted(&self, read_only: bool) -> Running {
+        let running = Running::start(self.command(&["snapshot"]));
+        self.wait_mounted(read_only);
+        running.halt();
+        assert!(mounts().iter().any(|m| m.point == self.altroot()), "it was faster");
+        running
+    }
+
+    /// More to copy, in MB, than can be done before a test has looked.
+    pub fn much(&self, megabytes: usize) {
+        for n in 0..megabytes {
+            self.write(&format!("usr/much/{n}"), pattern(1 << 20, n + 100));
+        }
     }
 }
 
@@ -380,7 +407,6 @@ impl Drop for Mounted {
 pub struct Mount {
     pub source: String,
     pub point: PathBuf,
-    pub read_only: bool,
 }
 
 /// All mounts, lowest first.
@@ -388,9 +414,7 @@ pub fn mounts() -> Vec<Mount> {
     let text = tool("mount", &[&"-p"]);
     let line = |line: &str| {
         let mut fields = line.split_whitespace();
-        let (source, point) = (fields.next()?.to_owned(), PathBuf::from(fields.next()?));
-        let options = fields.nth(1)?;
-        Some(Mount { source, point, read_only: options.split(',').any(|o| o == "ro") })
+        Some(Mount { source: fields.next()?.to_owned(), point: PathBuf::from(fields.next()?) })
     };
     text.lines().filter_map(line).collect()
 }

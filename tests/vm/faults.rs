@@ -2,9 +2,12 @@
 
 use std::fs::{self, OpenOptions};
 use std::os::unix::fs::FileExt;
+use std::path::Path;
 
-use crate::disk::{Disk, Layout, mounts, pattern};
-use crate::harness::{Run, Running, Test, need_class, program, tests, tool, try_tool};
+use nix::sys::signal::Signal;
+
+use crate::disk::{Disk, Layout, mounts};
+use crate::harness::{Run, Test, need_class, program, tests, tool, try_tool};
 
 pub const TESTS: &[Test] = tests![
     a_slot_behind_gnop,
@@ -42,9 +45,7 @@ impl Failing {
         need_class("gnop");
         let disk = Disk::new(Layout { roots_mb: [16, 16], ..Layout::default() });
         disk.fill();
-        for n in 0..3 {
-            disk.write(&format!("usr/much/{n}"), pattern(1 << 20, n + 100));
-        }
+        disk.much(3);
         let failing = Self { disk };
         failing.name_through();
         failing
@@ -173,14 +174,10 @@ fn a_byte_changes_before_it_is_read_back() {
     disk.fill();
     let marker = b"a byte of this line changes on the medium";
     disk.write("zz/victim", marker);
-    for n in 0..8 {
-        disk.write(&format!("usr/much/{n}"), pattern(1 << 20, n + 100));
-    }
-    let running = Running::start(disk.command(&["snapshot"]));
-    disk.wait_mounted(true);
-    running.halt();
+    disk.much(8);
+    let running = disk.halted(true);
     flip(&disk.node(2), marker);
-    running.signal(nix::sys::signal::Signal::SIGCONT);
+    running.signal(Signal::SIGCONT);
     running.wait().exits(5).says("reading back zz/victim at 0");
     disk.assert_unmounted();
     assert_ne!(disk.state(), "valid");
@@ -188,38 +185,36 @@ fn a_byte_changes_before_it_is_read_back() {
     assert_eq!(disk.state(), "valid");
 }
 
-/// What the source has grown by since it was measured does not fit.
+/// There was room for everything when it was measured; somebody else then writes to the copy.
 fn the_disk_fills_up() {
-    let disk = Disk::new(Layout { roots_mb: [48, 16], ..Layout::default() });
+    let disk = Disk::new(Layout { roots_mb: [24, 24], ..Layout::default() });
     disk.fill();
-    for n in 0..8 {
-        disk.write(&format!("usr/much/{n}"), pattern(1 << 20, n + 100));
-    }
-    fs::create_dir_all(disk.root().join("zz")).unwrap();
-    let running = Running::start(disk.command(&["snapshot"]));
-    disk.wait_mounted(false);
-    running.halt();
-    for n in 0..3 {
-        disk.write(&format!("zz/{n}"), pattern(6 << 20, n + 200));
-    }
-    running.signal(nix::sys::signal::Signal::SIGCONT);
+    disk.much(12);
+    let running = disk.halted(false);
+    let run = try_tool("dd", &[&"if=/dev/zero", &"bs=64k", &of(&disk.altroot().join("filler"))]);
+    assert!(run.stderr.contains("No space left on device"), "{run}");
+    running.signal(Signal::SIGCONT);
     running.wait().fails(1, "No space left on device").says("copying / to /altroot: ");
     disk.assert_unmounted();
     assert_ne!(disk.state(), "valid");
+    disk.snapshot();
+    assert_eq!(disk.state(), "valid");
+}
+
+fn of(path: &Path) -> String {
+    format!("of={}", path.display())
 }
 
 /// Pulls the medium once the copy is mounted; both roots lie on media of their own.
 fn pull(read_only: bool) {
     let disk = Disk::new(Layout::default());
     disk.fill();
-    for n in 0..8 {
-        disk.write(&format!("usr/much/{n}"), pattern(1 << 20, n + 100));
-    }
+    disk.much(12);
     let other = Disk::bare(Layout::default());
     disk.name_slots(&disk.node(1), &other.node(2));
-    let running = Running::start(disk.command(&["snapshot"]));
-    disk.wait_mounted(read_only);
+    let running = disk.halted(read_only);
     tool("mdconfig", &[&"-d", &"-o", &"force", &"-u", &other.name()]);
+    running.signal(Signal::SIGCONT);
     let run = running.wait();
     assert!(matches!(run.code, 1 | 5), "{run}");
     let left: Vec<_> = mounts().into_iter().filter(|m| m.point == disk.altroot()).collect();
@@ -239,11 +234,12 @@ fn the_medium_is_pulled_while_it_is_read_back() {
 
 fn gnop_is_destroyed_under_a_run() {
     let failing = Failing::new();
+    failing.disk.much(8);
     for read_only in [false, true] {
         failing.create(&[]);
-        let running = Running::start(failing.disk.command(&["snapshot"]));
-        failing.disk.wait_mounted(read_only);
+        let running = failing.disk.halted(read_only);
         tool("gnop", &[&"destroy", &"-f", &failing.nop()]);
+        running.signal(Signal::SIGCONT);
         let run = running.wait();
         assert!(matches!(run.code, 1 | 5), "{run}");
         failing.disk.assert_unmounted();

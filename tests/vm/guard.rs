@@ -194,6 +194,16 @@ fn a_mirror_over_either_slot() {
         let before = disk.hash(&format!("{}s2", disk.name()));
         disk.dualroot(&["snapshot"]).fails(6, MIRRORED);
         disk.dualroot(&["snapshot", "--force"]).fails(6, MIRRORED);
+        // Where the mirror took the slice, its partition is not there, and that is said.
+        let slot = disk.slot(2);
+        assert_eq!(slot["device"], disk.node(2).as_str());
+        if Path::new(&disk.node(2)).exists() {
+            assert_eq!(slot["state"], "valid");
+        } else {
+            assert_eq!(slot["state"], "unknown");
+            let why = slot["reason"].as_str().unwrap();
+            assert!(why.contains("/dev/mirror/vmgm"), "{why}");
+        }
         assert!(disk.hash(&format!("{}s2", disk.name())) == before, "slot 2 was written");
         drop(mirror);
         try_tool("gmirror", &[&"clear", &disk.part(2)]);

@@ -2,6 +2,7 @@
 //! programs that they run.
 
 use std::ffi::OsStr;
+use std::fmt::Write as _;
 use std::fs::{self, File};
 use std::io::Read;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
@@ -123,7 +124,7 @@ fn supervise(name: &str) -> bool {
         None => format!("hangs (more than {} s)", PATIENCE.as_secs()),
         Some(status) if !status.success() => {
             let line = said.lines().skip_while(|l| !l.contains("panicked at")).nth(1);
-            line.unwrap_or("no message").to_owned()
+            clip(line.unwrap_or("no message"))
         }
         Some(_) if !left.is_empty() => format!("left behind: {}", left.join(", ")),
         Some(_) => {
@@ -132,10 +133,36 @@ fn supervise(name: &str) -> bool {
         }
     };
     tell(name, "FAILED", begun, &verdict);
-    for line in said.lines() {
+    for line in tail(&said, REPORT_LINES).lines() {
         println!("    {line}");
     }
     false
+}
+
+/// The longest report of a failure, and the most of one stream of a program in it.
+const REPORT_LINES: usize = 60;
+const STREAM_LINES: usize = 15;
+
+/// The last lines of a text, and how many went before; long ones cut.
+fn tail(text: &str, most: usize) -> String {
+    let all: Vec<_> = text.lines().collect();
+    let left_out = all.len().saturating_sub(most);
+    let mut kept = String::new();
+    if left_out > 0 {
+        writeln!(kept, "({left_out} lines before)").unwrap();
+    }
+    for line in &all[left_out..] {
+        writeln!(kept, "{}", clip(line)).unwrap();
+    }
+    kept
+}
+
+fn clip(line: &str) -> String {
+    const WIDTH: usize = 300;
+    match line.char_indices().nth(WIDTH) {
+        Some((end, _)) => format!("{} …", &line[..end]),
+        None => line.to_owned(),
+    }
 }
 
 fn tell(name: &str, verdict: &str, begun: Instant, why: &str) {
@@ -223,7 +250,9 @@ pub struct Run {
 impl std::fmt::Display for Run {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let Self { code, stdout, stderr, command } = self;
-        write!(f, "{command}\nexit {code}\n--- stdout\n{stdout}--- stderr\n{stderr}---")
+        let [stdout, stderr] = [stdout, stderr].map(|text| tail(text, STREAM_LINES));
+        let last = stderr.lines().last().unwrap_or("nothing on stderr");
+        write!(f, "exit {code}, {last}\n{command}\n--- stderr\n{stderr}--- stdout\n{stdout}---")
     }
 }
 

@@ -6,8 +6,8 @@ use std::path::Path;
 
 use nix::sys::signal::Signal;
 
-use crate::disk::{Disk, Layout, Mounted, mounts, pattern};
-use crate::harness::{Holder, Run, Running, Test, tests, tool, try_tool, wait_until};
+use crate::disk::{Disk, Layout, Mounted, mounts};
+use crate::harness::{Holder, Run, Test, tests, tool, try_tool, wait_until};
 
 pub const TESTS: &[Test] = tests![
     the_first_seed,
@@ -79,18 +79,36 @@ fn mounted_read_only() {
     is_cleared(&disk);
 }
 
+/// glabel(8) puts the label on the slice where `a` begins with it, and who opens the slice for
+/// writing takes the BSD label's partitions away: `/dev/…s2a` is not there while this lasts.
 fn mounted_by_label() {
     let disk = disk();
     let label = "/dev/ufs/vmstale2";
-    wait_until("the label is there", || Path::new(label).exists());
     for words in [&[][..], &["-o", "ro"]] {
-        leave(words, label, &disk.altroot());
-        assert_eq!(mounts().last().unwrap().source, label);
-        shows(&disk, "valid");
-        disk.snapshot();
-        assert!(!mounts().iter().any(|m| m.source == label), "it is still mounted");
+        for args in [&["snapshot"][..], &["verify"], &["clean"]] {
+            wait_until("the label is there", || Path::new(label).exists());
+            leave(words, label, &disk.altroot());
+            assert_eq!(mounts().last().unwrap().source, label);
+            assert_eq!(Path::new(&disk.node(2)).exists(), !words.is_empty());
+            shows(&disk, "valid");
+            assert_eq!(disk.slot(2)["device"], disk.node(2).as_str());
+            disk.dualroot(args).exits(0);
+            assert!(!mounts().iter().any(|m| m.source == label), "it is still mounted");
+            assert!(Path::new(&disk.node(2)).exists(), "the partition is not back");
+            shows(&disk, "valid");
+        }
     }
     disk.assert_unmounted();
+    // Kept busy, it is named, and by force it goes.
+    wait_until("the label is there", || Path::new(label).exists());
+    leave(&[], label, &disk.altroot());
+    let holder = Holder::inside(&disk.altroot().join("etc"));
+    let words = format!("process {} (sleep)", holder.pid());
+    disk.dualroot(&["snapshot"]).fails(4, &words).says("hint: ");
+    disk.dualroot(&["snapshot", "--force"]).exits(0);
+    drop(holder);
+    shows(&disk, "valid");
+    disk.dualroot(&["verify"]).exits(0);
 }
 
 fn mounted_elsewhere_and_twice() {
@@ -182,22 +200,6 @@ fn a_foreign_mount_inside() {
 
 // ---- runs that do not end well --------------------------------------------------------------
 
-/// More to copy than can be done before the test has looked.
-fn much(disk: &Disk) {
-    for n in 0..12 {
-        disk.write(&format!("usr/much/{n}"), pattern(1 << 20, n + 100));
-    }
-}
-
-/// A run that stands still with the copy mounted, to be written or to be read.
-fn start(disk: &Disk, read_only: bool) -> Running {
-    let running = Running::start(disk.command(&["snapshot"]));
-    disk.wait_mounted(read_only);
-    running.halt();
-    assert_eq!(disk.alternate_mounts().len(), 1, "it was faster");
-    running
-}
-
 /// What a dead run left: not valid, told by `show`, and no obstacle for the next.
 #[track_caller]
 fn the_next_run_clears(disk: &Disk) {
@@ -212,8 +214,8 @@ fn the_next_run_clears(disk: &Disk) {
 
 fn left_by_a_killed_run() {
     let disk = disk();
-    much(&disk);
-    let running = start(&disk, false);
+    disk.much(12);
+    let running = disk.halted(false);
     assert_eq!(disk.state(), "writing");
     running.signal(Signal::SIGKILL);
     running.wait().exits(1009);
@@ -222,8 +224,8 @@ fn left_by_a_killed_run() {
 
 fn killed_while_it_verifies() {
     let disk = disk();
-    much(&disk);
-    let running = start(&disk, true);
+    disk.much(12);
+    let running = disk.halted(true);
     running.signal(Signal::SIGKILL);
     running.wait().exits(1009);
     the_next_run_clears(&disk);
@@ -231,11 +233,11 @@ fn killed_while_it_verifies() {
 
 fn ended_by_a_signal() {
     let disk = disk();
-    much(&disk);
+    disk.much(12);
     for (signal, read_only) in
         [(Signal::SIGINT, false), (Signal::SIGTERM, true), (Signal::SIGTERM, false)]
     {
-        let running = start(&disk, read_only);
+        let running = disk.halted(read_only);
         running.signal(signal);
         running.signal(Signal::SIGCONT);
         running.wait().exits(128 + signal as i32);
@@ -248,9 +250,9 @@ fn ended_by_a_signal() {
 /// An operator tears the copy from under a run (umount(8) -f).
 fn unmounted_by_force_under_a_run() {
     let disk = disk();
-    much(&disk);
+    disk.much(12);
     for read_only in [false, true] {
-        let running = start(&disk, read_only);
+        let running = disk.halted(read_only);
         Run::of(crate::harness::program("umount").arg("-f").arg(disk.altroot())).exits(0);
         running.signal(Signal::SIGCONT);
         let run = running.wait();
@@ -286,8 +288,8 @@ fn not_cleanly_unmounted() {
 
 fn two_runs_at_once() {
     let disk = disk();
-    much(&disk);
-    let first = start(&disk, false);
+    disk.much(12);
+    let first = disk.halted(false);
     let words = format!("process {} (dualroot snapshot)", first.pid());
     for args in [&["snapshot"][..], &["snapshot", "--force"], &["verify"], &["clean", "--force"]] {
         disk.dualroot(args).fails(4, &words);
