@@ -8,7 +8,8 @@ use crate::error::{Context, Error, Kind, Result};
 use crate::mounts::Mount;
 use crate::mounts::stale::{Obstacle, obstacles};
 use crate::slot::Pair;
-use crate::slot::discover::{Layout, View};
+use crate::slot::discover::Layout;
+use crate::slot::view::View;
 use crate::sys::Os;
 use crate::sys::tree::Dir;
 

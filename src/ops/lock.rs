@@ -7,7 +7,8 @@ use super::clear::{self, Swept};
 use super::{Session, observe};
 use crate::device::Id;
 use crate::error::{Error, Kind, Result};
-use crate::slot::discover::{Layout, View};
+use crate::slot::discover::Layout;
+use crate::slot::view::View;
 use crate::sys::{Lock, LockState, Os};
 
 /// Readers (`show`) hold the lock for as long as it takes to read a record.

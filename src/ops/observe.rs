@@ -9,8 +9,8 @@ use super::Session;
 use crate::device::{Class, Id};
 use crate::error::{Error, Kind, Result};
 use crate::slot::config::{self, Config};
-use crate::slot::discover::View;
 use crate::slot::fstab;
+use crate::slot::view::View;
 use crate::sys::Os;
 use crate::table::{self, Scheme, bsd, superblock};
 

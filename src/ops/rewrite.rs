@@ -8,8 +8,9 @@ use nix::errno::Errno;
 
 use crate::device::Id;
 use crate::error::{Context, Result};
-use crate::slot::discover::{Layout, View};
+use crate::slot::discover::Layout;
 use crate::slot::names::Names;
+use crate::slot::view::View;
 use crate::slot::{fstab, loader};
 use crate::sys::Os;
 use crate::sys::tree::{Dir, Kind};

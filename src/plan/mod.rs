@@ -8,7 +8,8 @@ use std::path::PathBuf;
 use crate::mounts::Mount;
 use crate::mounts::stale::Obstacle;
 use crate::slot::Part;
-use crate::slot::discover::{Layout, View};
+use crate::slot::discover::Layout;
+use crate::slot::view::View;
 use crate::sys::Format;
 use consistency::Consistency;
 

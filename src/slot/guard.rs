@@ -1,7 +1,8 @@
 //! What must be true before a target is written. Pure; asked again with the target open.
 
 use super::Part;
-use super::discover::{Layout, View};
+use super::discover::Layout;
+use super::view::View;
 use crate::device::{Class, Id};
 use crate::error::{Error, Kind, Result};
 use crate::sys::FsType;

@@ -6,6 +6,7 @@ pub mod fstab;
 pub mod guard;
 pub mod loader;
 pub mod names;
+pub mod view;
 
 use std::path::PathBuf;
 

@@ -1,8 +1,12 @@
 //! Discovery on hand-made views.
 
+use std::path::{Path, PathBuf};
+
 use super::*;
+use crate::device::{Class, Lower, Provider};
 use crate::error::Kind;
-use crate::table::superblock::FileSystem;
+use crate::slot::fstab;
+use crate::table::superblock::{FileSystem, Superblock};
 
 const MB: u64 = 1 << 20;
 
