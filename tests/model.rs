@@ -179,7 +179,7 @@ fn base() -> Base {
 // ---- runs ---------------------------------------------------------------------------------------
 
 fn session(machine: &Machine) -> Session {
-    Session { root: "/".into(), config: None, monitor: machine.monitor() }
+    Session { root: "/".into(), config: None, media: None, monitor: machine.monitor() }
 }
 
 fn run(machine: &Machine) -> Result<Report, Error> {

@@ -16,6 +16,10 @@ pub struct Args {
     /// Configuration file [default: /etc/dualroot.conf]
     #[arg(short, long, global = true, value_name = "FILE")]
     pub config: Option<PathBuf>,
+    /// The medium of the alternate slot: a device, or one of internal, external,
+    /// usb, usb0, usb1, compact-flash, removable-compact-flash, hard-disk
+    #[arg(long, global = true, value_name = "MEDIUM")]
+    pub media: Option<String>,
     /// Say more; twice for all
     #[arg(short, long, global = true, action = ArgAction::Count)]
     pub verbose: u8,

@@ -42,6 +42,7 @@ pub fn main() -> ExitCode {
         let session = Session {
             root: absolute(&args.root)?,
             config: args.config.as_ref().map(absolute).transpose()?,
+            media: args.media.clone(),
             monitor: Monitor::new(signal),
         };
         dispatch(&args, &session)

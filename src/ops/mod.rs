@@ -25,6 +25,8 @@ pub struct Session {
     pub root: PathBuf,
     /// The configuration file, where the user named one.
     pub config: Option<PathBuf>,
+    /// The medium of the alternate slot, where the user named one: a device or one of Junos's words.
+    pub media: Option<String>,
     /// Progress and signals.
     pub monitor: Monitor,
 }

@@ -10,6 +10,7 @@ use crate::device::{Class, Id};
 use crate::error::{Error, Kind, Result};
 use crate::slot::config::{self, Config};
 use crate::slot::fstab;
+use crate::slot::media::WORDS;
 use crate::slot::view::View;
 use crate::sys::Os;
 use crate::table::{self, Scheme, bsd, superblock};
@@ -42,6 +43,10 @@ pub fn view<O: Os>(os: &O, session: &Session) -> Result<View> {
     };
     resolve_paths(os, &mut view);
     read_media(os, &mut view);
+    if let Some(word) = &session.media {
+        let usb = if WORDS.contains(&word.as_str()) { os.usb_disks()? } else { Vec::new() };
+        view.medium = Some(view.find_medium(word, &usb)?);
+    }
     Ok(view)
 }
 

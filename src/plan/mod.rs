@@ -1,6 +1,8 @@
 //! A run as a list of steps, each with a sentence: what `-n` prints and the log repeats. Pure.
 
 pub mod consistency;
+pub mod partition;
+pub mod size;
 
 use std::fmt;
 use std::path::PathBuf;

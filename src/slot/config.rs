@@ -3,11 +3,15 @@
 //! ```toml
 //! product = "JUNOS"                          # instead of os-release's name
 //! file_system_snapshots = false              # copy a live UFS without a snapshot of it
+//! [media]
+//! usb = "da1"                                # what --media usb means here
 //! [root]
 //! slots = ["/dev/da0s1a", "/dev/da0s2a"]     # slot 1, slot 2
 //! [config]
 //! slots = ["/dev/da0s4d", "/dev/da0s4e"]     # the same on both slots
 //! ```
+
+use std::collections::BTreeMap;
 
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer};
@@ -26,6 +30,9 @@ pub struct Config {
     /// Whether a source that is in use is copied from a snapshot, where one can be taken; by
     /// default it is.
     pub file_system_snapshots: Option<bool>,
+    /// Devices by Junos's words for media: `usb = "da1"`.
+    #[serde(default)]
+    pub media: BTreeMap<String, String>,
     /// The two root devices.
     #[serde(default)]
     pub root: Slots,

@@ -10,6 +10,7 @@ use super::{Pair, Part, Slot};
 use crate::device::Id;
 use crate::error::{Error, Result};
 use crate::mounts::Mount;
+use crate::table::drawing::Role;
 use crate::table::{Entry, Scheme, Table};
 
 /// What belongs together.
@@ -77,12 +78,19 @@ impl View {
     }
 
     fn alternate_root(&self, source: Id) -> Result<Id> {
-        let mut looked = Vec::new();
-        if let Some(id) = self.named_in_config(&self.config.root, "root", source, &mut looked)? {
-            return Ok(id);
+        if let Some(medium) = self.elsewhere() {
+            return self.root_elsewhere(medium);
         }
-        if let Some(id) = self.named_in_fstab(Part::Root, source, &mut looked)? {
-            return Ok(id);
+        let mut looked = Vec::new();
+        // Who names the running medium means the other slot there.
+        if self.medium.is_none() {
+            let section = &self.config.root;
+            if let Some(id) = self.named_in_config(section, "root", source, &mut looked)? {
+                return Ok(id);
+            }
+            if let Some(id) = self.named_in_fstab(Part::Root, source, &mut looked)? {
+                return Ok(id);
+            }
         }
         if let Some(id) = self.sibling_root(source, &mut looked) {
             return Ok(id);
@@ -289,14 +297,18 @@ impl View {
         // Part of the root, or a memory disk: nothing of its own to copy.
         let Some(source) = source.filter(|s| *s != root) else { return Ok((None, None)) };
         let mut looked = Vec::new();
-        let mut target =
-            self.named_in_config(&self.config.config, "config", source, &mut looked)?;
-        if target.is_none() {
-            target = self.named_in_fstab(Part::Config, source, &mut looked)?;
+        let mut target = None;
+        if self.medium.is_none() {
+            target = self.named_in_config(&self.config.config, "config", source, &mut looked)?;
+            if target.is_none() {
+                target = self.named_in_fstab(Part::Config, source, &mut looked)?;
+            }
         }
-        let target = target
-            .or_else(|| self.sibling_config(source))
-            .filter(|t| ![root, alternate, source].contains(t));
+        let beside = || match self.elsewhere() {
+            Some(medium) => self.role_on(medium, Role::Config),
+            None => self.sibling_config(source),
+        };
+        let target = target.or_else(beside).filter(|t| ![root, alternate, source].contains(t));
         let Some(target) = target else { return Ok((None, Some(source))) };
         let fs = mount.map(|m| m.fs.clone()).or_else(|| entry.map(|e| e.fs.clone()));
         let pair = Pair {

@@ -2,9 +2,11 @@
 
 pub mod config;
 pub mod discover;
+mod elsewhere;
 pub mod fstab;
 pub mod guard;
 pub mod loader;
+pub mod media;
 pub mod names;
 pub mod view;
 

@@ -26,6 +26,8 @@ pub struct View {
     pub swaps: Vec<PathBuf>,
     /// The entries of `root`'s fstab.
     pub fstab: Vec<fstab::Entry>,
+    /// The medium that `--media` names: the alternate slot is looked for there.
+    pub medium: Option<Id>,
     /// The configuration.
     pub config: Config,
     /// The file that it came from, for messages.
@@ -59,7 +61,7 @@ impl View {
     }
 
     /// The provider of a mount as the system tells it, without what media say of themselves.
-    fn mounted(&self, mount: &Mount) -> Option<Id> {
+    pub(super) fn mounted(&self, mount: &Mount) -> Option<Id> {
         let found = match mount.number {
             Some(number) => self.devices.by_number(number),
             // GEOM has no two nodes of a name, whatever else bears the label (a clone of the
@@ -131,10 +133,6 @@ impl View {
         let names = users.map(|u| self.node(u)).collect::<Vec<_>>().join(", ");
         let by = if names.is_empty() { names } else { format!(" by {names}") };
         Some(format!("it is not there while {} is open for writing{by}", self.node(slice)))
-    }
-
-    fn running_medium(&self) -> Option<Id> {
-        self.devices.medium(self.mounted(self.mount_at(&self.root)?)?)
     }
 
     /// Every provider that bears a name: a node, a label, a UUID.

@@ -1,6 +1,7 @@
 //! The only place that starts programs: absolute path, no shell, empty environment, no input.
 
 use std::ffi::OsStr;
+use std::io::Write;
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -27,6 +28,11 @@ const COMPLAINT_MAX: usize = 1024;
 /// None of the candidates exists, it cannot be started, or it does not exit with 0: the error then
 /// holds the end of what it said.
 pub fn run<S: AsRef<OsStr>>(candidates: &[&str], args: &[S]) -> Result<Output> {
+    run_with(candidates, args, &[])
+}
+
+/// The same, with `input` on the program's standard input, which it must read.
+pub fn run_with<S: AsRef<OsStr>>(candidates: &[&str], args: &[S], input: &[u8]) -> Result<Output> {
     let name = candidates.first().and_then(|c| Path::new(c).file_name()).unwrap_or_default();
     let operation = format!("running {}", name.to_string_lossy());
     let Some(program) = candidates.iter().find(|c| c.starts_with('/') && Path::new(c).exists())
@@ -40,16 +46,21 @@ pub fn run<S: AsRef<OsStr>>(candidates: &[&str], args: &[S]) -> Result<Output> {
     #[allow(clippy::disallowed_methods)] // this is the one place
     let mut command = Command::new(program);
     super::platform::end_with_us(&mut command);
-    let output = command
+    command
         .args(args)
         .env_clear()
         .env("PATH", "/sbin:/bin:/usr/sbin:/usr/bin")
         .env("LC_ALL", "C")
         .current_dir("/")
-        .stdin(Stdio::null())
-        .output()
-        .doing(&operation)?;
+        .stdin(if input.is_empty() { Stdio::null() } else { Stdio::piped() })
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    let mut child = command.spawn().doing(&operation)?;
+    // Short enough for the pipe: no program that we run writes before it has read.
+    let given = child.stdin.take().map_or(Ok(()), |mut stdin| stdin.write_all(input));
+    let output = child.wait_with_output().doing(&operation)?;
     if output.status.success() {
+        given.doing(&operation)?;
         return Ok(Output { stdout: output.stdout });
     }
     let complaint = if output.stderr.is_empty() { &output.stdout } else { &output.stderr };

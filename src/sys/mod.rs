@@ -24,6 +24,7 @@ use std::path::{Path, PathBuf};
 use crate::device::Devices;
 use crate::error::Result;
 use crate::mounts::Mount;
+use crate::table::drawing::Drawing;
 use tree::Dir;
 
 /// The file systems that can be made as a copy of their own kind.
@@ -129,6 +130,8 @@ pub enum Snapshots {
 pub trait Claim {
     /// The provider's kernel name as the open handle tells it, never the name it was opened by.
     fn provider(&self) -> Result<String>;
+    /// Bytes of the device.
+    fn size(&self) -> Result<u64>;
     /// Writes zeros over `[offset, offset + length)`.
     fn wipe(&mut self, offset: u64, length: u64) -> Result<()>;
     /// Flushes to the medium: file data, and the device's own cache.
@@ -148,6 +151,8 @@ pub trait Os: Sync {
     fn mounts(&self) -> Result<Vec<Mount>>;
     /// The storage stack.
     fn devices(&self) -> Result<Devices>;
+    /// Kernel names of the disks on USB, in the order in which they were found.
+    fn usb_disks(&self) -> Result<Vec<String>>;
     /// Nodes that the system pages or dumps to.
     fn swaps(&self) -> Result<Vec<PathBuf>>;
     /// A path with every symbolic link resolved.
@@ -171,6 +176,11 @@ pub trait Os: Sync {
     fn unmount(&self, mount: &Mount, force: bool) -> Result<()>;
     /// Drops every cached block of the device, so that the next read comes from the medium.
     fn drop_cache(&self, device: &Path) -> Result<()>;
+    /// Puts a partition table on a medium that nobody uses, whatever was on it, and makes the
+    /// kernel read it.
+    fn partition(&self, medium: &Path, drawing: &Drawing) -> Result<()>;
+    /// Puts boot code, out of `root`'s `/boot`, on a medium with this table, and marks what boots.
+    fn make_bootable(&self, medium: &Path, drawing: &Drawing, root: &Path) -> Result<()>;
     /// Which snapshots this system can take.
     fn snapshots(&self) -> Result<Snapshots>;
     /// Takes a snapshot of the file system that `file` is to lie in, and returns a read-only device

@@ -5,6 +5,7 @@
 //! the measure, because the entries have to be the ones that have device nodes on FreeBSD.
 
 pub mod bsd;
+pub mod drawing;
 pub mod gpt;
 pub mod mbr;
 pub mod superblock;

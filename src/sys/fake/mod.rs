@@ -6,7 +6,7 @@
 //! something can be made to go wrong ([`Machine::inject`]), and after any of them the power can go
 //! ([`Machine::lose_power`]).
 //!
-//! What it leaves out: bytes of partitions beyond their beginning (there are objects instead),
+//! What it leaves out: the making of partition tables, bytes of partitions beyond their beginning (there are objects instead),
 //! access times moved by reading, and time itself, which only [`World::edit`] and a loss of power
 //! move. So a finished run leaves the same state whatever its threads did, and [`When::Call`] means
 //! the same operation in every run; only the order between threads, and with it [`When::Number`],

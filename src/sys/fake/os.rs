@@ -18,6 +18,7 @@ use crate::error::{Context, Error, Kind as ErrorKind, Result};
 use crate::mounts::Mount;
 use crate::sys::tree::Kind;
 use crate::sys::{self, Access, Format, Holder, Os, Snapshots, Usage};
+use crate::table::drawing::Drawing;
 
 /// `EBUSY` is somebody else's doing.
 fn busy<T>(result: Result<T>) -> Result<T> {
@@ -68,6 +69,10 @@ impl Os for Machine {
 
     fn devices(&self) -> Result<Devices> {
         self.ask("os.devices", "reading the devices", |w| w.devices.clone())
+    }
+
+    fn usb_disks(&self) -> Result<Vec<String>> {
+        self.ask("os.usb_disks", "asking for disks on USB", |w| w.usb_disks.clone())
     }
 
     fn swaps(&self) -> Result<Vec<PathBuf>> {
@@ -176,6 +181,14 @@ impl Os for Machine {
             Ok(())
         });
         busy(dropped.doing_to("dropping the cache of", device))
+    }
+
+    fn partition(&self, medium: &Path, _drawing: &Drawing) -> Result<()> {
+        Err(Error::refused("this machine's disks keep their tables").path(medium))
+    }
+
+    fn make_bootable(&self, medium: &Path, _drawing: &Drawing, _root: &Path) -> Result<()> {
+        Err(Error::refused("this machine boots nothing").path(medium))
     }
 
     fn snapshots(&self) -> Result<Snapshots> {
@@ -326,6 +339,11 @@ impl sys::Claim for FakeClaim {
             Ok(world.devices.get(id).name.clone())
         })?;
         Ok(name)
+    }
+
+    fn size(&self) -> Result<u64> {
+        let volume = self.volume;
+        self.with("claim.size", "asking the size of", |world| Ok(world.volumes[volume].size))
     }
 
     fn wipe(&mut self, offset: u64, length: u64) -> Result<()> {

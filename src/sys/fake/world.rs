@@ -57,6 +57,8 @@ pub(super) struct Node {
 pub struct World {
     /// The storage stack. Providers added over a slice read that slice's bytes.
     pub devices: Devices,
+    /// Disks on USB.
+    pub usb_disks: Vec<String>,
     /// What it pages or dumps to.
     pub swaps: Vec<PathBuf>,
     /// Why the system forbids all work.
@@ -94,6 +96,7 @@ impl World {
     pub(super) fn new(run_dir: PathBuf) -> Self {
         Self {
             devices: Devices::default(),
+            usb_disks: Vec::new(),
             swaps: Vec::new(),
             forbids: None,
             packages: None,

@@ -33,6 +33,26 @@ pub(super) fn devices() -> Result<Devices> {
     geom::parse(&confxml()?)
 }
 
+/// The disks behind umass(4), out of `camcontrol devlist -v` (camcontrol(8)):
+///
+/// ```text
+/// scbus2 on umass-sim0 bus 0:
+/// <Generic Flash Disk 8.07>          at scbus2 target 0 lun 0 (pass1,da0)
+/// ```
+pub(super) fn on_usb(list: &str) -> Vec<String> {
+    let mut usb = false;
+    let mut names = Vec::new();
+    for line in list.lines() {
+        if let Some((_, bus)) = line.split_once(" on ").filter(|_| line.starts_with("scbus")) {
+            usb = bus.starts_with("umass-sim");
+        } else if usb && let Some((_, peripherals)) = line.rsplit_once('(') {
+            let all = peripherals.trim_end_matches(')').split(',');
+            names.extend(all.filter(|name| name.starts_with("da")).map(str::to_owned));
+        }
+    }
+    names
+}
+
 /// Swap devices (`vm.swap_info`, swapctl(8)) and where the kernel dumps to
 /// (`kern.shutdown.dumpdevname`, dumpon(8)). A swap file has no node: its mount is busy.
 pub(super) fn swaps() -> Result<Vec<PathBuf>> {
@@ -200,6 +220,10 @@ impl sys::Claim for Claimed {
         Ok(String::from_utf8_lossy(sysctl::text_at(&name, 0, name.len())).into_owned())
     }
 
+    fn size(&self) -> Result<u64> {
+        size(&self.file).doing_to("asking the size of", &self.device)
+    }
+
     fn wipe(&mut self, offset: u64, length: u64) -> Result<()> {
         if !offset.is_multiple_of(self.sector) || !length.is_multiple_of(self.sector) {
             let cause = format!("{length} bytes are not whole sectors of {}", self.sector);
@@ -242,5 +266,26 @@ pub(super) fn drop_cache(device: &Path) -> Result<()> {
         Ok(file) => flush_cache(&file).doing_to("flushing", device),
         Err(e) if e.errno == Some(libc::EROFS) => Ok(()),
         Err(e) => Err(e),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn disks_on_usb_are_told_from_others() {
+        let list = "scbus0 on ahcich0 bus 0:
+<QEMU HARDDISK 2.5+>               at scbus0 target 0 lun 0 (pass0,ada0)
+<>                                 at scbus0 target -1 lun ffffffff ()
+scbus2 on umass-sim0 bus 0:
+<Generic Flash Disk 8.07>          at scbus2 target 0 lun 0 (pass1,da0)
+<Generic Flash Disk 8.07>          at scbus2 target 0 lun 1 (da1,pass2)
+scbus3 on vtscsi0 bus 0:
+<QEMU QEMU HARDDISK 2.5+>          at scbus3 target 0 lun 0 (pass3,da2)
+scbus-1 on xpt0 bus 0:
+<>                                 at scbus-1 target -1 lun ffffffff (xpt0)
+";
+        assert_eq!(on_usb(list), ["da0", "da1"]);
     }
 }

@@ -2,6 +2,7 @@
 
 mod device;
 pub(super) mod extattr;
+mod gpart;
 mod md;
 mod mount;
 mod process;
@@ -20,6 +21,7 @@ use super::{Access, Format, Holder, Os, Snapshots, Usage, command, unix};
 use crate::device::Devices;
 use crate::error::{Context, Result};
 use crate::mounts::Mount;
+use crate::table::drawing::Drawing;
 use unix::FdDir;
 
 /// `G_F_FOOTSHOOTING` of geom(4)'s `kern.geom.debugflags`: whole disks can then be written to
@@ -54,6 +56,11 @@ impl Os for Native {
 
     fn devices(&self) -> Result<Devices> {
         device::devices()
+    }
+
+    fn usb_disks(&self) -> Result<Vec<String>> {
+        let output = command::run(&["/sbin/camcontrol"], &["devlist", "-v"])?;
+        Ok(device::on_usb(&String::from_utf8_lossy(&output.stdout)))
     }
 
     fn swaps(&self) -> Result<Vec<PathBuf>> {
@@ -94,6 +101,14 @@ impl Os for Native {
 
     fn drop_cache(&self, device: &Path) -> Result<()> {
         device::drop_cache(device)
+    }
+
+    fn partition(&self, medium: &Path, drawing: &Drawing) -> Result<()> {
+        gpart::partition(medium, drawing)
+    }
+
+    fn make_bootable(&self, medium: &Path, drawing: &Drawing, root: &Path) -> Result<()> {
+        gpart::make_bootable(medium, drawing, root)
     }
 
     fn snapshots(&self) -> Result<Snapshots> {

@@ -95,6 +95,23 @@ pub(super) fn devices() -> Result<Devices> {
     Ok(devices)
 }
 
+/// Disks whose place in the device tree is below a USB port.
+pub(super) fn usb_disks() -> Result<Vec<String>> {
+    let block = Path::new("/sys/block");
+    let mut names = Vec::new();
+    for entry in fs::read_dir(block).doing_to("reading", block)? {
+        let path = entry.doing_to("reading", block)?.path();
+        let place = fs::canonicalize(&path).unwrap_or_default();
+        if place.components().any(|c| c.as_os_str().to_string_lossy().starts_with("usb"))
+            && let Some(name) = path.file_name()
+        {
+            names.push(name.to_string_lossy().into_owned());
+        }
+    }
+    names.sort();
+    Ok(names)
+}
+
 fn add_disk(dir: &Path, devices: &mut Devices, known: &mut Known) {
     let below = &mut known.below;
     let Some(name) = dir.file_name().map(|n| n.to_string_lossy().into_owned()) else { return };
@@ -207,6 +224,11 @@ impl sys::Claim for Claimed {
         let node = format!("/sys/dev/block/{}:{}", libc::major(rdev), libc::minor(rdev));
         let link = fs::read_link(&node).doing_to("reading", &node)?;
         Ok(link.file_name().unwrap_or_default().to_string_lossy().into_owned())
+    }
+
+    fn size(&self) -> Result<u64> {
+        // lseek(2) to the end of a block device tells its size.
+        (&self.file).seek(SeekFrom::End(0)).doing_to("asking the size of", &self.device)
     }
 
     fn wipe(&mut self, offset: u64, length: u64) -> Result<()> {

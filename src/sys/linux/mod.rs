@@ -5,6 +5,7 @@ pub(super) mod extattr;
 mod mount;
 mod process;
 mod scratch;
+mod sfdisk;
 pub(super) mod tree;
 
 pub(super) use process::end_with_us;
@@ -17,6 +18,7 @@ use super::{Access, Format, FsType, Holder, Os, Snapshots, Usage, command, unix}
 use crate::device::Devices;
 use crate::error::{Context, Error, Result};
 use crate::mounts::Mount;
+use crate::table::drawing::Drawing;
 use unix::FdDir;
 
 /// The running Linux.
@@ -37,6 +39,10 @@ impl Os for Native {
 
     fn devices(&self) -> Result<Devices> {
         device::devices()
+    }
+
+    fn usb_disks(&self) -> Result<Vec<String>> {
+        device::usb_disks()
     }
 
     fn swaps(&self) -> Result<Vec<PathBuf>> {
@@ -119,6 +125,14 @@ impl Os for Native {
 
     fn drop_cache(&self, device: &Path) -> Result<()> {
         device::drop_cache(device)
+    }
+
+    fn partition(&self, medium: &Path, drawing: &Drawing) -> Result<()> {
+        sfdisk::partition(medium, drawing)
+    }
+
+    fn make_bootable(&self, medium: &Path, drawing: &Drawing, _root: &Path) -> Result<()> {
+        sfdisk::make_bootable(medium, drawing)
     }
 
     fn snapshots(&self) -> Result<Snapshots> {

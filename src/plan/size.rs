@@ -1,0 +1,87 @@
+//! Sizes as users write them.
+
+use std::str::FromStr;
+
+use crate::table::drawing::MIB;
+
+/// A size on the command line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Size {
+    /// So many bytes.
+    Bytes(u64),
+    /// So many hundredths of the medium.
+    Percent(u8),
+}
+
+impl Size {
+    /// Bytes on a medium of `medium` bytes, in whole MiB: rounded up where it was said in units, so
+    /// that what was asked for is there, and down where it is a share.
+    ///
+    /// Returns `None` where it is more than can be counted.
+    pub fn on(self, medium: u64) -> Option<u64> {
+        match self {
+            Self::Bytes(bytes) => bytes.checked_next_multiple_of(MIB),
+            Self::Percent(share) => {
+                let bytes = u128::from(medium) * u128::from(share) / 100;
+                u64::try_from(bytes).ok().map(|bytes| bytes - bytes % MIB)
+            }
+        }
+    }
+}
+
+/// `512` is MB, as in Junos; a unit (`k`, `m`, `g`, `t`, powers of 1024, either case) or `%` says
+/// otherwise.
+impl FromStr for Size {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let wrong = || "a number of MB, with k, m, g, t or % behind it".to_owned();
+        let digits = text.bytes().take_while(u8::is_ascii_digit).count();
+        let (number, unit) = text.split_at(digits);
+        let number: u64 = number.parse().map_err(|_| wrong())?;
+        let shift = match unit {
+            "%" => {
+                let share = u8::try_from(number).ok().filter(|share| *share <= 100);
+                return share.map(Self::Percent).ok_or_else(|| "at most 100%".to_owned());
+            }
+            "k" | "K" => 10,
+            "" | "m" | "M" => 20,
+            "g" | "G" => 30,
+            "t" | "T" => 40,
+            _ => return Err(wrong()),
+        };
+        let bytes = number.checked_mul(1 << shift);
+        bytes.map(Self::Bytes).ok_or_else(|| "no medium is so large".to_owned())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn units() {
+        for (text, bytes) in [
+            ("512", 512 * MIB),
+            ("512m", 512 * MIB),
+            ("2g", 2048 * MIB),
+            ("1T", 1 << 40),
+            ("2048K", 2 * MIB),
+            ("0", 0),
+        ] {
+            assert_eq!(text.parse(), Ok(Size::Bytes(bytes)), "{text}");
+        }
+        assert_eq!("30%".parse(), Ok(Size::Percent(30)));
+        for text in ["", "m", "-1", "1.5g", "10 m", "101%", "1e3", "99999999999t", "5mb", "300%"] {
+            assert!(text.parse::<Size>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn whole_megabytes() {
+        assert_eq!(Size::Bytes(1).on(0), Some(MIB));
+        assert_eq!(Size::Bytes(u64::MAX).on(0), None);
+        assert_eq!(Size::Percent(10).on(105 * MIB), Some(10 * MIB));
+        assert_eq!(Size::Percent(100).on(u64::MAX), Some(u64::MAX - (MIB - 1)));
+    }
+}

@@ -1,0 +1,78 @@
+//! What lies where on a medium that the system does not run from. Pure.
+//!
+//! Nobody has mounted it, and its own fstab is not believed: what a partition is for is told by its
+//! place, as on EX, or by its name in a GPT, both as `snapshot --partition` makes them.
+
+use super::view::View;
+use crate::device::Id;
+use crate::error::{Error, Result};
+use crate::table::drawing::Role;
+use crate::table::{Entry, Scheme};
+
+impl View {
+    /// The medium that `--media` names, where it is another one than the running.
+    pub fn elsewhere(&self) -> Option<Id> {
+        self.medium.filter(|medium| Some(*medium) != self.running_medium())
+    }
+
+    /// The root that is to be filled.
+    ///
+    /// # Errors
+    /// Refused: there is no table, or no partition that could be one.
+    pub(super) fn root_elsewhere(&self, medium: Id) -> Result<Id> {
+        let refuse = |why: &str| {
+            Err(Error::refused(format!("no alternate slot on {}: {why}", self.node(medium)))
+                .hint("--partition makes the partitions anew, and all that is on it is lost"))
+        };
+        if !self.tables.contains_key(&medium) {
+            return refuse(self.faults.get(&medium).map_or("no partition table", String::as_str));
+        }
+        match self.role_on(medium, Role::Root) {
+            Some(id) => Ok(id),
+            None => refuse("no partition for a root"),
+        }
+    }
+
+    /// The partition of a medium for this.
+    pub fn role_on(&self, medium: Id, role: Role) -> Option<Id> {
+        let table = self.tables.get(&medium)?;
+        if table.scheme == Scheme::Gpt {
+            let named = |e: &&Entry| e.label.as_ref().is_some_and(|l| l.ends_with(role.label()));
+            let first = |e: &&Entry| {
+                role == Role::Root && ["freebsd-ufs", "linux-data"].contains(&e.kind.as_str())
+            };
+            let entry =
+                table.entries.iter().find(named).or_else(|| table.entries.iter().find(first))?;
+            return self.partition(medium, entry.index);
+        }
+        // Slice and, where that has a BSD label, letter.
+        let (slice, letter) = match role {
+            Role::Root => (1, 1),
+            Role::AltRoot => (2, 1),
+            Role::Swap => (3, 2),
+            Role::Var => (3, 5),
+            Role::Data => (3, 6),
+            Role::Config => (4, 4),
+            Role::AltConfig => (4, 5),
+            Role::Boot | Role::Efi => return None,
+        };
+        let there = self.partition(medium, slice)?;
+        if self.tables.contains_key(&there) {
+            let found = self.partition(there, letter)?;
+            let twin = |letter| self.partition(there, letter).map(|id| self.devices.get(id).size);
+            // NanoBSD has its data in the fourth slice: configs are two of one size.
+            return (slice != 4 || twin(4) == twin(5)).then_some(found);
+        }
+        match role {
+            Role::Root | Role::AltRoot => Some(there),
+            // Without labels a slice holds one thing: the configs are two of one size.
+            Role::Config | Role::AltConfig => {
+                let pair = [3, 4].map(|index| self.partition(medium, index));
+                let sizes = pair.map(|id| id.map(|id| self.devices.get(id).size));
+                (sizes[0].is_some() && sizes[0] == sizes[1])
+                    .then_some(pair[usize::from(role == Role::AltConfig)])?
+            }
+            _ => None,
+        }
+    }
+}
