@@ -127,6 +127,7 @@ fn kind(code: u8) -> String {
 pub(super) mod tests {
     use proptest::prelude::*;
 
+    #[cfg(target_os = "linux")]
     use super::super::tests::{image, tool};
     use super::*;
 
@@ -179,6 +180,7 @@ pub(super) mod tests {
     }
 
     #[test]
+    #[cfg(target_os = "linux")]
     fn a_label_of_fdisk_is_read_once_it_has_enough_partitions() {
         let file = image(16 * MB);
         let path = file.path().to_str().unwrap();

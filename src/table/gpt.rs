@@ -215,7 +215,9 @@ mod tests {
     use gptman::GPT;
     use proptest::prelude::*;
 
-    use super::super::tests::{Device, image, read_image, tool};
+    use super::super::tests::Device;
+    #[cfg(target_os = "linux")]
+    use super::super::tests::{image, read_image, tool};
     use super::*;
 
     const MB: u64 = 1 << 20;
@@ -275,6 +277,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg(target_os = "linux")]
     fn entries_of_sfdisk_are_read() {
         let file = image(64 * MB);
         let script = "label: gpt\nlabel-id: 8E4A3C2B-0001-4002-8003-0123456789AB\n\

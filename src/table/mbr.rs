@@ -130,6 +130,7 @@ fn kind(code: u8) -> String {
 mod tests {
     use proptest::prelude::*;
 
+    #[cfg(target_os = "linux")]
     use super::super::tests::{image, read_image, tool};
     use super::*;
 
@@ -150,6 +151,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg(target_os = "linux")]
     fn slices_of_sfdisk_are_read() {
         let file = image(64 * MB);
         let script = "label: dos\nlabel-id: 0xdeadbeef\n\

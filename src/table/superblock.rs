@@ -259,15 +259,19 @@ fn uuid(bytes: [u8; 16]) -> String {
 
 #[cfg(test)]
 mod tests {
+    #[cfg(target_os = "linux")]
     use std::io::Read;
 
     use proptest::prelude::*;
 
+    #[cfg(target_os = "linux")]
     use super::super::tests::{image, tool};
     use super::*;
 
+    #[cfg(target_os = "linux")]
     const MB: u64 = 1 << 20;
 
+    #[cfg(target_os = "linux")]
     fn window(file: &tempfile::NamedTempFile) -> Vec<u8> {
         let mut bytes = Vec::new();
         file.reopen().unwrap().take(WINDOW as u64).read_to_end(&mut bytes).unwrap();
@@ -335,6 +339,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg(target_os = "linux")]
     fn makefs_puts_its_superblock_where_nothing_boots_from() {
         let directory = tempfile::tempdir().unwrap();
         std::fs::create_dir(directory.path().join("tree")).unwrap();
@@ -358,6 +363,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg(target_os = "linux")]
     fn ext4_is_read_and_wiped() {
         let file = image(64 * MB);
         let path = file.path().to_str().unwrap();
@@ -375,6 +381,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg(target_os = "linux")]
     fn ext4_in_need_of_its_journal_is_not_clean() {
         let file = image(16 * MB);
         tool("mkfs.ext4", &["-q", file.path().to_str().unwrap()], "");
@@ -385,6 +392,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg(target_os = "linux")]
     fn xfs_is_read_and_wiped() {
         let file = image(512 * MB);
         let path = file.path().to_str().unwrap();
@@ -402,6 +410,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg(target_os = "linux")]
     fn makers_of_linux_clear_a_ufs2_and_newfs_leaves_theirs() {
         for (maker, options) in [("mkfs.ext4", ["-q", "-F"]), ("mkfs.xfs", ["-q", "-f"])] {
             let file = image(512 * MB);
