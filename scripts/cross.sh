@@ -1,22 +1,25 @@
 #!/bin/sh
 # FreeBSD/amd64 binaries, made on Linux. Prints the path of each, the program's first.
 #
-#   scripts/cross.sh [--sysroot DIR] [--test NAME]...
+#   scripts/cross.sh [--sysroot DIR] [--test NAME]... [--unit]
 #
 #   --sysroot DIR  links with clang and lld against DIR, a FreeBSD's / (its lib and usr/lib with the
 #                  crt files): for any release, and what it makes runs on that release and later
 #                  ones. Without it zig links, which brings its own libraries for FreeBSD 14.
 #   --test NAME    builds the test program tests/NAME too
+#   --unit         builds the program of the unit tests too, the last one printed
 set -eu
 here=$(cd "$(dirname "$0")/.." && pwd)
 . "$here/scripts/common.sh"
 
 sysroot=
 tests=
+unit=false
 while [ $# -gt 0 ]; do
     case $1 in
     --sysroot) sysroot=${2:?--sysroot takes a directory}; shift ;;
     --test) tests="$tests --test ${2:?--test takes a name}"; shift ;;
+    --unit) unit=true ;;
     *) die "no option $1" ;;
     esac
     shift
@@ -88,6 +91,8 @@ built=$(executables build --release --bins)
 # shellcheck disable=SC2086 # several words
 [ -z "$tests" ] || built="$built
 $(executables test --no-run $tests | grep /deps/)"
+! $unit || built="$built
+$(executables test --no-run --lib | grep /deps/)"
 printf '%s\n' "$built" | while read -r path; do
     [ -x "$path" ] || die "cargo built no $path"
     printf '%s\n' "$path"

@@ -7,7 +7,7 @@
 #                  what vm/fetch.sh put into vm/images. Without any of them: exit 3.
 #   --sysroot DIR  links against that FreeBSD (scripts/cross.sh). Else DUALROOT_VM_SYSROOT, else zig.
 #   --keep         keeps the guest's disks after a failure and says how to boot them
-#   SUITE          tree, guard, stale, faults, consistency, boot; or a part of a test's name
+#   SUITE          unit, tree, guard, stale, faults, consistency, boot; or a part of a test's name
 #
 # QEMU=PROGRAM names another qemu-system-x86_64, DUALROOT_VM_ACCEL=tcg does without KVM.
 set -euo pipefail
@@ -56,8 +56,8 @@ if [ -z "${DUALROOT_VM_ACCEL:-}" ] && [ -w /dev/kvm ] && echo quit | timeout 20 
 fi
 
 say "building" >&2
-mapfile -t built < <("$here/scripts/cross.sh" ${sysroot:+--sysroot "$sysroot"} --test vm)
-[ "${#built[@]}" -eq 2 ] || die "the build failed"
+mapfile -t built < <("$here/scripts/cross.sh" ${sysroot:+--sysroot "$sysroot"} --test vm --unit)
+[ "${#built[@]}" -eq 3 ] || die "the build failed"
 
 target=${CARGO_TARGET_DIR:-$here/target}
 logs=$target/vm
@@ -125,11 +125,12 @@ boot() {
 
 cat >"$work/begin.sh" <<'GUEST'
 # Unpacked and started in the guest.
-cd /root/in && env DUALROOT=/root/in/dualroot ./vm "$@"
+cd /root/in && env DUALROOT=/root/in/dualroot DUALROOT_UNIT=/root/in/unit ./vm "$@"
 GUEST
 mkdir "$work/in"
 cp "${built[0]}" "$work/in/dualroot"
 cp "${built[1]}" "$work/in/vm"
+cp "${built[2]}" "$work/in/unit"
 cp "$work/begin.sh" "$work/in/"
 cp -R "$here/testdata" "$here/scripts" "$work/in/"
 tar --format=ustar --owner=0 --group=0 -C "$work" -cf "$work/in.tar" in
@@ -142,7 +143,7 @@ for suite in "${suites[@]}"; do
     if [[ $suite == boot* ]]; then booting=true; else on_box+=("$suite"); fi
 done
 if [ "${#suites[@]}" -eq 0 ]; then
-    on_box=(tree:: guard:: stale:: faults:: consistency::)
+    on_box=(unit:: tree:: guard:: stale:: faults:: consistency::)
     booting=true
 fi
 if $booting; then

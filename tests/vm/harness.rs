@@ -59,6 +59,11 @@ pub fn main(suites: &Suites) -> ExitCode {
     }
     let wanted: Vec<&String> = words.iter().filter(|w| !w.starts_with('-')).collect();
     let mut failed = 0_u32;
+    // The program of those tests is not everywhere.
+    if wanted.is_empty() || wanted.iter().any(|w| !w.starts_with("boot::")) {
+        let is_wanted = |name: &str| wanted.is_empty() || wanted.iter().any(|w| name.contains(*w));
+        failed += crate::unit::run(is_wanted);
+    }
     for (suite, tests) in suites {
         for test in *tests {
             let name = format!("{suite}::{}", test.name);
@@ -98,45 +103,72 @@ pub fn skip(why: &str) -> ! {
 fn supervise(name: &str) -> bool {
     println!("begin {name}");
     let begun = Instant::now();
-    let path = Path::new("/tmp").join(format!("{LABEL}.output"));
-    let output = File::create(&path).unwrap();
     let mut command = program(std::env::current_exe().unwrap());
-    command.args([EXACT, name]).env("RUST_BACKTRACE", "0").process_group(0);
-    command.stdout(output.try_clone().unwrap()).stderr(output);
-    let mut child = command.spawn().unwrap();
-    let status = wait_for(&mut child, PATIENCE);
-    if status.is_none() {
-        // Its children, too.
-        let _ = killpg(pid_of(&child), Signal::SIGKILL);
-        if wait_for(&mut child, Duration::from_secs(20)).is_none() {
-            tell(name, "FAILED", begun, "hangs, and cannot be killed");
-            return false;
-        }
+    command.args([EXACT, name]).env("RUST_BACKTRACE", "0");
+    let (end, said) = watched(command, PATIENCE);
+    if end == End::Immortal {
+        tell(name, "FAILED", begun, "hangs, and cannot be killed");
+        return false;
     }
     let left = sweep();
-    let said = fs::read_to_string(&path).unwrap_or_default();
-    let skipped = status.and_then(|s| s.code()) == Some(i32::from(SKIPPED));
-    if skipped {
+    if end == End::Exit(i32::from(SKIPPED)) {
         tell(name, "skipped", begun, said.lines().last().unwrap_or_default());
         return true;
     }
-    let verdict = match status {
-        None => format!("hangs (more than {} s)", PATIENCE.as_secs()),
-        Some(status) if !status.success() => {
-            let line = said.lines().skip_while(|l| !l.contains("panicked at")).nth(1);
-            clip(line.unwrap_or("no message"))
-        }
-        Some(_) if !left.is_empty() => format!("left behind: {}", left.join(", ")),
-        Some(_) => {
+    let verdict = match end {
+        End::Exit(0) if left.is_empty() => {
             tell(name, "ok", begun, "");
             return true;
         }
+        End::Exit(0) => format!("left behind: {}", left.join(", ")),
+        End::Exit(_) => {
+            let line = said.lines().skip_while(|l| !l.contains("panicked at")).nth(1);
+            clip(line.unwrap_or("no message"))
+        }
+        End::Hangs | End::Immortal => format!("hangs (more than {} s)", PATIENCE.as_secs()),
     };
     tell(name, "FAILED", begun, &verdict);
-    for line in tail(&said, REPORT_LINES).lines() {
+    show(&said);
+    false
+}
+
+/// How a program ended that was watched.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// With this code; 1009 for SIGKILL: no code that a program could have chosen.
+    Exit(i32),
+    /// Only when it was killed.
+    Hangs,
+    /// Not even then.
+    Immortal,
+}
+
+/// Runs a program that may say much and may hang: how it ended, and all that it said.
+pub fn watched(mut command: Command, patience: Duration) -> (End, String) {
+    let path = Path::new("/tmp").join(format!("{LABEL}.output"));
+    let output = File::create(&path).unwrap();
+    command.stdout(output.try_clone().unwrap()).stderr(output).process_group(0);
+    let mut child = command.spawn().unwrap();
+    let end = if let Some(status) = wait_for(&mut child, patience) {
+        End::Exit(code(status))
+    } else {
+        // Its children, too.
+        let _ = killpg(pid_of(&child), Signal::SIGKILL);
+        let killed = wait_for(&mut child, Duration::from_secs(20));
+        killed.map_or(End::Immortal, |_| End::Hangs)
+    };
+    (end, String::from_utf8_lossy(&fs::read(&path).unwrap_or_default()).into_owned())
+}
+
+fn code(status: ExitStatus) -> i32 {
+    status.code().unwrap_or_else(|| 1000 + status.signal().unwrap_or(0))
+}
+
+/// Prints what was said before a failure.
+pub fn show(said: &str) {
+    for line in tail(said, REPORT_LINES).lines() {
         println!("    {line}");
     }
-    false
 }
 
 /// The longest report of a failure, and the most of one stream of a program in it.
@@ -165,7 +197,8 @@ fn clip(line: &str) -> String {
     }
 }
 
-fn tell(name: &str, verdict: &str, begun: Instant, why: &str) {
+/// Prints a test's line.
+pub fn tell(name: &str, verdict: &str, begun: Instant, why: &str) {
     let colon = if why.is_empty() { "" } else { ": " };
     println!("{verdict} {name} ({:.1} s){colon}{why}", begun.elapsed().as_secs_f64());
 }
@@ -241,6 +274,7 @@ pub fn try_tool(name: &str, args: &[&dyn AsRef<OsStr>]) -> Run {
 /// What a program did.
 #[derive(Clone, Debug)]
 pub struct Run {
+    /// As in [`End::Exit`].
     pub code: i32,
     pub stdout: String,
     pub stderr: String,
@@ -265,8 +299,7 @@ impl Run {
 
     fn new(command: String, status: ExitStatus, stdout: &[u8], stderr: &[u8]) -> Self {
         Self {
-            // 1009 for SIGKILL: no code that a program could have chosen.
-            code: status.code().unwrap_or_else(|| 1000 + status.signal().unwrap_or(0)),
+            code: code(status),
             stdout: String::from_utf8_lossy(stdout).into_owned(),
             stderr: String::from_utf8_lossy(stderr).into_owned(),
             command,

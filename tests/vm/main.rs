@@ -22,6 +22,8 @@ mod harness;
 mod stale;
 #[cfg(target_os = "freebsd")]
 mod tree;
+#[cfg(target_os = "freebsd")]
+mod unit;
 
 #[cfg(not(target_os = "freebsd"))]
 fn main() {
