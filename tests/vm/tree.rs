@@ -19,6 +19,7 @@ pub const TESTS: &[Test] = tests![
     mbr_journaled,
     mbr_sectors_of_4096,
     gpt_soft_updates,
+    gpt_without_soft_updates,
     gpt_journaled,
     gpt_sectors_of_4096,
     posix_acls,
@@ -181,6 +182,10 @@ fn mbr_sectors_of_4096() {
 
 fn gpt_soft_updates() {
     everything(Layout::gpt());
+}
+
+fn gpt_without_soft_updates() {
+    everything(Layout { newfs: vec![], ..Layout::gpt() });
 }
 
 fn gpt_journaled() {
