@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::{ArgAction, Args as ClapArgs, Parser, Subcommand, ValueEnum};
 
+use crate::plan::size::Size;
 use crate::slot::Choice;
 
 /// Keep the other root of a dual-root appliance bootable.
@@ -78,6 +79,25 @@ pub struct Snapshot {
     /// How to copy
     #[arg(long, value_enum, default_value_t = Method::Auto)]
     pub method: Method,
+    /// Put a new partition table on the other medium first: all on it is lost.
+    /// The sizes and --scheme imply it
+    #[arg(long)]
+    pub partition: bool,
+    /// The new table: mbr or gpt [default: like the running medium's]
+    #[arg(long, value_enum)]
+    pub scheme: Option<Scheme>,
+    /// Size of each root: MB, or with k, m, g, t, % [default: a third of the rest]
+    #[arg(long, value_name = "SIZE")]
+    pub root_size: Option<Size>,
+    /// Size of each config [default: 10%]
+    #[arg(long, value_name = "SIZE")]
+    pub config_size: Option<Size>,
+    /// Size of spare storage [default: 0]
+    #[arg(long, value_name = "SIZE")]
+    pub data_size: Option<Size>,
+    /// Size of swap [default: a third of a medium over 128 MB]
+    #[arg(long, value_name = "SIZE")]
+    pub swap_size: Option<Size>,
     /// Make a new file system (always so, as yet)
     #[arg(long)]
     pub fresh: bool,
@@ -93,6 +113,15 @@ pub struct Snapshot {
     /// Print what would be done, and do nothing
     #[arg(short = 'n', long)]
     pub dry_run: bool,
+}
+
+/// Kinds of partition tables.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Scheme {
+    /// Four slices, with BSD labels on FreeBSD
+    Mbr,
+    /// GUID partition table
+    Gpt,
 }
 
 /// The only slot that can get a copy.

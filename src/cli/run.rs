@@ -9,14 +9,16 @@ use std::thread;
 use clap::Parser;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
-use super::args::{Args, Command};
+use super::args::{self, Args, Command};
 use super::display::Display;
 use super::{logger, output};
 use crate::copy::progress::Monitor;
 use crate::error::{Context, Error, Kind, Result};
-use crate::ops::{Session, clean, show, snapshot, verify};
+use crate::ops::{Session, clean, partition, show, snapshot, verify};
+use crate::plan::partition::Sizes;
 use crate::slot::{Choice, Part};
 use crate::sys::Native;
+use crate::table;
 
 /// Runs the program.
 pub fn main() -> ExitCode {
@@ -125,7 +127,22 @@ fn run_snapshot(
         (_, true) => Some(Part::Config),
         _ => None,
     };
-    let choices = snapshot::Options { force: options.force, dry_run: options.dry_run, only };
+    let sizes = Sizes {
+        root: options.root_size,
+        config: options.config_size,
+        data: options.data_size,
+        swap: options.swap_size,
+    };
+    let wanted = options.partition || options.scheme.is_some() || sizes != Sizes::default();
+    let partition = wanted.then_some(partition::Options {
+        scheme: options.scheme.map(|scheme| match scheme {
+            args::Scheme::Mbr => table::Scheme::Mbr,
+            args::Scheme::Gpt => table::Scheme::Gpt,
+        }),
+        sizes,
+    });
+    let (force, dry_run) = (options.force, options.dry_run);
+    let choices = snapshot::Options { partition, force, dry_run, only };
     let mut say = |line: &str| {
         if !args.json {
             print(&format!("{line}\n"));

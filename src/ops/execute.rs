@@ -149,6 +149,15 @@ impl<'a, 'b, O: Os> Run<'a, 'b, O> {
                 })
             }
             Step::Format(part, device, format) => self.format(*part, device, format),
+            // It changes what everything else is planned on, so it was done before.
+            Step::Partition(..) => Ok(()),
+            Step::Make(point, device, format) => {
+                let made = self.os.format(Path::new(device), format);
+                made.during(format!("making a file system for {point}"))
+            }
+            Step::Boot(medium, drawing) => {
+                self.os.make_bootable(Path::new(medium), drawing, &self.view.root)
+            }
             Step::Copy(part, _, _, consistency) => self.copy(*part, consistency),
             Step::Verify(part, _) => self.verify(*part),
             Step::Record(part, _) => self.record(*part),

@@ -111,6 +111,27 @@ pub fn observed<O: Os>(
     Ok(Observed { locks, view, layout, swept })
 }
 
+/// The same for a medium that may have no slot yet: `pick` says which, both times.
+///
+/// # Errors
+/// Another run holds it; or `pick` refuses.
+pub fn medium<O: Os>(
+    os: &O,
+    session: &Session,
+    verb: &str,
+    pick: impl Fn(&View) -> Result<Id>,
+) -> Result<(Vec<Lock>, View, Id)> {
+    let before = observe::view(os, session)?;
+    let locked = media(&before, &[pick(&before)?]);
+    let locks = exclusive(os, &locked, verb)?;
+    let view = observe::view(os, session)?;
+    let medium = pick(&view)?;
+    if media(&view, &[medium]) != locked {
+        return Err(Error::new(Kind::Busy, "", "the media changed while the lock was taken"));
+    }
+    Ok((locks, view, medium))
+}
+
 /// What a reader finds.
 #[derive(Debug)]
 pub enum Reading {

@@ -7,6 +7,7 @@ mod frozen;
 pub mod lock;
 pub mod mounted;
 pub mod observe;
+pub mod partition;
 pub mod preflight;
 pub mod record;
 pub mod rewrite;

@@ -92,12 +92,32 @@ fn wanted(view: &View, pair: &Pair) -> Result<Format> {
         old.and_then(|s| s.label.as_deref()),
         fs.label_max(),
     );
+    let label = label.map(|label| unborne(view, pair, label, fs.label_max()));
     // fstab may know the copy by its identity: it keeps it, unless it is the source's own.
     let old = old.filter(|s| {
         s.fs.name() == fs.name() && fs != FsType::Ufs2 && s.id.bytes().any(|b| !b"0-".contains(&b))
     });
     let id = old.map(|s| s.id.clone()).filter(|id| source.is_none_or(|s| s.id != *id));
     Ok(Format { fs, label, id, inodes: None, ufs: switches(source) })
+}
+
+/// The label, or one with the medium's name where another file system bears it already: two of one
+/// name are one too many for whoever mounts by it.
+fn unborne(view: &View, pair: &Pair, label: String, max: usize) -> String {
+    let others = view.superblocks.iter().filter(|(id, _)| **id != pair.target);
+    let taken = others.filter_map(|(_, s)| s.label.as_ref()).any(|other| *other == label);
+    let medium = view.devices.medium(pair.target).map(|id| view.devices.get(id).name.clone());
+    match medium.filter(|_| taken && view.elsewhere().is_some()) {
+        Some(medium) => {
+            let tail = format!("-{}", medium.replace('/', "-"));
+            let mut end = label.len().min(max.saturating_sub(tail.len()));
+            while !label.is_char_boundary(end) {
+                end -= 1;
+            }
+            format!("{}{tail}", &label[..end])
+        }
+        None => label,
+    }
 }
 
 fn needed_bytes(census: &Census) -> u64 {

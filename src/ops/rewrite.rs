@@ -37,6 +37,12 @@ pub fn files<O: Os>(
         swapped.insert(pair.source, target);
         swapped.insert(pair.target, view.names(pair.source));
     }
+    // What the copy's medium has of its own is what the copy uses.
+    for own in &layout.own {
+        if let Some(source) = own.source {
+            swapped.insert(source, view.names(own.target));
+        }
+    }
     let respell = |spec: &[u8]| {
         // By the names of the pairs first: a clone of the medium may bear the same ones.
         let named = swapped.keys().copied().find(|&id| view.names(id).is(spec));

@@ -8,9 +8,10 @@ use std::time::Instant;
 use serde::Serialize;
 
 use super::execute::{PairReport, Run, Source, check_empty};
-use super::lock::{self, Observed};
-use super::{Session, clear, preflight, rewrite};
+use super::partition::{self, Partitioning};
+use super::{Session, clear, lock, preflight, rewrite};
 use crate::copy::progress::interrupted;
+use crate::device::Id;
 use crate::error::{Context, Error, Result};
 use crate::mounts::Mount;
 use crate::mounts::stale::Obstacle;
@@ -25,6 +26,8 @@ use crate::sys::{FsType, Os};
 /// The command line's choices.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Options {
+    /// Put a new table on the medium first.
+    pub partition: Option<partition::Options>,
     /// Clear busy and foreign mounts by force.
     pub force: bool,
     /// Only tell what would be done.
@@ -42,6 +45,9 @@ pub struct Report {
     pub archived: Vec<&'static str>,
     /// Each pair.
     pub pairs: Vec<PairReport>,
+    /// The new table, where one was made.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub partitions: Vec<partition::Row>,
     /// Wall time of the whole.
     pub seconds: f64,
     /// `/config` where both slots use the same one.
@@ -72,8 +78,18 @@ pub fn run<O: Os>(
     if let Some(reason) = os.forbids()? {
         return Err(Error::refused(reason));
     }
-    let Observed { locks: _locks, view, layout, .. } =
-        lock::observed(os, session, "snapshot", !options.dry_run, View::guard)?;
+    let sweep = !options.dry_run;
+    let (_locks, work) = match &options.partition {
+        None => {
+            let observed = lock::observed(os, session, "snapshot", sweep, View::guard)?;
+            (observed.locks, Work { view: observed.view, layout: observed.layout, table: None })
+        }
+        Some(wanted) => {
+            let (locks, view, medium) = lock::medium(os, session, "snapshot", partition::medium)?;
+            (locks, Work::on_new_table(&view, medium, wanted)?)
+        }
+    };
+    let Work { view, layout, table } = work;
     let layout = chosen(&view, layout, options.only)?;
     rewrite::files(os, &view, &view.root, &layout, &BTreeMap::new())?;
     let obstacles = clear::find(os, &view, &layout.pairs, options.force)?;
@@ -85,10 +101,22 @@ pub fn run<O: Os>(
         .collect::<Result<Vec<_>>>()?;
     let choices = choices(os, session, &view, &layout, &sources)?;
     let steps = plan::snapshot(&view, &layout, &obstacles, &points, &choices, options.force);
+    let steps = match &table {
+        Some(table) => table.around(&layout, &choices[0].format, steps),
+        None => steps,
+    };
     if options.dry_run {
         return Ok(Outcome::Planned(steps));
     }
     let cleared = cleared(&view, &layout, &obstacles);
+    let (view, layout) = match &table {
+        Some(table) => {
+            let (view, found) = table.execute(os, session, &layout, say)?;
+            let layout = chosen(&view, found, options.only)?;
+            (view, layout)
+        }
+        None => (view, layout),
+    };
     let mut run = Run::new(os, session, &view, &layout, say, sources, cleared);
     for step in &steps {
         log::info!("{step}");
@@ -104,9 +132,27 @@ pub fn run<O: Os>(
         schema: 1,
         archived: pairs.iter().map(|p| p.source).collect(),
         pairs,
+        partitions: table.map_or_else(Vec::new, |table| table.rows),
         seconds: begun.elapsed().as_secs_f64(),
         shared: layout.shared_config.map(|id| view.node(id)),
     }))
+}
+
+/// What a run works on.
+struct Work {
+    view: View,
+    layout: Layout,
+    /// The table that is to be made before; view and layout are then as they will be.
+    table: Option<Partitioning>,
+}
+
+impl Work {
+    fn on_new_table(view: &View, medium: Id, wanted: &partition::Options) -> Result<Self> {
+        let (future, table) = partition::plan(view, medium, wanted)?;
+        let layout = future.discover()?;
+        future.guard(&layout)?;
+        Ok(Self { view: future, layout, table: Some(table) })
+    }
 }
 
 /// What each pair's copy is to be, with `sources` in the order of the pairs.

@@ -13,6 +13,7 @@ use crate::slot::Part;
 use crate::slot::discover::Layout;
 use crate::slot::view::View;
 use crate::sys::Format;
+use crate::table::drawing::Drawing;
 use consistency::Consistency;
 
 /// One step of a snapshot.
@@ -31,6 +32,12 @@ pub enum Step {
     Erase(Part, String),
     /// Make the new file system.
     Format(Part, String, Format),
+    /// Put a new table on the medium.
+    Partition(String, Drawing),
+    /// Make a file system that stays empty, for what is mounted there.
+    Make(&'static str, String, Format),
+    /// Put boot code on the medium and mark what boots.
+    Boot(String, Drawing),
     /// Copy the tree and unmount.
     Copy(Part, String, String, Consistency),
     /// Read the copy again from the medium.
@@ -63,6 +70,14 @@ impl fmt::Display for Step {
                 }
                 Ok(())
             }
+            Self::Partition(medium, drawing) => {
+                let count = drawing.roles().count();
+                write!(f, "put a new {} with {count} partitions on {medium}", drawing.scheme)
+            }
+            Self::Make(point, device, format) => {
+                write!(f, "make a file system for {point} on {device}: {}", format.fs.name())
+            }
+            Self::Boot(medium, _) => write!(f, "make {medium} bootable"),
             Self::Copy(part, from, to, consistency) => {
                 if *consistency == Consistency::Snapshot {
                     f.write_str("take a snapshot of the file system, ")?;

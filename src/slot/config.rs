@@ -3,6 +3,7 @@
 //! ```toml
 //! product = "JUNOS"                          # instead of os-release's name
 //! file_system_snapshots = false              # copy a live UFS without a snapshot of it
+//! mirror-flash-on-disk = true                # refuse every snapshot
 //! [media]
 //! usb = "da1"                                # what --media usb means here
 //! [root]
@@ -30,6 +31,9 @@ pub struct Config {
     /// Whether a source that is in use is copied from a snapshot, where one can be taken; by
     /// default it is.
     pub file_system_snapshots: Option<bool>,
+    /// Junos's word for media that mirror each other by other means: no snapshot is made then.
+    #[serde(default, rename = "mirror-flash-on-disk")]
+    pub mirror_flash_on_disk: bool,
     /// Devices by Junos's words for media: `usb = "da1"`.
     #[serde(default)]
     pub media: BTreeMap<String, String>,

@@ -24,6 +24,19 @@ pub struct Layout {
     pub others: Vec<Pair>,
     /// `/config` where both slots use the same one.
     pub shared_config: Option<Id>,
+    /// What the alternate slot's medium has of its own where that is another one, and is not copied.
+    pub own: Vec<Own>,
+}
+
+/// Swap, `/var` or data of another medium.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Own {
+    /// What it is for.
+    pub role: Role,
+    /// What the running system uses for that, where it does.
+    pub source: Option<Id>,
+    /// Its provider.
+    pub target: Id,
 }
 
 impl Layout {
@@ -57,7 +70,17 @@ impl View {
         let (config, shared_config) = self.config_pair(source, target)?;
         let mut pairs = vec![root];
         pairs.extend(config);
-        Ok(Layout { slots, pairs, others: Vec::new(), shared_config })
+        Ok(Layout { slots, pairs, others: Vec::new(), shared_config, own: self.own() })
+    }
+
+    fn own(&self) -> Vec<Own> {
+        let Some(medium) = self.elsewhere() else { return Vec::new() };
+        let swap = || self.fstab.iter().find(|e| e.fs == "swap").and_then(|e| self.find(&e.spec));
+        let own = |role: Role| {
+            let source = if role == Role::Swap { swap() } else { self.apart(role.point()) };
+            Some(Own { role, source, target: self.role_on(medium, role)? })
+        };
+        [Role::Swap, Role::Var, Role::Data].into_iter().filter_map(own).collect()
     }
 
     fn running_root(&self) -> Result<(Id, &Mount)> {
@@ -289,13 +312,8 @@ impl View {
         let point = self.below(Part::Config.point());
         let mount = self.mount_at(&point);
         let entry = self.fstab_entry(Part::Config.point());
-        let source = match (mount, entry) {
-            (Some(mount), _) => self.provider_of(mount),
-            (None, Some(entry)) => self.find(&entry.spec),
-            (None, None) => None,
-        };
         // Part of the root, or a memory disk: nothing of its own to copy.
-        let Some(source) = source.filter(|s| *s != root) else { return Ok((None, None)) };
+        let Some(source) = self.apart(Part::Config.point()) else { return Ok((None, None)) };
         let mut looked = Vec::new();
         let mut target = None;
         if self.medium.is_none() {

@@ -1,5 +1,8 @@
 //! What must be true before a target is written. Pure; asked again with the target open.
 
+use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
+
 use super::Part;
 use super::discover::Layout;
 use super::view::View;
@@ -80,7 +83,6 @@ impl View {
             }
         }
         for swap in &self.swaps {
-            use std::os::unix::ffi::OsStrExt;
             if let Some(id) = self.find(swap.as_os_str().as_bytes())
                 && self.devices.overlap(id, target)
             {
@@ -110,7 +112,40 @@ impl View {
         self.devices.uppers(target).find(transforms)
     }
 
+    /// Checks that nobody uses anything of a medium that is to get a new table.
+    ///
+    /// # Errors
+    /// Refused, with what is in use.
+    pub fn guard_medium(&self, medium: Id) -> Result<()> {
+        let refuse = |why: String| Error::refused(format!("{}: {why}", self.node(medium)));
+        let overlaps = |id: Option<Id>| id.is_some_and(|id| self.devices.overlap(id, medium));
+        if let Some(source) = self.mount_at(&self.root).and_then(|m| self.mounted(m)) {
+            self.guard_mirror(source, medium)?;
+        }
+        if let Some(mount) = self.mounts.iter().find(|m| overlaps(self.provider_of(m))) {
+            let point = mount.point.display();
+            return Err(refuse(format!("{} is mounted on {point}", mount.source))
+                .hint(format!("unmount it: umount {point}")));
+        }
+        let named = |swap: &PathBuf| overlaps(self.find(swap.as_os_str().as_bytes()));
+        if let Some(swap) = self.swaps.iter().find(|swap| named(swap)) {
+            return Err(refuse(format!("{} is used for swap or dumps", swap.display())));
+        }
+        let other = (0..self.devices.providers.len()).find(|&id| {
+            let class = &self.devices.get(id).class;
+            id != medium && matches!(class, Class::Mirror | Class::Other(_)) && overlaps(Some(id))
+        });
+        match other {
+            Some(id) => Err(refuse(format!("it is in use by {}", self.node(id)))),
+            None => Ok(()),
+        }
+    }
+
     fn guard_mirror(&self, source: Id, target: Id) -> Result<()> {
+        if self.config.mirror_flash_on_disk {
+            let hint = format!("{} says so", self.config_path.display());
+            return Err(Error::refused(MIRRORED).hint(hint));
+        }
         match self.devices.mirrored(target).or_else(|| self.devices.mirrored(source)) {
             None => Ok(()),
             Some(mirror) => Err(Error::refused(MIRRORED)

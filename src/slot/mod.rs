@@ -4,6 +4,7 @@ pub mod config;
 pub mod discover;
 mod elsewhere;
 pub mod fstab;
+mod future;
 pub mod guard;
 pub mod loader;
 pub mod media;

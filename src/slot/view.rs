@@ -212,6 +212,18 @@ impl View {
             .map(|e| String::from_utf8_lossy(&e.file).into_owned())
     }
 
+    /// The provider of a file system that is apart from the root: what is mounted there, else what
+    /// fstab says. `None` where it is part of the root, or lies on no disk.
+    pub fn apart(&self, point: &str) -> Option<Id> {
+        let root = self.mount_at(&self.root).and_then(|m| self.provider_of(m));
+        let found = match (self.mount_at(&self.below(point)), self.fstab_entry(point)) {
+            (Some(mount), _) => self.provider_of(mount),
+            (None, Some(entry)) => self.find(&entry.spec),
+            (None, None) => None,
+        };
+        found.filter(|id| Some(*id) != root)
+    }
+
     pub(super) fn fstab_entry(&self, point: &str) -> Option<&fstab::Entry> {
         self.fstab.iter().find(|e| e.file == point.as_bytes())
     }

@@ -1,0 +1,235 @@
+//! `snapshot --partition`: a new table for the medium of the alternate slot.
+
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+
+use super::{Session, observe};
+use crate::device::Id;
+use crate::error::{Error, Kind, Result};
+use crate::plan::Step;
+use crate::plan::partition::{Sizes, Wish};
+use crate::slot::Part;
+use crate::slot::discover::Layout;
+use crate::slot::view::View;
+use crate::sys::{Format, FsType, Os};
+use crate::table::Scheme;
+use crate::table::drawing::{Drawing, Drawn, Family, MIB, Role};
+
+/// What the command line says of the partitions.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Options {
+    /// The kind of table; by default the running medium's.
+    pub scheme: Option<Scheme>,
+    /// The sizes asked for.
+    pub sizes: Sizes,
+}
+
+/// A line of the table as it is printed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Row {
+    /// `s1a`
+    pub partition: String,
+    /// Where it is mounted when the medium has been booted.
+    pub mountpoint: &'static str,
+    /// Bytes.
+    pub size: u64,
+    /// The option that set its size, or `none`.
+    pub argument: &'static str,
+}
+
+/// A table that is to be made.
+#[derive(Debug)]
+pub(super) struct Partitioning {
+    /// The medium's kernel name.
+    pub(super) medium: String,
+    /// The table.
+    pub(super) drawing: Drawing,
+    /// The partitions, as Junos lists them.
+    pub(super) rows: Vec<Row>,
+    /// The system as it will be.
+    future: View,
+}
+
+/// The medium that is to be partitioned: the one that was named, else the one that holds the
+/// alternate slot.
+///
+/// # Errors
+/// Refused: it is the running one, or nobody said which.
+pub(super) fn medium(view: &View) -> Result<Id> {
+    let found = match view.medium {
+        Some(medium) => Some(medium),
+        None => view.discover().ok().and_then(|l| view.devices.medium(l.root().target)),
+    };
+    let Some(medium) = found else {
+        return Err(Error::refused("which medium is to be partitioned?").hint("--media names it"));
+    };
+    if Some(medium) == view.running_medium() {
+        let node = view.node(medium);
+        return Err(Error::refused(format!(
+            "{node} holds the running root: it is not partitioned"
+        ))
+        .hint("--media names another medium"));
+    }
+    Ok(medium)
+}
+
+/// Draws the table, as much like the running medium's as was not said otherwise.
+///
+/// # Errors
+/// Refused: in use, or the sizes do not fit.
+pub(super) fn plan(view: &View, medium: Id, options: &Options) -> Result<(View, Partitioning)> {
+    view.guard_medium(medium)?;
+    let Some(mount) = view.mount_at(&view.root) else {
+        return Err(Error::refused("nothing is mounted there").path(&view.root));
+    };
+    let ufs = mount.fs == FsType::Ufs2.name();
+    let family = if ufs { Family::FreeBsd } else { Family::Linux };
+    let running = view.running_medium();
+    let own = running.and_then(|id| view.tables.get(&id));
+    let efi = own.and_then(|t| t.entries.iter().find(|e| e.kind == "efi"));
+    if efi.is_some() {
+        let cause = "the running medium has an EFI system partition, of which no copy is made yet";
+        return Err(
+            Error::refused(cause).hint("partition the medium by hand, and leave --partition away")
+        );
+    }
+    let provider = view.devices.get(medium);
+    let wish = Wish {
+        scheme: options.scheme.or(own.map(|t| t.scheme)).unwrap_or(Scheme::Gpt),
+        family,
+        medium: provider.size,
+        sector: provider.sector,
+        sizes: options.sizes,
+        config: view.apart(Part::Config.point()).is_some(),
+        var: view.apart("/var").is_some(),
+        efi: None,
+        prefix: format!("{}-", provider.name.replace('/', "-")),
+    };
+    let drawing = wish.draw().map_err(|e| e.path(provider.path()))?;
+    let future = view.repartitioned(medium, &drawing, family);
+    let name = provider.name.clone();
+    let rows = rows(&wish, &drawing);
+    let table = Partitioning { medium: name, rows, drawing, future: future.clone() };
+    Ok((future, table))
+}
+
+fn rows(wish: &Wish, drawing: &Drawing) -> Vec<Row> {
+    let name = |slice: Option<&Drawn>, part: &Drawn| {
+        let letter =
+            |index: u32| char::from(b'a' + u8::try_from(index.clamp(1, 8) - 1).unwrap_or(0));
+        match slice {
+            Some(slice) => format!("s{}{}", slice.index, letter(part.index)),
+            None if wish.scheme == Scheme::Gpt => format!("p{}", part.index),
+            None => format!("s{}", part.index),
+        }
+    };
+    let argument = |role: Role| {
+        let asked = match role {
+            Role::Root | Role::AltRoot => wish.sizes.root,
+            Role::Config | Role::AltConfig => wish.sizes.config,
+            Role::Data => wish.sizes.data,
+            Role::Swap => wish.sizes.swap,
+            Role::Boot | Role::Efi | Role::Var => None,
+        };
+        if asked.is_some() { role.option() } else { "none" }
+    };
+    let row = |(slice, part): (Option<&Drawn>, &Drawn)| {
+        let role = part.role?;
+        let (mountpoint, argument) = (role.point(), argument(role));
+        Some(Row { partition: name(slice, part), mountpoint, size: part.size, argument })
+    };
+    drawing.roles().filter_map(row).collect()
+}
+
+impl Partitioning {
+    fn node(&self) -> PathBuf {
+        Path::new("/dev").join(&self.medium)
+    }
+
+    /// The steps of a snapshot with those of a new table around them: boot code and marks come
+    /// last, so that nothing boots from the medium before it is whole.
+    pub(super) fn around(&self, layout: &Layout, root: &Format, steps: Vec<Step>) -> Vec<Step> {
+        let medium = self.node().to_string_lossy().into_owned();
+        let mut all = vec![Step::Partition(medium.clone(), self.drawing.clone())];
+        all.extend(steps);
+        for own in layout.own.iter().filter(|own| own.role != Role::Swap) {
+            let format = Format { label: None, id: None, inodes: None, ..root.clone() };
+            let node = self.future.node(own.target);
+            all.push(Step::Make(own.role.point(), node, format));
+        }
+        all.push(Step::Boot(medium, self.drawing.clone()));
+        all
+    }
+
+    /// Writes the table, and observes what the kernel made of it. `planned` has what is expected.
+    ///
+    /// # Errors
+    /// The table could not be written, or there are other partitions now than were drawn.
+    pub(super) fn execute<O: Os>(
+        &self,
+        os: &O,
+        session: &Session,
+        planned: &Layout,
+        say: &mut dyn FnMut(&str),
+    ) -> Result<(View, Layout)> {
+        self.tell(say);
+        os.partition(&self.node(), &self.drawing)?;
+        // After the first write nothing is a refusal any more.
+        let found = observe::view(os, session).and_then(|view| {
+            let layout = view.discover()?;
+            Ok((view, layout))
+        });
+        let (view, layout) = found.map_err(|e| match e.kind {
+            Kind::Refused => e.kind(Kind::Failed),
+            _ => e,
+        })?;
+        for pair in &planned.pairs {
+            let found = layout.pairs.iter().find(|p| p.part == pair.part);
+            if found.is_none_or(|p| !same_place(&view, p.target, &self.future, pair.target)) {
+                let cause = format!(
+                    "the kernel has no {} where it was made",
+                    self.future.node(pair.target)
+                );
+                return Err(Error::new(Kind::Failed, "partitioning", cause).path(self.node()));
+            }
+        }
+        Ok((view, layout))
+    }
+
+    /// Junos's lines.
+    fn tell(&self, say: &mut dyn FnMut(&str)) {
+        say("Performing preliminary partition checks ...");
+        say("Partitions on snapshot:");
+        say("");
+        say("  Partition  Mountpoint  Size    Snapshot argument");
+        for row in &self.rows {
+            let Row { partition, mountpoint, size, argument } = row;
+            say(&format!("  {partition:>7}    {mountpoint:<10}  {:<6}  {argument}", short(*size)));
+        }
+        say(&format!("Partitioning {} ...", self.medium));
+    }
+}
+
+/// Whether two partitions of two views have the same node and the same bytes.
+fn same_place(a: &View, in_a: Id, b: &View, in_b: Id) -> bool {
+    let place = |view: &View, id: Id| {
+        (view.node(id), view.devices.extents(id).first().map(|e| (e.start, e.end)))
+    };
+    place(a, in_a) == place(b, in_b)
+}
+
+/// `4.7G`, `184M`: as Junos writes sizes.
+fn short(bytes: u64) -> String {
+    let tenths = |unit: u64| {
+        let tenths = (u128::from(bytes) * 10 + u128::from(unit) / 2) / u128::from(unit);
+        (tenths / 10, tenths % 10)
+    };
+    for (unit, letter) in [(1_u64 << 40, 'T'), (1 << 30, 'G')] {
+        if bytes >= unit {
+            let (whole, tenth) = tenths(unit);
+            return format!("{whole}.{tenth}{letter}");
+        }
+    }
+    if bytes >= MIB { format!("{}M", bytes / MIB) } else { format!("{}K", bytes >> 10) }
+}
