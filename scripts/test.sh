@@ -13,7 +13,8 @@ Linux)
     if $root; then
         install_missing cc=gcc sfdisk=fdisk sgdisk=gdisk partx=util-linux mkfs.ext4=e2fsprogs \
             mkfs.xfs=xfsprogs mtree=mtree-netbsd bsdtar=libarchive-tools rsync=rsync setfattr=attr \
-            setfacl=acl makefs=makefs shellcheck=shellcheck setpriv=util-linux chattr=e2fsprogs
+            setfacl=acl makefs=makefs shellcheck=shellcheck setpriv=util-linux chattr=e2fsprogs \
+            mandoc=mandoc
     fi
     ;;
 FreeBSD) $root && install_missing bash=bash rsync=rsync ;;
@@ -39,7 +40,13 @@ else
 fi
 if command -v shellcheck >/dev/null 2>&1; then
     say "shellcheck"
-    shellcheck -x -P scripts scripts/*.sh vm/*.sh .ci/run
+    shellcheck -x -P scripts scripts/*.sh scripts/rc.d/* vm/*.sh .ci/run
+fi
+say "the manual"
+if command -v mandoc >/dev/null 2>&1; then
+    mandoc -T lint -W warning scripts/dualroot.8
+else
+    skip "the manual: there is no mandoc"
 fi
 say "documentation"
 RUSTDOCFLAGS='-D warnings' cargo doc --locked --no-deps --document-private-items
