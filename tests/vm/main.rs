@@ -19,6 +19,8 @@ mod guard;
 #[cfg(target_os = "freebsd")]
 mod harness;
 #[cfg(target_os = "freebsd")]
+mod install;
+#[cfg(target_os = "freebsd")]
 mod stale;
 #[cfg(target_os = "freebsd")]
 mod tree;
@@ -38,6 +40,7 @@ fn main() -> std::process::ExitCode {
         ("stale", stale::TESTS),
         ("faults", faults::TESTS),
         ("consistency", consistency::TESTS),
+        ("install", install::TESTS),
         ("boot", boot::TESTS),
     ])
 }
