@@ -313,4 +313,5 @@ fn the_sample_configuration() {
     let config = dualroot::slot::config::Config::parse(on.join("\n").as_bytes()).unwrap();
     assert!(config.product.is_some() && config.file_system_snapshots == Some(true), "{config:?}");
     assert!(config.root.slots.is_some() && config.config.slots.is_some(), "{config:?}");
+    assert_eq!(config.media.len(), 1, "{config:?}");
 }
