@@ -4,12 +4,12 @@ use std::ffi::{CStr, OsStr};
 use std::fs::{self, File as StdFile, TryLockError};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::ops::Range;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, IntoRawFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::Path;
+use std::ptr::NonNull;
 
-use nix::dir::Type;
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, openat};
 use nix::sys::stat::{Mode, fchmod};
@@ -44,16 +44,57 @@ impl AsFd for FdDir {
     }
 }
 
-fn kind_of(kind: Type) -> Kind {
-    match kind {
-        Type::Fifo => Kind::Fifo,
-        Type::CharacterDevice => Kind::Char,
-        Type::Directory => Kind::Dir,
-        Type::BlockDevice => Kind::Block,
-        Type::File => Kind::File,
-        Type::Symlink => Kind::Symlink,
-        Type::Socket => Kind::Socket,
+/// A directory stream. nix's loses the descriptor where fdopendir(3) fails, and FreeBSD's reads the
+/// first entries at once: one directory that cannot be read would keep its file system mounted.
+struct Stream(NonNull<libc::DIR>);
+
+impl Stream {
+    fn new(fd: OwnedFd) -> io::Result<Self> {
+        // SAFETY: fdopendir(3): the descriptor is open; where it fails, it is still ours.
+        let stream = unsafe { libc::fdopendir(fd.as_raw_fd()) };
+        let stream = NonNull::new(stream).ok_or_else(io::Error::last_os_error)?;
+        // The stream's own from here on.
+        let _ = fd.into_raw_fd();
+        Ok(Self(stream))
     }
+
+    /// The next name, good until the one after it is asked for, and its kind where that is told.
+    fn next(&mut self) -> io::Result<Option<(&CStr, Option<Kind>)>> {
+        Errno::clear();
+        // SAFETY: readdir(3): the stream is open, and nobody else reads it.
+        let entry = unsafe { libc::readdir(self.0.as_ptr()) };
+        if entry.is_null() {
+            // At the end errno stays as it was.
+            return if Errno::last_raw() == 0 { Ok(None) } else { Err(io::Error::last_os_error()) };
+        }
+        // SAFETY: readdir(3) returned a record, which begins with this fixed part.
+        let kind = unsafe { (*entry).d_type };
+        // SAFETY: the place of the name in it, of which no more is touched than there is.
+        let name = unsafe { &raw const (*entry).d_name };
+        // SAFETY: the name ends with NUL and stays until the stream is read again or closed.
+        let name = unsafe { CStr::from_ptr(name.cast()) };
+        Ok(Some((name, kind_of(kind))))
+    }
+}
+
+impl Drop for Stream {
+    fn drop(&mut self) {
+        // SAFETY: closedir(3): the stream is open and not used any more.
+        unsafe { libc::closedir(self.0.as_ptr()) };
+    }
+}
+
+fn kind_of(kind: u8) -> Option<Kind> {
+    Some(match kind {
+        libc::DT_FIFO => Kind::Fifo,
+        libc::DT_CHR => Kind::Char,
+        libc::DT_DIR => Kind::Dir,
+        libc::DT_BLK => Kind::Block,
+        libc::DT_REG => Kind::File,
+        libc::DT_LNK => Kind::Symlink,
+        libc::DT_SOCK => Kind::Socket,
+        _ => return None,
+    })
 }
 
 impl Dir for FdDir {
@@ -66,14 +107,11 @@ impl Dir for FdDir {
 
     fn names(&self) -> io::Result<Names> {
         // A fresh open, since reading moves the handle's position.
-        let fd = openat(self, c".", DIR_FLAGS, Mode::empty())?;
-        let mut dir = nix::dir::Dir::from_fd(fd)?;
+        let mut stream = Stream::new(openat(self, c".", DIR_FLAGS, Mode::empty())?)?;
         let mut names = Names::default();
-        for entry in dir.iter() {
-            let entry = entry?;
-            let name: &CStr = entry.file_name();
+        while let Some((name, kind)) = stream.next()? {
             if name != c"." && name != c".." {
-                names.push(name.to_bytes(), entry.file_type().map(kind_of));
+                names.push(name.to_bytes(), kind);
             }
         }
         names.sort();
@@ -402,4 +440,20 @@ pub(super) fn read_device(device: &Path, offset: u64, length: usize) -> Result<V
         }
     }
     Ok(data)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::net::UnixStream;
+    use std::time::Duration;
+
+    #[test]
+    fn what_cannot_be_listed_is_closed_again() {
+        let (mut end, other) = UnixStream::pair().unwrap();
+        assert!(Stream::new(other.into()).is_err());
+        // Only once the other end is closed there is an end to read; else the time runs out.
+        end.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+        assert_eq!(end.read(&mut [0]).unwrap(), 0);
+    }
 }
