@@ -152,7 +152,7 @@ pub fn verify(report: &verify::Report) -> String {
 /// `clean`.
 pub fn clean(report: &clean::Report) -> String {
     let mut text = String::new();
-    if report.cleared.is_empty() {
+    if report.cleared.is_empty() && report.snapshots.is_empty() {
         text += "umount: /altroot: not currently mounted\n";
     }
     for cleared in &report.cleared {

@@ -11,6 +11,7 @@ mod harness;
 mod hostile;
 mod lock;
 mod main_job;
+mod partition;
 mod points;
 mod signals;
 mod stale;

@@ -10,6 +10,7 @@ use crate::table::Scheme;
 use crate::table::drawing::{Drawing, Role};
 
 const SFDISK: [&str; 2] = ["/sbin/sfdisk", "/usr/sbin/sfdisk"];
+const MKSWAP: [&str; 2] = ["/sbin/mkswap", "/usr/sbin/mkswap"];
 const PARTX: [&str; 3] = ["/usr/bin/partx", "/sbin/partx", "/bin/partx"];
 
 /// Puts the table on a medium that nobody uses, whatever was on it.
@@ -32,7 +33,13 @@ pub(super) fn partition(medium: &Path, drawing: &Drawing) -> Result<()> {
     if let Err(e) = tell("--delete") {
         log::debug!("{e}");
     }
-    tell("--add").map(drop).map_err(|e| e.path(medium))
+    tell("--add").map_err(|e| e.path(medium))?;
+    if let Some((_, swap)) = drawing.of(Role::Swap) {
+        let name = medium.to_string_lossy();
+        let infix = if name.ends_with(|c: char| c.is_ascii_digit()) { "p" } else { "" };
+        command::run(&MKSWAP, &[format!("{name}{infix}{}", swap.index)])?;
+    }
+    Ok(())
 }
 
 /// Marks what boots. A boot loader is not installed: Linux has many, each with its own installer.

@@ -1,0 +1,308 @@
+//! Another medium gets a new table and a copy: every table is read back by tools that are not ours,
+//! and every refusal leaves the medium's bytes as they were.
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
+use sha2::{Digest, Sha256};
+
+use crate::harness::{
+    Disk, Layout, Run, hex, pattern, program, ready, temp_dir, tool, try_tool, unmount, wait_until,
+};
+
+const MIB: u64 = 1 << 20;
+const TOOLS: &[&str] = &["sfdisk", "sgdisk", "partx", "mkfs.ext4", "mkswap"];
+
+/// A blank medium: a sparse image on a loop device with sectors of its own.
+struct Medium {
+    node: PathBuf,
+    dir: tempfile::TempDir,
+}
+
+impl Medium {
+    fn new(megabytes: u64, sector: u32) -> Self {
+        let dir = temp_dir();
+        let image = dir.path().join("medium");
+        File::create(&image).unwrap().set_len(megabytes * MIB).unwrap();
+        let sector = sector.to_string();
+        let mut node = PathBuf::new();
+        wait_until("there is a loop device", || {
+            let run = try_tool("losetup", &[&"-f", &"--show", &"-b", &sector, &image]);
+            node = PathBuf::from(run.stdout.trim_end());
+            run.code == 0
+        });
+        Self { node, dir }
+    }
+
+    fn node(&self) -> &str {
+        self.node.to_str().unwrap()
+    }
+
+    fn part(&self, n: usize) -> PathBuf {
+        PathBuf::from(format!("{}p{n}", self.node()))
+    }
+
+    /// SHA-256 of the image. Holes are read, so only of small ones.
+    fn hash(&self) -> String {
+        tool("sync", &[]);
+        let bytes = fs::read(self.dir.path().join("medium")).unwrap();
+        hex(&Sha256::digest(bytes))
+    }
+}
+
+impl Drop for Medium {
+    fn drop(&mut self) {
+        try_tool("partx", &[&"-d", &self.node]);
+        try_tool("losetup", &[&"-d", &self.node]);
+    }
+}
+
+/// A running system with something to copy.
+fn disk() -> Disk {
+    let disk = Disk::new(Layout::default());
+    disk.fill();
+    disk.write("usr/more", pattern(3 << 20, 3));
+    disk
+}
+
+/// A run on this medium.
+fn on(disk: &Disk, medium: &Medium, args: &[&str]) -> Run {
+    let mut words = vec!["--media", medium.node()];
+    words.extend(args);
+    disk.dualroot(&words)
+}
+
+/// The start and the size of every partition in bytes, by the medium's other readers.
+fn partitions(medium: &Medium) -> Vec<(u64, u64)> {
+    let json: Value = serde_json::from_slice(&tool("sfdisk", &[&"-J", &medium.node])).unwrap();
+    let table = &json["partitiontable"];
+    let sector = table["sectorsize"].as_u64().unwrap();
+    let all = table["partitions"].as_array().unwrap().iter();
+    all.map(|p| (p["start"].as_u64().unwrap() * sector, p["size"].as_u64().unwrap() * sector))
+        .collect()
+}
+
+/// Nobody who reads tables finds a fault.
+#[track_caller]
+fn assert_sound(medium: &Medium, scheme: &str) {
+    Run::of(program("sfdisk").args(["--verify", "-q"]).arg(&medium.node)).exits(0);
+    if scheme == "gpt" {
+        let run = Run::of(program("sgdisk").arg("-v").arg(&medium.node)).exits(0);
+        assert!(run.stdout.contains("No problems found"), "{run}");
+    }
+}
+
+/// From the smallest card to a large disk, in both schemes and both sectors.
+#[test]
+fn every_medium_gets_a_sound_table_and_a_copy() {
+    if !ready(TOOLS) {
+        return;
+    }
+    let disk = disk();
+    // So that a large one does not take a large file system: of them the table counts.
+    let small = ["--root-size", "40", "--config-size", "10", "--swap-size", "8"];
+    let (four, large) = (Some("more than the four of an MBR"), Some("too large for an MBR"));
+    for (megabytes, args, refused) in [
+        (100, &["--swap-size", "0"][..], None),
+        (128, &["--swap-size", "0"], None),
+        (129, &["--swap-size", "0", "--data-size", "5%"], four),
+        (300, &["--root-size", "20%", "--config-size", "5%"], four),
+        (512, &["--swap-size", "0", "--root-size", "128m"], None),
+        (4 << 10, &small, four),
+        (2 << 20, &small, four),
+        (4 << 20, &small, large),
+        (512, &[], four),
+    ] {
+        for scheme in ["mbr", "gpt"] {
+            for sector in [512, 4096] {
+                let medium = Medium::new(megabytes, sector);
+                let case = format!("{megabytes} MB {scheme} {sector} {args:?}");
+                let words = [&["snapshot", "--json", "--scheme", scheme], args].concat();
+                let run = on(&disk, &medium, &words);
+                if let Some(refused) = refused.filter(|_| scheme == "mbr") {
+                    // 32 bits of larger sectors reach further.
+                    let words = if sector == 4096 { "more than the four" } else { refused };
+                    run.fails(6, words);
+                    continue;
+                }
+                let report = run.exits(0).json();
+                assert_sound(&medium, scheme);
+                let found = partitions(&medium);
+                let rows = report["partitions"].as_array().unwrap();
+                let sizes: Vec<_> = rows.iter().map(|r| r["size"].as_u64().unwrap()).collect();
+                assert_eq!(sizes, found.iter().map(|p| p.1).collect::<Vec<_>>(), "{case}");
+                assert!(found.iter().all(|p| p.0 % MIB == 0), "{case}: {found:?}");
+                assert!(report["pairs"].as_array().unwrap().iter().all(|p| p["verified"] == true));
+                on(&disk, &medium, &["verify"]).exits(0);
+            }
+        }
+    }
+}
+
+#[test]
+fn the_lines_are_junos() {
+    if !ready(TOOLS) {
+        return;
+    }
+    let (disk, medium) = (disk(), Medium::new(200, 512));
+    let words = ["snapshot", "--partition", "--swap-size", "0", "--root-size", "64m"];
+    let run = on(&disk, &medium, &words).exits(0);
+    let name = medium.node.file_name().unwrap().to_str().unwrap();
+    let expected = format!(
+        "Performing preliminary partition checks ...
+Partitions on snapshot:
+
+  Partition  Mountpoint  Size    Snapshot argument
+       s1    /           64M     root-size
+       s2    /altroot    64M     root-size
+       s3    /config     20M     none
+       s4    /altconfig  20M     none
+Partitioning {name} ...
+umount: /altroot: not currently mounted
+Copying / to /altroot.. (this may take a few minutes)
+umount: /altconfig: not currently mounted
+Copying /config to /altconfig.. (this may take a few minutes)
+The following filesystems were archived: / /config
+"
+    );
+    assert!(run.stdout.starts_with(&expected), "{run}");
+    assert_eq!(run.stderr, "");
+    let json: Value = serde_json::from_slice(&tool("sfdisk", &[&"-J", &medium.node])).unwrap();
+    let flags = json["partitiontable"]["partitions"].as_array().unwrap().iter();
+    let flags: Vec<_> = flags.map(|p| p["bootable"] == true).collect();
+    assert_eq!(flags, [true, false, false, false]);
+}
+
+/// The copy names itself, its own swap among it; it is shown, verified and refreshed where it is.
+#[test]
+fn the_copy_is_at_home_on_its_medium() {
+    if !ready(TOOLS) {
+        return;
+    }
+    let (disk, medium) = (disk(), Medium::new(300, 512));
+    let own = medium.node().to_owned();
+    let fstab = format!(
+        "{} / ext4 rw 1 1\n{} /config ext4 rw 2 2\n{} none swap sw 0 0\n",
+        disk.node(1),
+        disk.node(3),
+        disk.node(4)
+    );
+    disk.write("etc/fstab", fstab);
+    on(&disk, &medium, &["snapshot", "--scheme", "gpt"]).exits(0);
+    let expected =
+        format!("{own}p1 / ext4 rw 1 1\n{own}p3 /config ext4 rw 2 2\n{own}p5 none swap sw 0 0\n");
+    let point = disk.tmp().join("copy");
+    fs::create_dir(&point).unwrap();
+    disk.mount(&medium.part(1), &point, true);
+    assert_eq!(fs::read_to_string(point.join("etc/fstab")).unwrap(), expected);
+    unmount(&point);
+    let kind = tool("blkid", &[&"-p", &"-o", &"value", &"-s", &"TYPE", &medium.part(5)]);
+    assert_eq!(kind, b"swap\n");
+    let report = on(&disk, &medium, &["show", "--json"]).exits(0).json();
+    let copy = &report["slots"][1];
+    assert_eq!((&copy["medium"], &copy["state"]), (&"external".into(), &"valid".into()), "{copy}");
+    // The other slot of the running medium is another matter.
+    assert_eq!(disk.state(), "empty");
+    // Now as it is partitioned.
+    disk.write("etc/later", "later");
+    let before = partitions(&medium);
+    let run = on(&disk, &medium, &["snapshot"]).exits(0);
+    assert!(!run.stdout.contains("Partitioning"), "{run}");
+    assert_eq!(partitions(&medium), before);
+    disk.mount(&medium.part(1), &point, true);
+    assert_eq!(fs::read(point.join("etc/later")).unwrap(), b"later");
+    unmount(&point);
+}
+
+/// What does not fit, makes no sense or is in use: refused, and not a byte has changed.
+#[test]
+fn refusals_leave_the_medium_alone() {
+    if !ready(TOOLS) {
+        return;
+    }
+    let disk = disk();
+    disk.write("usr/large", pattern(12 << 20, 4));
+    disk.write("config/large", pattern(2 << 20, 5));
+    let medium = Medium::new(96, 512);
+    fs::write(disk.tmp().join("table"), "label: gpt\n,30M\n,30M\n").unwrap();
+    let table = File::open(disk.tmp().join("table")).unwrap();
+    Run::of(program("sfdisk").arg("-q").arg(&medium.node).stdin(table)).exits(0);
+    let before = medium.hash();
+    let refused = |args: &[&str], words: &str| {
+        let run = on(&disk, &medium, &[&["snapshot"], args].concat());
+        run.fails(6, words);
+        assert_eq!(medium.hash(), before, "{args:?} wrote");
+    };
+    refused(&["--root-size", "0"], "--root-size 0");
+    refused(&["--config-size", "0"], "--config-size 0");
+    refused(&["--root-size", "60"], "it does not fit: 2 roots of 60 MB");
+    refused(&["--swap-size", "90%"], "it does not fit");
+    refused(&["--data-size", "17179869183g"], "it does not fit");
+    refused(&["--root-size", "8", "--swap-size", "0"], "the copy of / does not fit");
+    refused(&["--partition", "--config-size", "1"], "the copy of /config does not fit");
+    // Nothing is written either where it would go, and only the plan is asked for.
+    on(&disk, &medium, &["snapshot", "-n", "--partition"]).exits(0).prints("1. put a new ");
+    assert_eq!(medium.hash(), before);
+    for (args, code) in
+        [(["--root-size", "x"], 2), (["--scheme", "bsd"], 2), (["--root-size", "1e3"], 2)]
+    {
+        on(&disk, &medium, &[&["snapshot"][..], &args].concat()).exits(code);
+        assert_eq!(medium.hash(), before);
+    }
+}
+
+#[test]
+fn a_medium_in_use_is_not_partitioned() {
+    if !ready(TOOLS) {
+        return;
+    }
+    let disk = disk();
+    disk.dualroot(&["snapshot", "--partition"]).fails(6, "holds the running root");
+    let own = disk.medium().to_str().unwrap().to_owned();
+    disk.dualroot(&["--media", &own, "snapshot", "--partition"]).fails(6, "holds the running root");
+    disk.dualroot(&["--media", "internal", "snapshot", "--partition"]).fails(6, "running root");
+    disk.dualroot(&["--media", &disk.node(2), "snapshot"]).fails(6, "is no whole medium");
+    disk.dualroot(&["--media", "/dev/none", "snapshot"]).fails(6, "no such medium");
+    disk.dualroot(&["--media", "usb1", "snapshot"]).fails(6, "no usb1 medium is attached");
+    let medium = Medium::new(200, 512);
+    on(&disk, &medium, &["snapshot", "--swap-size", "0"]).exits(0);
+    let before = medium.hash();
+    // Mounted, wherever, and read-only too.
+    let point = disk.tmp().join("here");
+    fs::create_dir(&point).unwrap();
+    disk.mount(&medium.part(3), &point, true);
+    on(&disk, &medium, &["snapshot", "--partition"]).fails(6, "is mounted on");
+    unmount(&point);
+    // Held by somebody.
+    let open = fs::OpenOptions::new();
+    let mut open = open.clone();
+    open.read(true).write(true);
+    let held = std::os::unix::fs::OpenOptionsExt::custom_flags(&mut open, nix::libc::O_EXCL);
+    let held = held.open(medium.part(2)).unwrap();
+    on(&disk, &medium, &["snapshot", "--partition", "--swap-size", "0"]).exits(4);
+    drop(held);
+    // Mirrored by other means.
+    let config = disk.tmp().join("mirrored.conf");
+    fs::write(&config, "mirror-flash-on-disk = true\n").unwrap();
+    let words = ["-c", config.to_str().unwrap(), "--media", medium.node(), "snapshot"];
+    let refusal = "Snapshot is not possible since mirror-flash-on-disk is configured.";
+    disk.dualroot(&words).fails(6, refusal);
+    disk.dualroot(&[&words[..], &["--partition"]].concat()).fails(6, refusal);
+    assert_eq!(medium.hash(), before);
+}
+
+/// The configuration says what a word means.
+#[test]
+fn words_for_media_come_from_the_configuration() {
+    if !ready(TOOLS) {
+        return;
+    }
+    let (disk, medium) = (disk(), Medium::new(200, 512));
+    let config = disk.tmp().join("media.conf");
+    fs::write(&config, format!("[media]\nusb = \"{}\"\n", medium.node())).unwrap();
+    let words = ["-c", config.to_str().unwrap(), "--media", "usb", "snapshot", "--swap-size", "0"];
+    disk.dualroot(&words).exits(0);
+    assert_eq!(partitions(&medium).len(), 4);
+    assert!(Path::new(&medium.part(4)).exists());
+}
