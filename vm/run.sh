@@ -64,7 +64,11 @@ target=${CARGO_TARGET_DIR:-$here/target}
 logs=$target/vm
 work=$(mktemp -d "$target/vm-run.XXXXXX")
 mkdir -p "$logs"
+# Of a chain of boots beside another each has its own.
 log=$logs/serial.log
+complaint_file=$work/complaint
+mine=
+beside=
 : >"$log"
 : >"$work/results"
 
@@ -72,6 +76,7 @@ failed=true
 clean_up() {
     status=$?
     trap - EXIT
+    [ -z "$beside" ] || kill -TERM -- "-$beside" 2>/dev/null || true
     if $failed && $keep; then
         echo "kept: $work; boot it again: $qemu -accel $accel ${guest[*]-}" >&2
     else
@@ -104,21 +109,22 @@ disk() {
 boot() {
     {
         timeout --foreground 3600 "$here/vm/console.py" --log "$log" --timeout 2400 "$1" \
-            "$qemu" -accel "$accel" "${guest[@]}" 2>"$work/complaint" || code=$?
+            "$qemu" -accel "$accel" "${guest[@]}" 2>"$complaint_file" || code=$?
         # 1 says that a test failed, which its line says too.
-        [ "${code:-0}" -le 1 ] || [ -s "$work/complaint" ] ||
-            echo "console.py ended with $code" >"$work/complaint"
+        [ "${code:-0}" -le 1 ] || [ -s "$complaint_file" ] ||
+            echo "console.py ended with $code" >"$complaint_file"
     } | tee -a "$work/results" | { grep --line-buffered -Ev '^(begin .*)?$' || true; }
-    if [ "$accel" = kvm ] && grep -q 'KVM internal error' "$work/complaint"; then
+    if [ "$accel" = kvm ] && grep -q 'KVM internal error' "$complaint_file"; then
         echo "KVM does not work here: going on without it" >&2
         accel=tcg
         boot "$1"
         return
     fi
-    if [ -s "$work/complaint" ]; then
+    if [ -s "$complaint_file" ]; then
         local complaint running
-        complaint=$(tail -n1 "$work/complaint")
-        running=$(awk '/^begin /{name=$2} /^(ok|FAILED|skipped) /{name=""} END{print name}' "$work/results")
+        complaint=$(tail -n1 "$complaint_file")
+        running=$(awk -v mine="$mine" 'substr($2, 1, length(mine)) != mine {next}
+            /^begin /{name=$2} /^(ok|FAILED|skipped) /{name=""} END{print name}' "$work/results")
         echo "FAILED ${running:-boot::guest}: ${complaint}" | tee -a "$work/results"
         return 1
     fi
@@ -173,17 +179,29 @@ step() {
         echo "FAILED boot::$1: not tried, $2 did not pass" | tee -a "$work/results"
     fi
 }
+# chain NAME: the boots of one of those disks, one after the other, with a log of their own.
+chain() {
+    log=$logs/serial-$1.log
+    complaint_file=$work/complaint-$1
+    mine=boot::$1
+    : >"$log"
+    step "$1_first_slot" "made_$1"
+    step "$1_second_slot" "$1_first_slot"
+    step "$1_back_again" "$1_second_slot"
+}
 if $booting; then
-    guest=("${machine[@]}" -device virtio-scsi-pci)
-    disk "$work/mbr.img" raw scsi-hd bootindex=0
-    step mbr_first_slot made_mbr
-    step mbr_second_slot mbr_first_slot
-    step mbr_back_again mbr_second_slot
+    # Side by side: a guest that boots keeps hardly more than one core busy.
     guest=("${machine[@]}")
     disk "$work/gpt.img" raw virtio-blk-pci bootindex=0
-    step gpt_first_slot made_gpt
-    step gpt_second_slot gpt_first_slot
-    step gpt_back_again gpt_second_slot
+    set -m # a process group of its own, to be ended as one
+    chain gpt &
+    beside=$!
+    set +m
+    guest=("${machine[@]}" -device virtio-scsi-pci)
+    disk "$work/mbr.img" raw scsi-hd bootindex=0
+    chain mbr
+    wait "$beside"
+    beside=
 fi
 
 # ---- the sum ----------------------------------------------------------------------------------
@@ -196,6 +214,6 @@ if [ "$bad" -eq 0 ] && [ "$passed" -gt 0 ]; then
 else
     echo "first failure: $(grep -m1 '^FAILED ' "$work/results" || echo "no test was run")"
 fi
-echo "serial log: $log"
+echo "serial logs: $logs"
 echo "$passed passed, $bad failed, $left_out skipped"
 ! $failed
