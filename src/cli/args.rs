@@ -67,6 +67,42 @@ pub enum Command {
     Verify(Show),
     /// Clear stale mounts of the alternate slot
     Clean(Clean),
+    /// Keep the partition tables of both slots' media, and repair them
+    #[command(subcommand)]
+    Table(Table),
+}
+
+/// What to do with partition tables.
+#[derive(Clone, Debug, Subcommand)]
+pub enum Table {
+    /// Keep tables, labels and boot blocks on /config and on the copy
+    Save,
+    /// Compare the media with what was kept
+    Check(Kept),
+    /// Write back what differs, where no partition in use would move
+    Restore(Restore),
+}
+
+/// Options of `table check`.
+#[derive(Clone, Debug, ClapArgs)]
+pub struct Kept {
+    /// Only this medium, by its name now: da0
+    #[arg(long, value_name = "NAME")]
+    pub medium: Option<String>,
+    /// Take this file instead of the newest that is found
+    #[arg(long, value_name = "FILE")]
+    pub file: Option<PathBuf>,
+}
+
+/// Options of `table restore`.
+#[derive(Clone, Debug, ClapArgs)]
+pub struct Restore {
+    /// What to take and where to write it
+    #[command(flatten)]
+    pub kept: Kept,
+    /// Print what would be written, and write nothing
+    #[arg(short = 'n', long)]
+    pub dry_run: bool,
 }
 
 /// Options of `snapshot`.

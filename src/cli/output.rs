@@ -7,7 +7,7 @@ use jiff::tz::TimeZone;
 use serde::Serialize;
 
 use crate::error::{Error, visible};
-use crate::ops::{clean, show, snapshot, verify};
+use crate::ops::{clean, show, snapshot, table, verify};
 use crate::plan::Step;
 use crate::slot::State;
 
@@ -162,4 +162,65 @@ pub fn clean(report: &clean::Report) -> String {
         let _ = writeln!(text, "{snapshot}: removed");
     }
     text
+}
+
+/// `table save`.
+pub fn table_save(report: &table::save::Report) -> String {
+    let mut text = String::new();
+    for medium in &report.media {
+        let scheme = medium.scheme.unwrap_or("no table");
+        let _ = writeln!(text, "{}: {scheme}, {} structures kept", medium.medium, medium.pieces);
+        for note in &medium.notes {
+            let _ = writeln!(text, "{}: {}", medium.medium, visible(note));
+        }
+    }
+    for file in &report.files {
+        let _ = writeln!(text, "{}: {} bytes", visible(file), report.bytes);
+    }
+    for why in &report.left_out {
+        let _ = writeln!(text, "not kept elsewhere: {}", visible(why));
+    }
+    text
+}
+
+/// `table check`.
+pub fn table_check(report: &table::check::Report) -> String {
+    let mut text = String::new();
+    for difference in &report.differences {
+        let _ = write!(text, "{}: {}", difference.medium, difference.what);
+        if let Some(offset) = difference.offset {
+            let _ = write!(text, " at {offset}");
+        }
+        let _ = write!(text, ": {}", visible(&difference.problem));
+        if let Some(repair) = &difference.repair {
+            let _ = write!(text, " (repair: {repair})");
+        }
+        text.push('\n');
+    }
+    let verdict = match report.differences.len() {
+        0 => "equal to what was kept".to_owned(),
+        1 => "1 difference".to_owned(),
+        n => format!("{n} differences"),
+    };
+    let media =
+        if report.media.is_empty() { "no medium".to_owned() } else { report.media.join(", ") };
+    let _ = writeln!(
+        text,
+        "{media}: {} structures compared with {} of {}: {verdict}",
+        report.pieces,
+        visible(&report.file),
+        date(report.saved)
+    );
+    text
+}
+
+/// `table restore`: its last line; what is written was said before.
+pub fn table_restore(report: &table::restore::Report) -> String {
+    let media = report.media.join(", ");
+    match (report.written.len(), report.dry_run) {
+        (0, _) => format!("{media}: nothing to repair\n"),
+        (_, true) => String::new(),
+        (1, false) => format!("{media}: 1 structure written, read back and equal\n"),
+        (n, false) => format!("{media}: {n} structures written, read back and equal\n"),
+    }
 }

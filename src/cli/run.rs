@@ -1,6 +1,7 @@
 //! From arguments to an exit code.
 
 use std::io::Write;
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
@@ -9,16 +10,16 @@ use std::thread;
 use clap::Parser;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
-use super::args::{self, Args, Command};
+use super::args::{self, Args, Command, Kept, Table};
 use super::display::Display;
 use super::{logger, output};
 use crate::copy::progress::Monitor;
 use crate::error::{Context, Error, Kind, Result};
-use crate::ops::{Session, clean, partition, show, snapshot, verify};
+use crate::ops::{Session, clean, partition, show, snapshot, table, verify};
 use crate::plan::partition::Sizes;
 use crate::slot::{Choice, Part};
 use crate::sys::Native;
-use crate::table;
+use crate::table::Scheme;
 
 /// Runs the program.
 pub fn main() -> ExitCode {
@@ -103,6 +104,7 @@ fn dispatch(args: &Args, session: &Session) -> Result<ExitCode> {
                 let report = clean::run(&os, session, options.force)?;
                 Ok((pick(args, &report, output::clean), ExitCode::SUCCESS))
             }
+            Command::Table(verb) => run_table(os, session, args, verb),
         };
         drop(display);
         let (text, code): (String, ExitCode) = result?;
@@ -114,6 +116,43 @@ fn dispatch(args: &Args, session: &Session) -> Result<ExitCode> {
 /// A report as the user wants it.
 fn pick<T: serde::Serialize>(args: &Args, report: &T, text: impl Fn(&T) -> String) -> String {
     if args.json { output::json(report) } else { text(report) }
+}
+
+fn run_table(
+    os: Native,
+    session: &Session,
+    args: &Args,
+    verb: &Table,
+) -> Result<(String, ExitCode)> {
+    let choice = |kept: &Kept| -> Result<(Option<String>, Option<PathBuf>)> {
+        let absolute = |path| std::path::absolute(path).doing_to("resolving", path);
+        Ok((kept.medium.clone(), kept.file.as_ref().map(absolute).transpose()?))
+    };
+    match verb {
+        Table::Save => {
+            let report = table::save::run(&os, session)?;
+            Ok((pick(args, &report, output::table_save), ExitCode::SUCCESS))
+        }
+        Table::Check(kept) => {
+            let (medium, file) = choice(kept)?;
+            let choice = table::Choice { medium: medium.as_deref(), file: file.as_deref() };
+            let report = table::check::run(&os, session, choice)?;
+            let equal = report.differences.is_empty();
+            let code = if equal { 0 } else { Kind::Problems.exit_code() };
+            Ok((pick(args, &report, output::table_check), ExitCode::from(code)))
+        }
+        Table::Restore(restore) => {
+            let (medium, file) = choice(&restore.kept)?;
+            let choice = table::Choice { medium: medium.as_deref(), file: file.as_deref() };
+            let mut say = |line: &str| {
+                if !args.json {
+                    print(&format!("{line}\n"));
+                }
+            };
+            let report = table::restore::run(&os, session, choice, restore.dry_run, &mut say)?;
+            Ok((pick(args, &report, output::table_restore), ExitCode::SUCCESS))
+        }
+    }
 }
 
 fn run_snapshot(
@@ -136,8 +175,8 @@ fn run_snapshot(
     let wanted = options.partition || options.scheme.is_some() || sizes != Sizes::default();
     let partition = wanted.then_some(partition::Options {
         scheme: options.scheme.map(|scheme| match scheme {
-            args::Scheme::Mbr => table::Scheme::Mbr,
-            args::Scheme::Gpt => table::Scheme::Gpt,
+            args::Scheme::Mbr => Scheme::Mbr,
+            args::Scheme::Gpt => Scheme::Gpt,
         }),
         sizes,
     });

@@ -13,6 +13,7 @@ use serde::Serialize;
 use super::frozen::{Frozen, SNAPSHOTS};
 use super::mounted::{Mounted, patiently};
 use super::record::{self, Hashing, MANIFEST_NEW};
+use super::table::{self, save};
 use super::{Session, clear, observe, rewrite};
 use crate::copy::progress::Phase;
 use crate::copy::tree::{Options as TreeOptions, Summary};
@@ -21,8 +22,8 @@ use crate::copy::{pool, tree};
 use crate::device::Id;
 use crate::error::{Context, During, Error, Kind, Result};
 use crate::mounts::Mount;
-use crate::plan::Step;
 use crate::plan::consistency::Consistency;
+use crate::plan::{Step, Tables};
 use crate::record::packages::{self, Software};
 use crate::record::{self as slot_record, Record};
 use crate::slot::discover::Layout;
@@ -160,6 +161,7 @@ impl<'a, 'b, O: Os> Run<'a, 'b, O> {
             }
             Step::Copy(part, _, _, consistency) => self.copy(*part, consistency),
             Step::Verify(part, _) => self.verify(*part),
+            Step::Tables(tables) => self.tables(tables).during("keeping the partition tables"),
             Step::Record(part, _) => self.record(*part),
         }
     }
@@ -416,6 +418,24 @@ impl<'a, 'b, O: Os> Run<'a, 'b, O> {
         drop(file);
         mounted.unmount()?;
         Ok((report, sha256))
+    }
+
+    /// Looks at the media once more, now with the new file systems on them, and writes the file to
+    /// the copy and to `/config`. What is mounted cannot be read back past the system's cache: of
+    /// that file, its own checksums will tell.
+    fn tables(&mut self, tables: &Tables) -> Result<()> {
+        let content = save::collect(self.os, self.view, self.layout)?.0.encode();
+        self.session.monitor.begin(Phase::default());
+        if tables.copy.is_some() {
+            let (device, point) = (self.device(Part::Root)?, self.point(Part::Root));
+            let fs = &self.pair(Part::Root)?.1.fs;
+            table::write_copy(self.os, &device, fs, Some(&point), &content)?;
+        }
+        if let Some(point) = &tables.config {
+            table::put(&self.os.open_dir(point)?, &content)
+                .during(format!("writing to {}", point.display()))?;
+        }
+        Ok(())
     }
 
     fn record(&mut self, part: Part) -> Result<()> {

@@ -34,7 +34,7 @@ impl Owner {
 ///
 /// # Errors
 /// Another run holds one of them (exit 4, at once, with its process id).
-fn exclusive<O: Os>(os: &O, media: &[String], verb: &str) -> Result<Vec<Lock>> {
+pub(super) fn exclusive<O: Os>(os: &O, media: &[String], verb: &str) -> Result<Vec<Lock>> {
     os.make_dir(&os.run_dir())?;
     let note = format!("{} {verb}\n", std::process::id());
     let mut locks = Vec::new();

@@ -13,6 +13,7 @@ pub mod record;
 pub mod rewrite;
 pub mod show;
 pub mod snapshot;
+pub mod table;
 pub mod verify;
 
 use std::path::PathBuf;

@@ -58,9 +58,14 @@ impl<'a, O: Os> Mounted<'a, O> {
 
     /// Mounts `device` read-only on a private directory that names this process as its owner.
     pub fn private(os: &'a O, device: &Path, fs: &str, word: &str) -> Result<Self> {
+        Self::aside(os, device, fs, word, Access::Read)
+    }
+
+    /// Mounts `device` on a private directory that names this process as its owner.
+    pub fn aside(os: &'a O, device: &Path, fs: &str, word: &str, access: Access) -> Result<Self> {
         let point = os.run_dir().join(format!("{}.{word}", std::process::id()));
         os.make_dir(&point)?;
-        match Self::new(os, device, &point, fs, Access::Read) {
+        match Self::new(os, device, &point, fs, access) {
             Ok(mut mounted) => {
                 mounted.private = Some(point);
                 Ok(mounted)

@@ -96,7 +96,7 @@ fn read_media<O: Os>(os: &O, view: &mut View) {
         let table = if matches!(provider.class, Class::Partition { .. }) {
             read_label(os, view, id)
         } else {
-            let mut reader = DeviceReader { os, device: &path, position: 0 };
+            let mut reader = DeviceReader::new(os, &path);
             table::read(&mut reader, size, sector).map_err(Error::from)
         };
         match table {
@@ -165,10 +165,16 @@ fn read_label<O: Os>(os: &O, view: &View, id: Id) -> Result<Option<table::Table>
 }
 
 /// A device as the table parsers read it.
-struct DeviceReader<'a, O> {
+pub(super) struct DeviceReader<'a, O> {
     os: &'a O,
     device: &'a Path,
     position: u64,
+}
+
+impl<'a, O> DeviceReader<'a, O> {
+    pub(super) fn new(os: &'a O, device: &'a Path) -> Self {
+        Self { os, device, position: 0 }
+    }
 }
 
 impl<O: Os> Read for DeviceReader<'_, O> {

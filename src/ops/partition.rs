@@ -147,18 +147,23 @@ impl Partitioning {
         Path::new("/dev").join(&self.medium)
     }
 
-    /// The steps of a snapshot with those of a new table around them: boot code and marks come
-    /// last, so that nothing boots from the medium before it is whole.
+    /// The steps of a snapshot with those of a new table around them: boot code and marks come when
+    /// all is verified, so that nothing boots from the medium before it is whole, and before the
+    /// tables are kept.
     pub(super) fn around(&self, layout: &Layout, root: &Format, steps: Vec<Step>) -> Vec<Step> {
         let medium = self.node().to_string_lossy().into_owned();
         let mut all = vec![Step::Partition(medium.clone(), self.drawing.clone())];
-        all.extend(steps);
+        let last = |step: &Step| matches!(step, Step::Tables(_) | Step::Record(..));
+        let kept = steps.iter().position(last).unwrap_or(steps.len());
+        let mut steps = steps.into_iter();
+        all.extend(steps.by_ref().take(kept));
         for own in layout.own.iter().filter(|own| own.role != Role::Swap) {
             let format = Format { label: None, id: None, inodes: None, ..root.clone() };
             let node = self.future.node(own.target);
             all.push(Step::Make(own.role.point(), node, format));
         }
         all.push(Step::Boot(medium, self.drawing.clone()));
+        all.extend(steps);
         all
     }
 

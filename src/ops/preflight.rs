@@ -16,9 +16,11 @@ use crate::table::superblock::{self, Superblock};
 const MANIFEST_LINE: u64 = 256;
 /// Room that never hurts: directories grow in steps, and the record needs a block or two.
 const SLACK: u64 = 256 << 10;
+/// As much of it is for the partition tables.
+const TABLES: u64 = 64 << 10;
 
 /// The file system that `pair`'s target will get, proved to be large enough for what `source` holds
-/// now, `usage` of it by its file system's own count.
+/// now, `usage` of it by its file system's own count, and for `room` bytes of partition tables.
 ///
 /// # Errors
 /// Refused with what is missing: bytes, or inodes.
@@ -28,6 +30,7 @@ pub fn format<O: Os>(
     pair: &Pair,
     source: &O::Dir,
     usage: Usage,
+    room: u64,
     monitor: &Monitor,
 ) -> Result<Format> {
     let mut format = wanted(view, pair)?;
@@ -48,6 +51,8 @@ pub fn format<O: Os>(
         Err(e) => return Err(refuse(e.to_string())),
     };
     let block = u64::from(offered.block.max(1));
+    let needed_bytes =
+        |census: &Census| needed_bytes(census).saturating_add(room.saturating_sub(TABLES));
     let bytes = |offered: &Superblock| {
         offered.free_blocks.saturating_sub(kept_back(format.fs, size, block)).saturating_mul(block)
     };

@@ -9,6 +9,7 @@ use serde::Serialize;
 
 use super::execute::{PairReport, Run, Source, check_empty};
 use super::partition::{self, Partitioning};
+use super::table::{self, save::Home};
 use super::{Session, clear, lock, preflight, rewrite};
 use crate::copy::progress::interrupted;
 use crate::device::Id;
@@ -82,14 +83,17 @@ pub fn run<O: Os>(
     let (_locks, work) = match &options.partition {
         None => {
             let observed = lock::observed(os, session, "snapshot", sweep, View::guard)?;
-            (observed.locks, Work { view: observed.view, layout: observed.layout, table: None })
+            (
+                observed.locks,
+                Work { view: observed.view, layout: observed.layout, partitioning: None },
+            )
         }
         Some(wanted) => {
             let (locks, view, medium) = lock::medium(os, session, "snapshot", partition::medium)?;
             (locks, Work::on_new_table(&view, medium, wanted)?)
         }
     };
-    let Work { view, layout, table } = work;
+    let Work { view, layout, partitioning } = work;
     let layout = chosen(&view, layout, options.only)?;
     rewrite::files(os, &view, &view.root, &layout, &BTreeMap::new())?;
     let obstacles = clear::find(os, &view, &layout.pairs, options.force)?;
@@ -99,9 +103,20 @@ pub fn run<O: Os>(
         .iter()
         .map(|pair| Source::open(os, &view, pair))
         .collect::<Result<Vec<_>>>()?;
-    let choices = choices(os, session, &view, &layout, &sources)?;
-    let steps = plan::snapshot(&view, &layout, &obstacles, &points, &choices, options.force);
-    let steps = match &table {
+    let room = match &partitioning {
+        None => table::save::collect(os, &view, &layout)?.0.encode().len() as u64,
+        // What the medium has now does not matter, and may be damaged: it will have no more than
+        // the running one.
+        Some(_) => {
+            let running = table::save::collect_of(os, &view, view.running_medium())?.0;
+            2 * running.encode().len() as u64 + ROOM
+        }
+    };
+    let choices = choices(os, session, &view, &layout, &sources, room)?;
+    let tables = tables(os, &view, &layout, room)?;
+    let steps =
+        plan::snapshot(&view, &layout, &obstacles, &points, &choices, tables, options.force);
+    let steps = match &partitioning {
         Some(table) => table.around(&layout, &choices[0].format, steps),
         None => steps,
     };
@@ -109,7 +124,7 @@ pub fn run<O: Os>(
         return Ok(Outcome::Planned(steps));
     }
     let cleared = cleared(&view, &layout, &obstacles);
-    let (view, layout) = match &table {
+    let (view, layout) = match &partitioning {
         Some(table) => {
             let (view, found) = table.execute(os, session, &layout, say)?;
             let layout = chosen(&view, found, options.only)?;
@@ -132,42 +147,80 @@ pub fn run<O: Os>(
         schema: 1,
         archived: pairs.iter().map(|p| p.source).collect(),
         pairs,
-        partitions: table.map_or_else(Vec::new, |table| table.rows),
+        partitions: partitioning.map_or_else(Vec::new, |table| table.rows),
         seconds: begun.elapsed().as_secs_f64(),
         shared: layout.shared_config.map(|id| view.node(id)),
     }))
 }
+
+/// Bytes that the boot code and the tables of a new medium take at most, encoded: a boot partition
+/// is half a MiB.
+const ROOM: u64 = 1 << 20;
 
 /// What a run works on.
 struct Work {
     view: View,
     layout: Layout,
     /// The table that is to be made before; view and layout are then as they will be.
-    table: Option<Partitioning>,
+    partitioning: Option<Partitioning>,
 }
 
 impl Work {
     fn on_new_table(view: &View, medium: Id, wanted: &partition::Options) -> Result<Self> {
-        let (future, table) = partition::plan(view, medium, wanted)?;
+        let (future, partitioning) = partition::plan(view, medium, wanted)?;
         let layout = future.discover()?;
         future.guard(&layout)?;
-        Ok(Self { view: future, layout, table: Some(table) })
+        Ok(Self { view: future, layout, partitioning: Some(partitioning) })
     }
 }
 
-/// What each pair's copy is to be, with `sources` in the order of the pairs.
+/// Where the partition tables are to be kept, `room` bytes of them.
+fn tables<O: Os>(os: &O, view: &View, layout: &Layout, room: u64) -> Result<plan::Tables> {
+    let copied = |pair: &&Pair| pair.part == Part::Root;
+    let config = match table::save::home(view, layout) {
+        Home::Writable(point) => {
+            let free = os.usage(&point)?.free_bytes;
+            // Beside the one that it replaces, and a block or two for its directory.
+            let needed = room.saturating_add(64 << 10);
+            if free < needed {
+                let cause = format!(
+                    "the partition tables do not fit {}: they need {needed} bytes, {free} are there",
+                    point.display()
+                );
+                return Err(Error::refused(cause));
+            }
+            Some(point)
+        }
+        Home::ReadOnly(point) => {
+            log::info!("{} is read-only: no partition tables are kept on it", point.display());
+            None
+        }
+        Home::None => None,
+    };
+    let media = table::save::media(view, layout);
+    Ok(plan::Tables {
+        media: media.into_iter().map(|id| view.node(id)).collect(),
+        copy: layout.pairs.iter().find(copied).map(|pair| view.node(pair.target)),
+        config,
+    })
+}
+
+/// What each pair's copy is to be, with `sources` in the order of the pairs. `room` is what the
+/// partition tables take beside the root.
 fn choices<O: Os>(
     os: &O,
     session: &Session,
     view: &View,
     layout: &Layout,
     sources: &[Source<'_, O>],
+    room: u64,
 ) -> Result<Vec<plan::Choice>> {
     let snapshots = os.snapshots()?;
     let wanted = view.config.file_system_snapshots.unwrap_or(true);
     let choice = |(pair, source): (&Pair, &Source<'_, O>)| {
+        let room = if pair.part == Part::Root { room } else { 0 };
         let format =
-            preflight::format(os, view, pair, &source.dir, source.usage, &session.monitor)?;
+            preflight::format(os, view, pair, &source.dir, source.usage, room, &session.monitor)?;
         // What nobody has mounted is mounted by us, read-only.
         let point = pair.mounted.as_ref();
         let source = consistency::Source {

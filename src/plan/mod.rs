@@ -42,8 +42,21 @@ pub enum Step {
     Copy(Part, String, String, Consistency),
     /// Read the copy again from the medium.
     Verify(Part, String),
+    /// Keep the partition tables of both slots' media.
+    Tables(Tables),
     /// Write the record.
     Record(Part, String),
+}
+
+/// Where the partition tables are kept.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Tables {
+    /// The media's nodes.
+    pub media: Vec<String>,
+    /// The device of the root's copy, where that is made.
+    pub copy: Option<String>,
+    /// `/config`, where it is a file system of its own and mounted read-write.
+    pub config: Option<PathBuf>,
 }
 
 impl fmt::Display for Step {
@@ -87,6 +100,12 @@ impl fmt::Display for Step {
             Self::Verify(part, device) => {
                 write!(f, "read the copy of {} on {device} again and compare", part.point())
             }
+            Self::Tables(tables) => {
+                let config = tables.config.as_ref().map(|point| point.display().to_string());
+                let places: Vec<_> = tables.copy.iter().cloned().chain(config).collect();
+                let (media, places) = (tables.media.join(", "), places.join(" and "));
+                write!(f, "keep the partition tables of {media} on {places} and flush")
+            }
             Self::Record(part, device) => {
                 write!(f, "write the record of {} on {device} and flush", part.point())
             }
@@ -104,7 +123,7 @@ pub struct Choice {
 }
 
 /// The steps of a snapshot. `choices` has one entry per pair of `layout`, in its order; `points`
-/// are the mount points that are missing.
+/// are the mount points that are missing; `tables` tells where partition tables are kept.
 ///
 /// The records come last, after everything is verified, and the root's after the configuration's:
 /// a slot is valid only as a whole.
@@ -114,6 +133,7 @@ pub fn snapshot(
     obstacles: &[Obstacle],
     points: &[PathBuf],
     choices: &[Choice],
+    tables: Tables,
     force: bool,
 ) -> Vec<Step> {
     let mut steps: Vec<Step> =
@@ -130,6 +150,9 @@ pub fn snapshot(
         let source = view.node(pair.source);
         steps.push(Step::Copy(part, source, target.clone(), choice.consistency.clone()));
         steps.push(Step::Verify(part, target));
+    }
+    if tables.copy.is_some() || tables.config.is_some() {
+        steps.push(Step::Tables(tables));
     }
     for pair in layout.pairs.iter().rev() {
         steps.push(Step::Record(pair.part, view.node(pair.target)));

@@ -15,6 +15,8 @@ pub const DIR: &str = ".dualroot";
 pub const RECORD: &str = "record.json";
 /// The manifest's name there.
 pub const MANIFEST: &str = "manifest.mtree";
+/// The file of partition tables there, and in the same directory of `/config`.
+pub const TABLES: &str = "tables";
 /// The version of the record's format that this program writes.
 pub const SCHEMA: u32 = 1;
 

@@ -134,8 +134,29 @@ pub trait Claim {
     fn size(&self) -> Result<u64>;
     /// Writes zeros over `[offset, offset + length)`.
     fn wipe(&mut self, offset: u64, length: u64) -> Result<()>;
+    /// Writes `data` at `offset`, both whole sectors.
+    fn write_at(&mut self, offset: u64, data: &[u8]) -> Result<()>;
+    /// Lets the kernel read the partition table anew, at the latest when this is dropped. `false`
+    /// where it goes on with the one that it knows.
+    fn reread(&mut self) -> Result<bool>;
     /// Flushes to the medium: file data, and the device's own cache.
     fn flush(&mut self) -> Result<()>;
+}
+
+/// What the kernel itself can write to a medium that is in use, from what it has in memory.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Rewrite {
+    /// The copy of a GPT that it found damaged.
+    Recover,
+    /// The whole table, by giving an entry the type that it has.
+    Table {
+        /// 1-based index of any entry.
+        index: u32,
+        /// Its type in gpart(8)'s words.
+        kind: String,
+    },
+    /// Boot code: 512 bytes on a medium, 8 KiB in a slice with a BSD label.
+    BootCode(Vec<u8>),
 }
 
 /// The running system, or one that behaves like it.
@@ -162,6 +183,15 @@ pub trait Os: Sync {
     /// Up to `length` bytes of a device at `offset`, fewer where it ends. Both are multiples of
     /// the sector size, as FreeBSD's character devices ask.
     fn read_device(&self, device: &Path, offset: u64, length: usize) -> Result<Vec<u8>>;
+    /// Makes the next [`Os::read_device`] of a medium come from it, also while it is in use.
+    fn refresh(&self, medium: &Path) -> Result<()>;
+    /// The medium's serial number, or what else its hardware tells of itself; `None` where it
+    /// tells nothing.
+    fn ident(&self, medium: &Path) -> Result<Option<String>>;
+    /// Whether this system knows [`Os::rewrite`].
+    fn rewrites(&self) -> bool;
+    /// Lets the kernel write the table, or the boot code, of a medium or slice that is in use.
+    fn rewrite(&self, holder: &Path, what: &Rewrite) -> Result<()>;
     /// Opens a device for writing, exclusively.
     fn claim(&self, device: &Path) -> Result<Self::Claim>;
     /// Makes a file system with the system's own tool.

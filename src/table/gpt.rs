@@ -9,7 +9,9 @@ use std::io::{self, Cursor, Read, Seek};
 
 use gptman::{GPTHeader, GPTPartitionEntry};
 
-use super::{Entry, Failure, Fault, Scheme, Table, check_entries, check_sector, read_sectors};
+use super::{
+    Entry, Failure, Fault, Scheme, Table, check_entries, check_sector, le32, le64, read_sectors,
+};
 
 /// More entries than this are refused before anything is allocated for them.
 const MOST_ENTRIES: u32 = 1024;
@@ -84,6 +86,32 @@ pub fn read_copy<R: Read + Seek>(
     sector: u32,
     copy: Copy,
 ) -> Result<Option<Table>, Failure> {
+    Ok(read_raw(reader, size, sector, copy)?.map(|(_, table)| table))
+}
+
+/// One copy as it lies on the medium: whole sectors.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Raw {
+    /// First byte of the header on the medium.
+    pub header_at: u64,
+    /// The header's sector.
+    pub header: Vec<u8>,
+    /// First byte of the entries on the medium.
+    pub array_at: u64,
+    /// The entries' sectors.
+    pub array: Vec<u8>,
+}
+
+/// Reads one copy as [`read_copy`] does, and its bytes.
+///
+/// # Errors
+/// The same.
+pub fn read_raw<R: Read + Seek>(
+    reader: &mut R,
+    size: u64,
+    sector: u32,
+    copy: Copy,
+) -> Result<Option<(Raw, Table)>, Failure> {
     check_sector(sector)?;
     let bytes = u64::from(sector);
     // Protective MBR, two headers, two arrays and one sector to give away: GEOM's minimum.
@@ -92,21 +120,21 @@ pub fn read_copy<R: Read + Seek>(
     }
     let last = size / bytes - 1;
     let lba = if copy == Copy::Primary { 1 } else { last };
-    let header = read_sectors(reader, sector, lba, bytes)?;
-    if !header.starts_with(b"EFI PART") {
+    let sectors = read_sectors(reader, sector, lba, bytes)?;
+    if !sectors.starts_with(SIGNATURE) {
         return Ok(None);
     }
     let header =
-        GPTHeader::read_from(&mut Cursor::new(&header)).map_err(|error| header_fault(&error))?;
+        GPTHeader::read_from(&mut Cursor::new(&sectors)).map_err(|error| header_fault(&error))?;
     let length = check_header(&header, lba, last, sector)?;
-    let mut array = read_sectors(reader, sector, header.partition_entry_lba, length)?;
-    array.truncate(usize::try_from(length).unwrap_or(usize::MAX));
-    if crc32fast::hash(&array) != header.partition_entry_array_crc32 {
+    let array = read_sectors(reader, sector, header.partition_entry_lba, length)?;
+    let used = &array[..usize::try_from(length).unwrap_or(usize::MAX).min(array.len())];
+    if crc32fast::hash(used) != header.partition_entry_array_crc32 {
         return Err(Fault::Checksum("gpt entries").into());
     }
     let entry_size = usize::try_from(header.size_of_partition_entry).unwrap_or(usize::MAX);
     let mut entries = Vec::new();
-    for (index, raw) in (1..).zip(array.chunks_exact(entry_size)) {
+    for (index, raw) in (1..).zip(used.chunks_exact(entry_size)) {
         // gptman asks for more than the 128 bytes that it decodes.
         let raw = GPTPartitionEntry::read_from(&mut raw.chain(io::repeat(0)))
             .map_err(|_| Fault::Invalid("unreadable gpt entry"))?;
@@ -115,7 +143,96 @@ pub fn read_copy<R: Read + Seek>(
         }
     }
     check_entries(&entries, size)?;
-    Ok(Some(Table { scheme: Scheme::Gpt, sector, disk_id: Some(guid(header.disk_guid)), entries }))
+    let disk_id = Some(guid(header.disk_guid));
+    let array_at = header.partition_entry_lba * bytes;
+    let raw = Raw { header_at: lba * bytes, header: sectors, array_at, array };
+    Ok(Some((raw, Table { scheme: Scheme::Gpt, sector, disk_id, entries })))
+}
+
+/// The start of every header.
+const SIGNATURE: &[u8] = b"EFI PART";
+/// Places in a header: its length, its own checksum (both 32 bits), its own sector, the other
+/// header's, that of the entries (64 bits), how many those are, how long each is, and their
+/// checksum (32 bits).
+const HEADER_SIZE: usize = 12;
+const HEADER_CRC: usize = 16;
+const OWN_LBA: usize = 24;
+const OTHER_LBA: usize = 32;
+const ARRAY_LBA: usize = 72;
+const ENTRY_COUNT: usize = 80;
+const ENTRY_SIZE: usize = 84;
+const ARRAY_CRC: usize = 88;
+/// Place of the 64 attribute bits in an entry.
+const ATTRIBUTES: usize = 48;
+/// The bits that booting changes.
+const BOOT_BITS: u64 = BOOT_ME | BOOT_ONCE | BOOT_FAILED;
+
+/// Bytes of the entries that a header counts, and of one of them; `None` where they do not fit.
+fn array_length(header: &[u8], array: &[u8]) -> Option<(usize, usize)> {
+    let size = usize::try_from(le32(header, ENTRY_SIZE)?).ok().filter(|&n| n >= 128)?;
+    let count = usize::try_from(le32(header, ENTRY_COUNT)?).ok()?;
+    let length = count.checked_mul(size).filter(|&length| length <= array.len())?;
+    Some((length, size))
+}
+
+/// The checksums that belong to these bytes, of the header and of the entries.
+fn checksums(header: &[u8], array: &[u8]) -> Option<(u32, u32)> {
+    let length = usize::try_from(le32(header, HEADER_SIZE)?).ok().filter(|&n| n >= 92)?;
+    let mut own = header.get(..length)?.to_vec();
+    own[HEADER_CRC..HEADER_CRC + 4].fill(0);
+    let entries = crc32fast::hash(&array[..array_length(header, array)?.0]);
+    Some((crc32fast::hash(&own), entries))
+}
+
+/// Whether header and entries belong together: signature and both checksums.
+pub fn is_whole(header: &[u8], array: &[u8]) -> bool {
+    header.starts_with(SIGNATURE)
+        && checksums(header, array).is_some_and(|(own, entries)| {
+            le32(header, HEADER_CRC) == Some(own) && le32(header, ARRAY_CRC) == Some(entries)
+        })
+}
+
+/// Sets both checksums.
+pub fn seal(header: &mut [u8], array: &[u8]) {
+    if let Some((_, entries)) = checksums(header, array) {
+        header[ARRAY_CRC..ARRAY_CRC + 4].copy_from_slice(&entries.to_le_bytes());
+    }
+    if let Some((own, _)) = checksums(header, array) {
+        header[HEADER_CRC..HEADER_CRC + 4].copy_from_slice(&own.to_le_bytes());
+    }
+}
+
+/// Gives the entries of `to` the boot attributes that those of `from` have.
+pub fn take_boot_bits(header: &[u8], to: &mut [u8], from: &[u8]) {
+    let Some((length, size)) = array_length(header, to) else { return };
+    for (to, from) in to[..length].chunks_exact_mut(size).zip(from.chunks_exact(size)) {
+        let (Some(own), Some(other)) = (le64(to, ATTRIBUTES), le64(from, ATTRIBUTES)) else {
+            return;
+        };
+        let bits = (own & !BOOT_BITS) | (other & BOOT_BITS);
+        to[ATTRIBUTES..ATTRIBUTES + 8].copy_from_slice(&bits.to_le_bytes());
+    }
+}
+
+/// The other copy of a whole one on a medium of `size` bytes, as `gpart recover` makes it: the
+/// backup behind the usable sectors, the primary behind the protective MBR. `None` where the two
+/// do not belong to a medium of this size.
+pub fn mirror(raw: &Raw, size: u64, sector: u32) -> Option<Raw> {
+    let bytes = u64::from(sector);
+    let last = (size / bytes).checked_sub(1)?;
+    let (own, other) = (le64(&raw.header, OWN_LBA)?, le64(&raw.header, OTHER_LBA)?);
+    let array = match (own, other) {
+        (1, backup) if backup == last => last.checked_sub(raw.array.len() as u64 / bytes)?,
+        (backup, 1) if backup == last => 2,
+        _ => return None,
+    };
+    let mut header = raw.header.clone();
+    for (at, value) in [(OWN_LBA, other), (OTHER_LBA, own), (ARRAY_LBA, array)] {
+        header[at..at + 8].copy_from_slice(&value.to_le_bytes());
+    }
+    seal(&mut header, &raw.array);
+    let (header_at, array_at) = (other * bytes, array * bytes);
+    Some(Raw { header_at, header, array_at, array: raw.array.clone() })
 }
 
 fn header_fault(error: &gptman::Error) -> Fault {

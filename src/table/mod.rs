@@ -10,10 +10,13 @@ pub mod drawing;
 mod gpart;
 pub mod gpt;
 pub mod mbr;
+pub mod saved;
 pub mod superblock;
 
 use std::fmt;
 use std::io::{self, Read, Seek, SeekFrom};
+
+use serde::{Deserialize, Serialize};
 
 use crate::error;
 
@@ -21,7 +24,8 @@ use crate::error;
 const LONGEST: u64 = 4 << 20;
 
 /// The kind of a partition table.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "UPPERCASE")]
 pub enum Scheme {
     /// Four slices in the first sector of a medium.
     Mbr,
@@ -285,6 +289,11 @@ fn le16(bytes: &[u8], at: usize) -> Option<u16> {
 /// Little-endian 32 bits at `at`.
 fn le32(bytes: &[u8], at: usize) -> Option<u32> {
     array(bytes, at).map(u32::from_le_bytes)
+}
+
+/// Little-endian 64 bits at `at`.
+fn le64(bytes: &[u8], at: usize) -> Option<u64> {
+    array(bytes, at).map(u64::from_le_bytes)
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@
 
 use std::ops::Range;
 
-use super::{array, bsd, le16, le32};
+use super::{array, bsd, le16, le32, le64};
 
 /// Bytes from the partition's start that [`read`] and [`wipe_ranges`] need.
 pub const WINDOW: usize = 128 * 1024;
@@ -238,11 +238,6 @@ fn xfs(window: &[u8]) -> Option<Superblock> {
         clean: window.get(126) == Some(&0),
         flags: 0,
     })
-}
-
-/// Little-endian 64 bits at `at`.
-fn le64(bytes: &[u8], at: usize) -> Option<u64> {
-    array(bytes, at).map(u64::from_le_bytes)
 }
 
 /// The text before the first NUL, if any.

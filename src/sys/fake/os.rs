@@ -10,14 +10,14 @@ use nix::errno::Errno;
 use super::fault::Place;
 use super::handle::FakeDir;
 use super::tree::{Attributes, Body, Change, Inode};
-use super::volume::{self, Write};
+use super::volume;
 use super::world::{Node, World};
 use super::{Machine, Turn};
-use crate::device::Devices;
+use crate::device::{Class, Devices, Id};
 use crate::error::{Context, Error, Kind as ErrorKind, Result};
 use crate::mounts::Mount;
 use crate::sys::tree::Kind;
-use crate::sys::{self, Access, Format, Holder, Os, Snapshots, Usage};
+use crate::sys::{self, Access, Format, Holder, Os, Rewrite, Snapshots, Usage};
 use crate::table::drawing::Drawing;
 
 /// `EBUSY` is somebody else's doing.
@@ -124,18 +124,45 @@ impl Os for Machine {
         .map_err(|e| e.at(offset))
     }
 
+    fn refresh(&self, medium: &Path) -> Result<()> {
+        // Reads see what was written, be it durable or not.
+        self.with_path("os.refresh", medium, |turn| turn.world().provider(medium).map(drop))
+            .doing_to("reading anew", medium)
+    }
+
+    fn ident(&self, medium: &Path) -> Result<Option<String>> {
+        let asked = self.with_path("os.ident", medium, |turn| {
+            let name = medium.strip_prefix("/dev").unwrap_or(medium).to_string_lossy();
+            Ok(turn.world().idents.get(name.as_ref()).cloned())
+        });
+        asked.doing_to("asking the serial number of", medium)
+    }
+
+    fn rewrites(&self) -> bool {
+        false
+    }
+
+    fn rewrite(&self, holder: &Path, _what: &Rewrite) -> Result<()> {
+        Err(Error::refused("this machine has no gpart").path(holder))
+    }
+
     fn claim(&self, device: &Path) -> Result<FakeClaim> {
         let claimed = self.with_path("os.claim", device, |turn| {
             let world = turn.world();
             let id = world.provider(device)?;
-            let volume = world.volume(id)?;
-            if world.is_mounted(volume) || !world.claims.insert(volume) {
+            let volumes = match world.devices.get(id).class {
+                Class::Disk => world.volumes_on(id),
+                _ => vec![world.volume(id)?],
+            };
+            let taken = |v: &usize| world.is_mounted(*v) || world.claims.contains(v);
+            if volumes.iter().any(taken) {
                 return Err(Errno::EBUSY.into());
             }
-            Ok(volume)
+            world.claims.extend(&volumes);
+            Ok((id, volumes))
         });
-        let volume = busy(claimed.doing_to("opening for writing", device))?;
-        Ok(FakeClaim { machine: self.clone(), device: device.to_path_buf(), volume })
+        let (id, volumes) = busy(claimed.doing_to("opening for writing", device))?;
+        Ok(FakeClaim { machine: self.clone(), device: device.to_path_buf(), id, volumes })
     }
 
     fn format(&self, device: &Path, format: &Format) -> Result<()> {
@@ -311,12 +338,13 @@ fn remove_dir(world: &mut World, path: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// A partition opened for writing.
+/// A partition, or a disk with all its partitions, opened for writing.
 #[derive(Debug)]
 pub struct FakeClaim {
     machine: Machine,
     device: PathBuf,
-    volume: usize,
+    id: Id,
+    volumes: Vec<usize>,
 }
 
 impl FakeClaim {
@@ -342,31 +370,44 @@ impl sys::Claim for FakeClaim {
     }
 
     fn size(&self) -> Result<u64> {
-        let volume = self.volume;
-        self.with("claim.size", "asking the size of", |world| Ok(world.volumes[volume].size))
+        let id = self.id;
+        self.with("claim.size", "asking the size of", |world| Ok(world.devices.get(id).size))
     }
 
     fn wipe(&mut self, offset: u64, length: u64) -> Result<()> {
-        let volume = self.volume;
+        let id = self.id;
         self.with("claim.wipe", "erasing", |world| {
             let whole = |n: u64| n.is_multiple_of(512);
-            let (Ok(at), Ok(bytes)) = (usize::try_from(offset), usize::try_from(length)) else {
-                return Err(Errno::EINVAL.into());
-            };
+            let Ok(bytes) = usize::try_from(length) else { return Err(Errno::EINVAL.into()) };
             if !whole(offset) || !whole(length) {
                 return Err(Errno::EINVAL.into());
             }
-            let now = world.now;
-            world.volumes[volume].write(Write::Head(at, vec![0; bytes]), now);
+            world.write_bytes(id, offset, &vec![0; bytes]);
             Ok(())
         })
         .map_err(|e: Error| e.at(offset))
     }
 
+    fn write_at(&mut self, offset: u64, data: &[u8]) -> Result<()> {
+        let id = self.id;
+        self.with("claim.write_at", "writing", |world| {
+            if !offset.is_multiple_of(512) || !data.len().is_multiple_of(512) {
+                return Err(Errno::EINVAL.into());
+            }
+            world.write_bytes(id, offset, data);
+            Ok(())
+        })
+        .map_err(|e: Error| e.at(offset))
+    }
+
+    fn reread(&mut self) -> Result<bool> {
+        self.with("claim.reread", "reading the partition table of", |_| Ok(true))
+    }
+
     fn flush(&mut self) -> Result<()> {
-        let volume = self.volume;
+        let volumes = &self.volumes;
         self.with("claim.flush", "flushing", |world| {
-            world.volumes[volume].flush();
+            volumes.iter().for_each(|&v| world.volumes[v].flush());
             Ok(())
         })
     }
@@ -374,6 +415,6 @@ impl sys::Claim for FakeClaim {
 
 impl Drop for FakeClaim {
     fn drop(&mut self) {
-        self.machine.world(|w| w.claims.remove(&self.volume));
+        self.machine.world(|w| w.claims.retain(|v| !self.volumes.contains(v)));
     }
 }

@@ -9,7 +9,7 @@ use std::path::{Component, Path, PathBuf};
 use nix::errno::Errno;
 
 use super::tree::{Body, Change, ROOT, Tree};
-use super::volume::{Loss, Volume};
+use super::volume::{Loss, Volume, Write};
 use crate::device::{Class, Devices, Id, Lower, Provider};
 use crate::error::Result;
 use crate::mounts::Mount;
@@ -77,6 +77,8 @@ pub struct World {
     pub kinds_in_listings: bool,
     /// Bytes that one read or write moves at most.
     pub transfer_max: usize,
+    /// Serial numbers, by the name of the disk.
+    pub idents: BTreeMap<String, String>,
     /// What is mounted at boot: node and point, the root first.
     pub boot: Vec<(PathBuf, PathBuf)>,
     pub(super) run_dir: PathBuf,
@@ -106,6 +108,7 @@ impl World {
             alive: BTreeSet::new(),
             kinds_in_listings: true,
             transfer_max: usize::MAX,
+            idents: BTreeMap::new(),
             boot: Vec::new(),
             run_dir,
             now: Time { sec: 1_600_000_000, nsec: 0 },
@@ -372,6 +375,47 @@ impl World {
             }
         }
         Ok(bytes)
+    }
+
+    /// The volumes that lie on a disk.
+    pub(super) fn volumes_on(&self, disk: Id) -> Vec<usize> {
+        let on = |v: &Volume| {
+            let provider = v.provider.as_ref().and_then(|n| self.devices.find(Path::new(n)));
+            provider.is_some_and(|id| self.devices.medium(id) == Some(disk))
+        };
+        (0..self.volumes.len()).filter(|&n| on(&self.volumes[n])).collect()
+    }
+
+    /// Writes bytes where there is something to keep them: the first sector of a disk, which is
+    /// durable at once, and the beginnings of the partitions.
+    pub(super) fn write_bytes(&mut self, id: Id, offset: u64, data: &[u8]) {
+        let Some(extent) = self.devices.extents(id).first().copied() else { return };
+        let (start, end) = (extent.start + offset, extent.start + offset + data.len() as u64);
+        // All of these are inside buffers in memory.
+        let inside = |position: u64| usize::try_from(position).unwrap_or(usize::MAX);
+        if let Some(table) = self.tables.get_mut(&self.devices.get(extent.base).name) {
+            let to = end.min(table.len() as u64);
+            if start < to {
+                table[inside(start)..inside(to)].copy_from_slice(&data[..inside(to - start)]);
+            }
+        }
+        for n in 0..self.volumes.len() {
+            let provider = self.volumes[n].provider.as_ref();
+            let provider = provider.and_then(|name| self.devices.find(Path::new(name)));
+            let place = provider.and_then(|id| self.devices.extents(id).first().copied());
+            let Some(place) = place.filter(|place| place.base == extent.base) else { continue };
+            let (from, to) = (start.max(place.start), end.min(place.end));
+            if from < to {
+                let bytes = data[inside(from - start)..inside(to - start)].to_vec();
+                let now = self.now;
+                self.volumes[n].write(Write::Head(inside(from - place.start), bytes), now);
+            }
+        }
+    }
+
+    /// The first sector of a disk.
+    pub fn table(&mut self, disk: &str) -> &mut Vec<u8> {
+        self.tables.get_mut(disk).unwrap_or_else(|| panic!("no disk {disk}"))
     }
 
     // ---- mounts -----------------------------------------------------------------------------

@@ -18,6 +18,7 @@ use crate::sys;
 nix::ioctl_read!(diocgsectorsize, b'd', 128, libc::c_uint);
 nix::ioctl_read!(diocgmediasize, b'd', 129, libc::off_t);
 nix::ioctl_none!(diocgflush, b'd', 135);
+nix::ioctl_read!(diocgident, b'd', 137, [u8; 256]);
 nix::ioctl_read!(diocgprovidername, b'd', 138, [u8; 1024]);
 
 /// Bytes that are erased with one call.
@@ -246,6 +247,16 @@ impl sys::Claim for Claimed {
         Ok(())
     }
 
+    fn write_at(&mut self, offset: u64, data: &[u8]) -> Result<()> {
+        let written = self.file.write_all_at(data, offset).doing_to("writing", &self.device);
+        written.map_err(|e| e.at(offset))
+    }
+
+    fn reread(&mut self) -> Result<bool> {
+        // GEOM tastes a provider again when its last writer is gone.
+        Ok(true)
+    }
+
     fn flush(&mut self) -> Result<()> {
         // Writes to a character device go straight down; fsync(2) tells whether it still is there.
         self.file.sync_all().doing_to("flushing", &self.device)?;
@@ -266,6 +277,20 @@ pub(super) fn drop_cache(device: &Path) -> Result<()> {
         Ok(file) => flush_cache(&file).doing_to("flushing", device),
         Err(e) if e.errno == Some(libc::EROFS) => Ok(()),
         Err(e) => Err(e),
+    }
+}
+
+/// The drive's identification (disk(9) `d_ident`); `None` where the class has none, as a memory disk.
+pub(super) fn ident(device: &Path) -> Result<Option<String>> {
+    let file = File::open(device).doing_to("opening", device)?;
+    let mut text = [0_u8; 256]; // DISK_IDENT_SIZE
+    // SAFETY: DIOCGIDENT (sys/disk.h) writes at most DISK_IDENT_SIZE bytes at the pointer.
+    match unsafe { diocgident(file.as_raw_fd(), &raw mut text) } {
+        Ok(_) => {
+            let text = String::from_utf8_lossy(sysctl::text_at(&text, 0, text.len()));
+            Ok(Some(text.trim().to_owned()).filter(|text| !text.is_empty()))
+        }
+        Err(_) => Ok(None),
     }
 }
 

@@ -5,6 +5,7 @@ pub(super) mod extattr;
 mod gpart;
 mod md;
 mod mount;
+mod part;
 mod process;
 mod snapshot;
 mod sysctl;
@@ -17,7 +18,7 @@ use std::ffi::OsStr;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use super::{Access, Format, Holder, Os, Snapshots, Usage, command, unix};
+use super::{Access, Format, Holder, Os, Rewrite, Snapshots, Usage, command, unix};
 use crate::device::Devices;
 use crate::error::{Context, Result};
 use crate::mounts::Mount;
@@ -77,6 +78,22 @@ impl Os for Native {
 
     fn read_device(&self, device: &Path, offset: u64, length: usize) -> Result<Vec<u8>> {
         unix::read_device(device, offset, length)
+    }
+
+    fn refresh(&self, _medium: &Path) -> Result<()> {
+        Ok(()) // character devices have no buffers
+    }
+
+    fn ident(&self, medium: &Path) -> Result<Option<String>> {
+        device::ident(medium)
+    }
+
+    fn rewrites(&self) -> bool {
+        true
+    }
+
+    fn rewrite(&self, holder: &Path, what: &Rewrite) -> Result<()> {
+        part::rewrite(&self.run_dir(), holder, what)
     }
 
     fn claim(&self, device: &Path) -> Result<device::Claimed> {

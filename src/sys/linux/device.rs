@@ -5,9 +5,10 @@ use std::collections::HashMap;
 use std::fs::{self, File, OpenOptions};
 use std::io::{Seek, SeekFrom, Write};
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
+use nix::errno::Errno;
 use nix::libc;
 use walkdir::{DirEntry, WalkDir};
 
@@ -15,6 +16,7 @@ use crate::device::{Class, Devices, Id, Lower, Provider};
 use crate::error::{Context, Error, Kind, Result};
 use crate::sys;
 
+nix::ioctl_none!(blkrrpart, 0x12, 95);
 nix::ioctl_none!(blkflsbuf, 0x12, 97);
 nix::ioctl_read_bad!(loop_get_status64, 0x4C05, [u64; 29]);
 
@@ -237,6 +239,22 @@ impl sys::Claim for Claimed {
         self.file.write_all(&zeros).doing_to("erasing", &self.device).map_err(|e| e.at(offset))
     }
 
+    fn write_at(&mut self, offset: u64, data: &[u8]) -> Result<()> {
+        let written = self.file.write_all_at(data, offset).doing_to("writing", &self.device);
+        written.map_err(|e| e.at(offset))
+    }
+
+    fn reread(&mut self) -> Result<bool> {
+        // SAFETY: BLKRRPART takes no argument (linux/fs.h).
+        match unsafe { blkrrpart(self.file.as_raw_fd()) } {
+            Ok(_) => Ok(true),
+            // A partition is open; a device whose tables the kernel does not read (loop).
+            Err(Errno::EBUSY | Errno::EINVAL) => Ok(false),
+            Err(e) => Err(std::io::Error::from(e))
+                .doing_to("reading the partition table of", &self.device),
+        }
+    }
+
     fn flush(&mut self) -> Result<()> {
         // fsync(2) on a block device also empties the device's own cache.
         self.file.sync_all().doing_to("flushing", &self.device)
@@ -253,4 +271,13 @@ pub(super) fn drop_cache(device: &Path) -> Result<()> {
         .map_err(std::io::Error::from)
         .doing_to("dropping the cache of", device)?;
     Ok(())
+}
+
+/// What the drive tells of itself: a serial number (NVMe, virtio), a world-wide name (SCSI, ATA), a
+/// card's identification (MMC).
+pub(super) fn ident(device: &Path) -> Option<String> {
+    let dir = Path::new("/sys/block").join(device.file_name()?);
+    ["serial", "device/serial", "wwid", "device/wwid", "device/cid"]
+        .into_iter()
+        .find_map(|name| attribute(&dir, name).filter(|text| !text.is_empty()))
 }

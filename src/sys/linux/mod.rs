@@ -14,7 +14,7 @@ use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use super::{Access, Format, FsType, Holder, Os, Snapshots, Usage, command, unix};
+use super::{Access, Format, FsType, Holder, Os, Rewrite, Snapshots, Usage, command, unix};
 use crate::device::Devices;
 use crate::error::{Context, Error, Result};
 use crate::mounts::Mount;
@@ -63,6 +63,23 @@ impl Os for Native {
 
     fn read_device(&self, device: &Path, offset: u64, length: usize) -> Result<Vec<u8>> {
         unix::read_device(device, offset, length)
+    }
+
+    fn refresh(&self, medium: &Path) -> Result<()> {
+        // The medium has another cache than each of its partitions.
+        device::drop_cache(medium)
+    }
+
+    fn ident(&self, medium: &Path) -> Result<Option<String>> {
+        Ok(device::ident(medium))
+    }
+
+    fn rewrites(&self) -> bool {
+        false
+    }
+
+    fn rewrite(&self, holder: &Path, _what: &Rewrite) -> Result<()> {
+        Err(Error::refused("Linux writes no partition tables of its own").path(holder))
     }
 
     fn claim(&self, device: &Path) -> Result<device::Claimed> {

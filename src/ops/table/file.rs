@@ -1,0 +1,182 @@
+//! Where the file of partition tables lies, and how it gets there.
+
+use std::ffi::OsStr;
+use std::io::{self, Read, Write};
+use std::path::{Path, PathBuf};
+
+use super::super::mounted::Mounted;
+use super::super::{Session, lock};
+use crate::device::Id;
+use crate::error::{Context, Error, Kind, Result};
+use crate::record::{DIR, TABLES};
+use crate::slot::Part;
+use crate::slot::view::View;
+use crate::sys::tree::{Dir, File};
+use crate::sys::{Access, Os};
+use crate::table::saved::{FILE_MAX, Saved};
+
+const TABLES_NEW: &str = "tables.new";
+
+fn is_missing(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
+}
+
+/// Puts the file in place below `root`, durably: under a temporary name first. What was there
+/// stays until then, and stays where it fails.
+pub(in super::super) fn put<D: Dir>(root: &D, content: &[u8]) -> Result<()> {
+    let dir = match root.open_dir(OsStr::new(DIR)) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => {
+            root.make_dir(OsStr::new(DIR)).doing_to("making", DIR)?;
+            root.sync().doing_to("flushing", DIR)?;
+            root.open_dir(OsStr::new(DIR)).doing_to("opening", DIR)?
+        }
+        dir => dir.doing_to("opening", DIR)?,
+    };
+    let written = write(&dir, content);
+    if written.is_err() {
+        // A full file system gets its room back; what remains is overwritten next time.
+        let _ = dir.remove_file(OsStr::new(TABLES_NEW));
+    }
+    written
+}
+
+fn write<D: Dir>(dir: &D, content: &[u8]) -> Result<()> {
+    match dir.remove_file(OsStr::new(TABLES_NEW)) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e).doing_to("removing", TABLES_NEW)?,
+        _ => {}
+    }
+    let mut file = dir.create_file(OsStr::new(TABLES_NEW)).doing_to("creating", TABLES_NEW)?;
+    file.write_all(content).doing_to("writing", TABLES_NEW)?;
+    file.sync().doing_to("flushing", TABLES_NEW)?;
+    drop(file);
+    dir.rename(OsStr::new(TABLES_NEW), OsStr::new(TABLES)).doing_to("renaming", TABLES_NEW)?;
+    dir.sync().doing_to("flushing", DIR)
+}
+
+/// The file below `root`; `None` where there is none.
+fn get<D: Dir>(root: &D) -> io::Result<Option<Vec<u8>>> {
+    let dir = match root.open_dir(OsStr::new(DIR)) {
+        Err(e) if is_missing(&e) => return Ok(None),
+        dir => dir?,
+    };
+    let mut content = Vec::new();
+    match dir.open_file(OsStr::new(TABLES)) {
+        Err(e) if is_missing(&e) => return Ok(None),
+        file => file?.take(FILE_MAX + 1).read_to_end(&mut content)?,
+    };
+    Ok(Some(content))
+}
+
+/// Writes the file to the copy on `device`, flushes, and reads it back from the medium. The copy
+/// is mounted on `point`, or on a private directory.
+pub(in super::super) fn write_copy<O: Os>(
+    os: &O,
+    device: &Path,
+    fs: &str,
+    point: Option<&Path>,
+    content: &[u8],
+) -> Result<()> {
+    let mount = |access| match point {
+        Some(point) => Mounted::new(os, device, point, fs, access),
+        None => Mounted::aside(os, device, fs, "tables", access),
+    };
+    let mounted = mount(Access::Write)?;
+    let root = os.open_dir(mounted.point())?;
+    put(&root, content)?;
+    root.sync_all().doing_to("flushing", device)?;
+    drop(root);
+    mounted.unmount()?;
+    os.drop_cache(device)?;
+    // Only what can be read back is there.
+    let mounted = mount(Access::Read)?;
+    let found = os.open_dir(mounted.point()).and_then(|root| get(&root).doing("reading"));
+    mounted.unmount()?;
+    if found?.as_deref() == Some(content) {
+        return Ok(());
+    }
+    let cause = "it is not what was written";
+    Err(Error::new(Kind::Differs, "reading back", cause).path(format!("{DIR}/{TABLES}")))
+}
+
+/// Finds the newest file: on `/config` and on the running root, where it is when that is a copy,
+/// else on the alternate slot. With `given`, that one only.
+///
+/// # Errors
+/// There is none, or none that is whole: of `kind`, with all that was looked at.
+pub(super) fn locate<O: Os>(
+    os: &O,
+    session: &Session,
+    view: &View,
+    given: Option<&Path>,
+    kind: Kind,
+) -> Result<(PathBuf, Saved)> {
+    let mut looked = Vec::new();
+    let mut found: Vec<(PathBuf, Saved)> = Vec::new();
+    let mut judge = |path: PathBuf, content: Result<Option<Vec<u8>>>| {
+        let why = match content {
+            Ok(None) => "there is none".to_owned(),
+            Ok(Some(content)) => match Saved::decode(&content) {
+                Ok(saved) => return found.push((path, saved)),
+                Err(why) => {
+                    log::warn!("{}: {why}", path.display());
+                    why
+                }
+            },
+            Err(error) => error.to_string(),
+        };
+        looked.push(format!("{}: {why}", path.display()));
+    };
+    if let Some(path) = given {
+        judge(path.to_path_buf(), os.read_file(path));
+    } else {
+        for point in [view.below(Part::Config.point()), view.root.clone()] {
+            let path = point.join(DIR).join(TABLES);
+            // Without a mount of its own it is part of the root.
+            if view.mount_at(&point).is_some() {
+                judge(path, at(os, &point));
+            }
+        }
+    }
+    if found.is_empty()
+        && given.is_none()
+        && let Ok(layout) = view.discover()
+    {
+        let target = layout.root().target;
+        let path = Path::new(&view.node(target)).join(DIR).join(TABLES);
+        let content = on_copy(os, session, view, target);
+        let mut judge = |content: Result<Option<Vec<u8>>>| match content {
+            Ok(Some(content)) => match Saved::decode(&content) {
+                Ok(saved) => found.push((path.clone(), saved)),
+                Err(why) => looked.push(format!("{}: {why}", path.display())),
+            },
+            Ok(None) => looked.push(format!("{}: there is none", path.display())),
+            Err(error) => looked.push(format!("{}: {error}", path.display())),
+        };
+        judge(content);
+    }
+    found.into_iter().max_by_key(|(_, saved)| saved.created).ok_or_else(|| {
+        let cause = format!("no saved partition tables; looked at: {}", looked.join("; "));
+        Error::new(kind, "", cause).hint("dualroot table save makes them, and so does a snapshot")
+    })
+}
+
+fn at<O: Os>(os: &O, point: &Path) -> Result<Option<Vec<u8>>> {
+    get(&os.open_dir(point)?).doing_to("reading", point)
+}
+
+/// The file on the copy, which is mounted read-only for it where nobody has.
+fn on_copy<O: Os>(os: &O, _session: &Session, view: &View, target: Id) -> Result<Option<Vec<u8>>> {
+    if let lock::Reading::Taken(_) = &lock::shared(os, view, target)? {
+        return Err(Error::new(Kind::Busy, "", "another run is at it"));
+    }
+    if let Some(mount) = view.mounts.iter().find(|m| m.whole && view.provider_of(m) == Some(target))
+    {
+        return at(os, &mount.point);
+    }
+    let Some(superblock) = view.superblocks.get(&target) else { return Ok(None) };
+    let device = view.devices.get(target).path();
+    let mounted = Mounted::private(os, &device, superblock.fs.name(), "tables")?;
+    let content = at(os, mounted.point());
+    mounted.unmount()?;
+    content
+}

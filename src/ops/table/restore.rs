@@ -1,0 +1,223 @@
+//! `dualroot table restore`.
+
+use jiff::Timestamp;
+use serde::Serialize;
+
+use super::super::mounted::patiently;
+use super::super::{Session, lock, observe};
+use super::check::chosen;
+use super::plan::{self, Action, How};
+use super::{Choice, file, find, read_pieces};
+use crate::device::Id;
+use crate::error::{During, Error, Kind, Result};
+use crate::slot::view::View;
+use crate::sys::{Claim, Os, Rewrite};
+use crate::table::saved::compare::compare;
+use crate::table::saved::{Medium, Saved, What};
+
+/// What was repaired.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Report {
+    /// Version of this shape.
+    pub schema: u32,
+    /// The file that it came from.
+    pub file: String,
+    /// When that was made.
+    pub saved: Timestamp,
+    /// Whether nothing was written, since only the plan was asked for.
+    pub dry_run: bool,
+    /// The media that were compared, by their names now.
+    pub media: Vec<String>,
+    /// What was, or would be, written.
+    pub written: Vec<Written>,
+    /// Media whose table the kernel did not read anew.
+    pub not_reread: Vec<String>,
+}
+
+/// One structure.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Written {
+    /// `da0`
+    pub medium: String,
+    /// Which structure, in words.
+    pub what: String,
+    /// Its kind as the file spells it.
+    pub kind: What,
+    /// The slice, partition or logical slice that it belongs to.
+    pub index: Option<u32>,
+    /// Its first byte on the medium.
+    pub offset: u64,
+    /// Its bytes.
+    pub length: u64,
+    /// Through what: a device, or `gpart`.
+    pub through: String,
+}
+
+/// A medium to be repaired.
+struct Job<'a> {
+    id: Id,
+    kept: &'a Medium,
+    actions: Vec<Action>,
+}
+
+/// Writes what differs from what was kept, and reads it back. `say` gets a line for each
+/// structure before any is written; with `dry_run` that is all.
+///
+/// # Errors
+/// Before the first write (exit 6): there is no file, a medium in it cannot be told, or something
+/// cannot be written as the medium is used. Exit 5: it does not keep what was written.
+pub fn run<O: Os>(
+    os: &O,
+    session: &Session,
+    choice: Choice<'_>,
+    dry_run: bool,
+    say: &mut dyn FnMut(&str),
+) -> Result<Report> {
+    if let Some(reason) = os.forbids()? {
+        return Err(Error::refused(reason));
+    }
+    let view = observe::view(os, session)?;
+    let (path, saved) = file::locate(os, session, &view, choice.file, Kind::Refused)?;
+    let ids: Vec<Id> = jobs(os, &view, &saved, choice)?.iter().map(|job| job.id).collect();
+    let name = |view: &View, id: Id| view.devices.get(id).name.replace('/', "_");
+    let mut names: Vec<String> = ids.iter().map(|&id| name(&view, id)).collect();
+    names.sort();
+    names.dedup();
+    let _locks = if dry_run { Vec::new() } else { lock::exclusive(os, &names, "table restore")? };
+    // What was seen before the lock was held may have changed.
+    let view = observe::view(os, session)?;
+    let jobs = jobs(os, &view, &saved, choice)?;
+    if !dry_run && jobs.iter().any(|job| !names.contains(&name(&view, job.id))) {
+        return Err(Error::new(Kind::Busy, "", "the media changed while the lock was taken"));
+    }
+    let mut report = Report {
+        schema: 1,
+        file: path.to_string_lossy().into_owned(),
+        saved: saved.created,
+        dry_run,
+        media: jobs.iter().map(|job| view.devices.get(job.id).name.clone()).collect(),
+        written: Vec::new(),
+        not_reread: Vec::new(),
+    };
+    for job in &jobs {
+        let medium = &view.devices.get(job.id).name;
+        for action in &job.actions {
+            let through = match action.how {
+                How::Write(_) => action.device.to_string_lossy().into_owned(),
+                How::Rewrite(_) => format!("gpart, {}", action.provider),
+            };
+            report.written.extend(action.pieces.iter().map(|piece| Written {
+                medium: medium.clone(),
+                what: piece.to_string(),
+                kind: piece.what,
+                index: piece.index,
+                offset: piece.offset,
+                length: piece.bytes.len() as u64,
+                through: through.clone(),
+            }));
+        }
+    }
+    for w in &report.written {
+        say(&format!(
+            "{}: write the {} at {}, {} bytes, through {}",
+            w.medium, w.what, w.offset, w.length, w.through
+        ));
+    }
+    if dry_run {
+        return Ok(report);
+    }
+    for job in jobs.iter().filter(|job| !job.actions.is_empty()) {
+        let node = view.node(job.id);
+        let context = format!("repairing {node}");
+        if let Some(signal) = session.monitor.stopped() {
+            return Err(crate::copy::progress::interrupted(signal));
+        }
+        let mut reread = true;
+        for action in &job.actions {
+            reread &= act(os, session, action, job.kept).during(&context)?;
+        }
+        if !reread {
+            log::warn!("{node}: the kernel still has the old table: run partprobe, or start anew");
+            report.not_reread.push(view.devices.get(job.id).name.clone());
+        }
+        check(os, session, job.kept, &node).during(context)?;
+    }
+    Ok(report)
+}
+
+/// What is to be done to which medium.
+fn jobs<'a, O: Os>(
+    os: &O,
+    view: &View,
+    saved: &'a Saved,
+    choice: Choice<'_>,
+) -> Result<Vec<Job<'a>>> {
+    let mut jobs = Vec::new();
+    for (kept, found) in chosen(os, view, &saved.media, choice)? {
+        let id = found.map_err(|why| {
+            let cause = format!("the medium that was {} cannot be repaired: {why}", kept.name);
+            Error::refused(cause).hint("--medium NAME repairs only that one")
+        })?;
+        let now = read_pieces(os, view, id, kept)?;
+        let changes = compare(kept, &now);
+        let actions = plan::actions(view, id, kept, &changes, os.rewrites())?;
+        jobs.push(Job { id, kept, actions });
+    }
+    Ok(jobs)
+}
+
+/// Does one action; whether the kernel has the new table.
+fn act<O: Os>(os: &O, session: &Session, action: &Action, kept: &Medium) -> Result<bool> {
+    match &action.how {
+        How::Rewrite(orders) => {
+            for order in orders {
+                match os.rewrite(&action.device, order) {
+                    // A kernel that does not know of the damage needs no recovery; the next order
+                    // makes it write all the same.
+                    Err(error) if *order == Rewrite::Recover => log::info!("{error}"),
+                    done => done?,
+                }
+            }
+            Ok(true)
+        }
+        How::Write(writes) => {
+            let mut claim = patiently(|| os.claim(&action.device))?;
+            let open = claim.provider()?;
+            if open != action.provider {
+                let cause = format!("{} is {open} by now", action.device.display());
+                return Err(Error::refused(cause));
+            }
+            // Asked again with the device open, since its name may lead elsewhere by now.
+            let view = observe::view(os, session)?;
+            let medium = view
+                .devices
+                .find(std::path::Path::new(&open))
+                .and_then(|id| view.devices.medium(id))
+                .ok_or_else(|| Error::refused(format!("{open} is on no medium")))?;
+            find(os, &view, kept, Some(medium)).map_err(Error::refused)?;
+            for (offset, bytes, leads) in writes {
+                if *leads {
+                    claim.flush()?;
+                }
+                claim.write_at(*offset, bytes)?;
+            }
+            claim.flush()?;
+            claim.reread()
+        }
+    }
+}
+
+/// Reads back from the medium.
+fn check<O: Os>(os: &O, session: &Session, kept: &Medium, node: &str) -> Result<()> {
+    let view = observe::view(os, session)?;
+    let gone = || Error::new(Kind::Failed, "reading back", "the medium is gone").path(node);
+    let id = view.devices.find(std::path::Path::new(node)).ok_or_else(gone)?;
+    let now = read_pieces(os, &view, id, kept)?;
+    match compare(kept, &now).first() {
+        None => Ok(()),
+        Some(change) => {
+            let cause = format!("the {} is still not as it was kept", change.piece);
+            Err(Error::new(Kind::Differs, "reading back", cause).path(node).at(change.offset))
+        }
+    }
+}
