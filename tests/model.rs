@@ -611,9 +611,11 @@ fn check_failed(
             findings.add(format!("left: {snapshot}"), case);
         }
     }
-    let before = source(&base.machine);
-    for (before, after) in before.into_iter().zip(source(machine)) {
-        let [before, after] = [before, after].map(|listing| without(listing, &[".snap"]));
+    // The partition tables are kept on /config.
+    let [before, after] = [source(&base.machine), source(machine)].map(|[root, config]| {
+        [without(root, &[".snap"]), without(config, &[".snap", ".dualroot"])]
+    });
+    for (before, after) in before.into_iter().zip(after) {
         for difference in compare(before, after) {
             findings.add(format!("the source has changed: {difference}"), case);
         }
@@ -641,7 +643,10 @@ fn a_medium_that_keeps_something_else_is_found_out() {
     let base = base();
     let mut findings = Findings::default();
     let calls = calls(&base.machine);
-    for call in calls.into_iter().filter(|c| c.op == "file.write") {
+    // What is written to /config, which is mounted, cannot be read past the system's memory: of
+    // the partition tables there, their own checksums tell.
+    let writes = |c: &Call| c.op == "file.write" && !c.place.starts_with("da0s3:.dualroot");
+    for call in calls.into_iter().filter(writes) {
         let machine = base.machine.fork();
         machine.inject(When::Call(call.clone()), Action::Rot);
         match run(&machine) {
