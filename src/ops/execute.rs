@@ -161,7 +161,10 @@ impl<'a, 'b, O: Os> Run<'a, 'b, O> {
             }
             Step::Copy(part, _, _, consistency) => self.copy(*part, consistency),
             Step::Verify(part, _) => self.verify(*part),
-            Step::Tables(tables) => self.tables(tables).during("keeping the partition tables"),
+            Step::Tables(tables) => {
+                let kept = self.tables(tables).during("keeping the partition tables");
+                kept.map_err(|e| if e.kind == Kind::Refused { e.kind(Kind::Failed) } else { e })
+            }
             Step::Record(part, _) => self.record(*part),
         }
     }

@@ -15,4 +15,5 @@ mod partition;
 mod points;
 mod signals;
 mod stale;
+mod table;
 mod verify;

@@ -39,6 +39,8 @@ pub struct Layout {
     pub roots_mb: [u64; 2],
     /// Whether there is a `/config` of its own.
     pub config: bool,
+    /// Whether its bytes are in a file, which can be damaged below GEOM: [`Disk::file`].
+    pub in_a_file: bool,
     /// Words for newfs(8), of the running root.
     pub newfs: Vec<&'static str>,
     /// Words for tunefs(8), of the running root.
@@ -52,6 +54,7 @@ impl Default for Layout {
             sector: 512,
             roots_mb: [24, 24],
             config: false,
+            in_a_file: false,
             newfs: vec!["-U"],
             tunefs: Vec::new(),
         }
@@ -107,9 +110,17 @@ impl Disk {
     pub fn bare(layout: Layout) -> Self {
         let megabytes = layout.roots_mb[0] + layout.roots_mb[1] + 24;
         let (size, sector) = (format!("{megabytes}m"), layout.sector.to_string());
-        let words: [&dyn AsRef<std::ffi::OsStr>; 9] =
-            [&"-a", &"-t", &"swap", &"-s", &size, &"-S", &sector, &"-L", &LABEL];
-        let name = tool("mdconfig", &words).trim().to_owned();
+        let file = Path::new(BASE).join(format!("image.{}", std::process::id()));
+        let mut mdconfig = program("mdconfig");
+        mdconfig.args(["-a", "-s", &size, "-S", &sector, "-L", LABEL]);
+        if layout.in_a_file {
+            fs::create_dir_all(BASE).unwrap();
+            File::create(&file).unwrap().set_len(megabytes << 20).unwrap();
+            mdconfig.args(["-t", "vnode", "-f"]).arg(&file);
+        } else {
+            mdconfig.args(["-t", "swap"]);
+        }
+        let name = Run::of(&mut mdconfig).exits(0).stdout.trim().to_owned();
         let dir = Path::new(BASE).join(&name);
         fs::create_dir_all(dir.join("root")).unwrap();
         let disk = Self { name, dir, layout, words: RefCell::default() };
@@ -156,6 +167,12 @@ impl Disk {
             gpart(&[&words[..], &["-l", &label, &self.name]].concat());
         }
         gpart(&["set", "-a", "bootme", "-i", "2", &self.name]);
+    }
+
+    /// The file that its bytes are in.
+    #[allow(clippy::unused_self)] // reads well at the use
+    pub fn file(&self) -> PathBuf {
+        Path::new(BASE).join(format!("image.{}", std::process::id()))
     }
 
     /// `md0`

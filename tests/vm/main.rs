@@ -23,6 +23,8 @@ mod install;
 #[cfg(target_os = "freebsd")]
 mod stale;
 #[cfg(target_os = "freebsd")]
+mod table;
+#[cfg(target_os = "freebsd")]
 mod tree;
 #[cfg(target_os = "freebsd")]
 mod unit;
@@ -41,6 +43,7 @@ fn main() -> std::process::ExitCode {
         ("faults", faults::TESTS),
         ("consistency", consistency::TESTS),
         ("install", install::TESTS),
+        ("table", table::TESTS),
         ("boot", boot::TESTS),
     ])
 }

@@ -86,7 +86,7 @@ impl Difference {
 /// here: they are in the report.
 pub fn run<O: Os>(os: &O, session: &Session, choice: Choice<'_>) -> Result<Report> {
     let view = observe::view(os, session)?;
-    let (path, saved) = file::locate(os, session, &view, choice.file, Kind::Problems)?;
+    let (path, saved) = file::locate(os, &view, choice.file, Kind::Problems)?;
     let mut report = Report {
         schema: 1,
         file: path.to_string_lossy().into_owned(),

@@ -4,8 +4,8 @@ use std::ffi::OsStr;
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 
+use super::super::lock;
 use super::super::mounted::Mounted;
-use super::super::{Session, lock};
 use crate::device::Id;
 use crate::error::{Context, Error, Kind, Result};
 use crate::record::{DIR, TABLES};
@@ -26,7 +26,10 @@ fn is_missing(error: &io::Error) -> bool {
 pub(in super::super) fn put<D: Dir>(root: &D, content: &[u8]) -> Result<()> {
     let dir = match root.open_dir(OsStr::new(DIR)) {
         Err(e) if e.kind() == io::ErrorKind::NotFound => {
+            // What is copied stays as it was copied, to its time.
+            let before = root.meta().doing_to("reading", DIR)?;
             root.make_dir(OsStr::new(DIR)).doing_to("making", DIR)?;
+            root.set_mode_and_times(&before).doing_to("setting the times above", DIR)?;
             root.sync().doing_to("flushing", DIR)?;
             root.open_dir(OsStr::new(DIR)).doing_to("opening", DIR)?
         }
@@ -105,59 +108,60 @@ pub(in super::super) fn write_copy<O: Os>(
 /// There is none, or none that is whole: of `kind`, with all that was looked at.
 pub(super) fn locate<O: Os>(
     os: &O,
-    session: &Session,
     view: &View,
     given: Option<&Path>,
     kind: Kind,
 ) -> Result<(PathBuf, Saved)> {
-    let mut looked = Vec::new();
-    let mut found: Vec<(PathBuf, Saved)> = Vec::new();
-    let mut judge = |path: PathBuf, content: Result<Option<Vec<u8>>>| {
-        let why = match content {
-            Ok(None) => "there is none".to_owned(),
-            Ok(Some(content)) => match Saved::decode(&content) {
-                Ok(saved) => return found.push((path, saved)),
-                Err(why) => {
-                    log::warn!("{}: {why}", path.display());
-                    why
-                }
-            },
-            Err(error) => error.to_string(),
-        };
-        looked.push(format!("{}: {why}", path.display()));
-    };
+    let mut places: Vec<Place> = Vec::new();
     if let Some(path) = given {
-        judge(path.to_path_buf(), os.read_file(path));
+        places.push((path.to_path_buf(), os.read_file(path)));
     } else {
         for point in [view.below(Part::Config.point()), view.root.clone()] {
-            let path = point.join(DIR).join(TABLES);
             // Without a mount of its own it is part of the root.
             if view.mount_at(&point).is_some() {
-                judge(path, at(os, &point));
+                places.push((point.join(DIR).join(TABLES), at(os, &point)));
             }
         }
     }
+    let mut looked = Vec::new();
+    let mut found = judge(places, &mut looked);
     if found.is_empty()
         && given.is_none()
         && let Ok(layout) = view.discover()
     {
         let target = layout.root().target;
         let path = Path::new(&view.node(target)).join(DIR).join(TABLES);
-        let content = on_copy(os, session, view, target);
-        let mut judge = |content: Result<Option<Vec<u8>>>| match content {
-            Ok(Some(content)) => match Saved::decode(&content) {
-                Ok(saved) => found.push((path.clone(), saved)),
-                Err(why) => looked.push(format!("{}: {why}", path.display())),
-            },
-            Ok(None) => looked.push(format!("{}: there is none", path.display())),
-            Err(error) => looked.push(format!("{}: {error}", path.display())),
-        };
-        judge(content);
+        found = judge(vec![(path, on_copy(os, view, target))], &mut looked);
     }
-    found.into_iter().max_by_key(|(_, saved)| saved.created).ok_or_else(|| {
+    let newest = found.into_iter().max_by_key(|(_, saved)| saved.created);
+    if newest.is_some() {
+        looked.iter().filter(|l| !l.ends_with("there is none")).for_each(|l| log::warn!("{l}"));
+    }
+    newest.ok_or_else(|| {
         let cause = format!("no saved partition tables; looked at: {}", looked.join("; "));
         Error::new(kind, "", cause).hint("dualroot table save makes them, and so does a snapshot")
     })
+}
+
+/// A path, and what was read there.
+type Place = (PathBuf, Result<Option<Vec<u8>>>);
+
+/// Those of them that are whole; why the others are not, in `looked`.
+fn judge(places: Vec<Place>, looked: &mut Vec<String>) -> Vec<(PathBuf, Saved)> {
+    let mut found = Vec::new();
+    for (path, content) in places {
+        let why = match content.map(|content| content.map(|bytes| Saved::decode(&bytes))) {
+            Ok(Some(Ok(saved))) => {
+                found.push((path, saved));
+                continue;
+            }
+            Ok(Some(Err(why))) => why,
+            Ok(None) => "there is none".to_owned(),
+            Err(error) => error.to_string(),
+        };
+        looked.push(format!("{}: {why}", path.display()));
+    }
+    found
 }
 
 fn at<O: Os>(os: &O, point: &Path) -> Result<Option<Vec<u8>>> {
@@ -165,7 +169,7 @@ fn at<O: Os>(os: &O, point: &Path) -> Result<Option<Vec<u8>>> {
 }
 
 /// The file on the copy, which is mounted read-only for it where nobody has.
-fn on_copy<O: Os>(os: &O, _session: &Session, view: &View, target: Id) -> Result<Option<Vec<u8>>> {
+fn on_copy<O: Os>(os: &O, view: &View, target: Id) -> Result<Option<Vec<u8>>> {
     if let lock::Reading::Taken(_) = &lock::shared(os, view, target)? {
         return Err(Error::new(Kind::Busy, "", "another run is at it"));
     }

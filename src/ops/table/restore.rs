@@ -77,7 +77,7 @@ pub fn run<O: Os>(
         return Err(Error::refused(reason));
     }
     let view = observe::view(os, session)?;
-    let (path, saved) = file::locate(os, session, &view, choice.file, Kind::Refused)?;
+    let (path, saved) = file::locate(os, &view, choice.file, Kind::Refused)?;
     let ids: Vec<Id> = jobs(os, &view, &saved, choice)?.iter().map(|job| job.id).collect();
     let name = |view: &View, id: Id| view.devices.get(id).name.replace('/', "_");
     let mut names: Vec<String> = ids.iter().map(|&id| name(&view, id)).collect();

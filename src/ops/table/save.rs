@@ -11,12 +11,13 @@ use super::super::observe::DeviceReader;
 use super::super::{Session, clear, record};
 use super::file;
 use crate::device::Id;
-use crate::error::{During, Error, Result};
+use crate::error::{During, Error, Kind, Result};
 use crate::record::{DIR, TABLES};
 use crate::slot::discover::Layout;
 use crate::slot::view::View;
 use crate::slot::{Part, State};
 use crate::sys::Os;
+use crate::table::Failure;
 use crate::table::saved::{Medium, Saved, capture};
 
 /// What was kept.
@@ -63,7 +64,7 @@ pub(in super::super) fn media(view: &View, layout: &Layout) -> Vec<Id> {
 /// Looks at the media of both slots.
 ///
 /// # Errors
-/// A medium cannot be read, or its table is damaged: what is kept already is better.
+/// A medium cannot be read; or its table is damaged (exit 6): what is kept already is better.
 pub(in super::super) fn collect<O: Os>(
     os: &O,
     view: &View,
@@ -102,7 +103,13 @@ fn look<O: Os>(os: &O, view: &View, id: Id) -> Result<(Medium, Vec<String>)> {
     let device = provider.path();
     os.refresh(&device)?;
     let mut reader = DeviceReader::new(os, &device);
-    let found = capture::capture(&mut reader, provider.size, provider.sector)?;
+    let found = capture::capture(&mut reader, provider.size, provider.sector).map_err(|e| {
+        let damaged = matches!(e, Failure::Fault(_));
+        let error = Error::from(e);
+        // What was kept before is better than anything that could be learned from it.
+        let hint = "repair it: dualroot table check tells what differs, table restore writes it";
+        if damaged { error.kind(Kind::Refused).hint(hint) } else { error }
+    })?;
     let medium = Medium {
         name: provider.name.clone(),
         ident: os.ident(&device)?,

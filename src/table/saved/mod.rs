@@ -389,3 +389,6 @@ impl MediumHead {
         Ok(Medium { name, ident, size, sector, scheme, disk_id, file_systems, pieces })
     }
 }
+
+#[cfg(test)]
+mod tests;
