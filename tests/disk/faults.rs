@@ -439,7 +439,7 @@ fn somebody_enters_the_copy_for_a_moment() {
 // ---- single calls fail ----------------------------------------------------------------------
 
 /// One system call of the whole run fails: what the message says.
-const CALLS: [(Call<'static>, i32, &str); 15] = [
+const CALLS: [(Call<'static>, i32, &str); 17] = [
     (("mount-rw", "/altroot", 0), 1, "copying / to /altroot: mounting "),
     (("read", "root/zz/large", 1), 1, "copying / to /altroot: reading zz/large at "),
     (("write", "altroot/zz/large", 1), 1, "copying / to /altroot: writing zz/large at "),
@@ -453,8 +453,10 @@ const CALLS: [(Call<'static>, i32, &str); 15] = [
     (("umount", "/altroot", 1), 1, "verifying /altroot: unmounting "),
     (("fsync", "record.json.new", 0), 1, "recording /altroot: flushing record.json.new: "),
     (("rename", "record.json", 0), 1, "recording /altroot: renaming record.json.new: "),
-    (("fsync", "altroot/.dualroot", 1), 1, "recording /altroot: flushing .dualroot: "),
-    (("syncfs", "/altroot", 1), 1, "recording /altroot: flushing "),
+    (("fsync", "altroot/.dualroot", 2), 1, "recording /altroot: flushing .dualroot: "),
+    (("syncfs", "/altroot", 1), 1, "keeping the partition tables: flushing "),
+    (("fsync", "tables.new", 0), 1, "keeping the partition tables: flushing tables.new: "),
+    (("syncfs", "/altroot", 2), 1, "recording /altroot: flushing "),
 ];
 
 #[test]
