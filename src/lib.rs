@@ -5,7 +5,7 @@
 //! ```text
 //! cli      arguments, text and JSON, progress, exit codes
 //! ops      one file per verb: observe, plan, execute, report
-//! domain   device, slot, plan, mounts, table, record: pure, values in, values out
+//! domain   device, slot, plan, mounts, table, record, finding: pure, values in, values out
 //! engine   copy: the streaming core, tree copy, verify; generic over Read, Write and Dir
 //! system   sys: the only place with cfg(target_os), unsafe, processes, mounts and devices
 //! ```
@@ -14,6 +14,7 @@ pub mod cli;
 pub mod copy;
 pub mod device;
 pub mod error;
+pub mod finding;
 pub mod mounts;
 pub mod ops;
 pub mod plan;

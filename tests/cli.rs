@@ -20,7 +20,9 @@ fn help_is_a_result() {
     for args in [&["--help"][..], &["-h"], &["help"]] {
         let (code, stdout, stderr) = dualroot(args);
         assert_eq!((code, stderr.as_str()), (0, ""), "{args:?}");
-        for word in ["Usage: dualroot", "snapshot", "show", "verify", "clean", "--root", "--json"] {
+        for word in
+            ["Usage: dualroot", "snapshot", "show", "verify", "check", "clean", "--root", "--json"]
+        {
             assert!(stdout.contains(word), "no {word}: {stdout}");
         }
         assert!(stdout.contains("4 busy or locked"), "the exit codes are told: {stdout}");
@@ -30,7 +32,7 @@ fn help_is_a_result() {
 
 #[test]
 fn every_command_has_help() {
-    for verb in ["snapshot", "show", "verify", "clean"] {
+    for verb in ["snapshot", "show", "verify", "check", "clean"] {
         for args in [[verb, "--help"], [verb, "-h"], ["help", verb]] {
             let (code, stdout, stderr) = dualroot(&args);
             assert_eq!((code, stderr.as_str()), (0, ""), "{args:?}");

@@ -65,6 +65,8 @@ pub enum Command {
     Show(Show),
     /// Read the alternate slot again and compare it with its manifest
     Verify(Show),
+    /// Say what is wrong with tables, boot, slots and the copy
+    Check,
     /// Clear stale mounts of the alternate slot
     Clean(Clean),
     /// Keep the partition tables of both slots' media, and repair them

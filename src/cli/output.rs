@@ -7,7 +7,8 @@ use jiff::tz::TimeZone;
 use serde::Serialize;
 
 use crate::error::{Error, visible};
-use crate::ops::{clean, show, snapshot, table, verify};
+use crate::finding::Severity;
+use crate::ops::{check, clean, show, snapshot, table, verify};
 use crate::plan::Step;
 use crate::slot::State;
 
@@ -146,6 +147,32 @@ pub fn verify(report: &verify::Report) -> String {
         "slot {} ({}): {} files, {} bytes read: {verdict}",
         report.slot, report.device, report.files, report.bytes
     );
+    text
+}
+
+/// `check`: a line and a hint for each finding, and their number.
+pub fn check(report: &check::Report) -> String {
+    let mut text = String::new();
+    for finding in &report.findings {
+        let _ = writeln!(
+            text,
+            "{}: {}: {} ({})",
+            finding.severity.name(),
+            visible(&finding.place),
+            visible(&finding.what),
+            finding.code
+        );
+        let _ = writeln!(text, "hint: {}", visible(&finding.hint));
+    }
+    if report.findings.is_empty() {
+        return "no findings\n".to_owned();
+    }
+    let count = |severity, word: &str| match report.count(severity) {
+        1 => format!("1 {word}"),
+        n => format!("{n} {word}s"),
+    };
+    let (errors, warnings) = (count(Severity::Error, "error"), count(Severity::Warning, "warning"));
+    let _ = writeln!(text, "{errors}, {warnings}, {} info", report.count(Severity::Info));
     text
 }
 

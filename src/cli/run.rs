@@ -15,7 +15,7 @@ use super::display::Display;
 use super::{logger, output};
 use crate::copy::progress::Monitor;
 use crate::error::{Context, Error, Kind, Result};
-use crate::ops::{Session, clean, partition, show, snapshot, table, verify};
+use crate::ops::{Session, check, clean, partition, show, snapshot, table, verify};
 use crate::plan::partition::Sizes;
 use crate::slot::{Choice, Part};
 use crate::sys::Native;
@@ -99,6 +99,11 @@ fn dispatch(args: &Args, session: &Session) -> Result<ExitCode> {
                 let report = verify::run(&os, session, choice)?;
                 let code = if report.different == 0 { 0 } else { Kind::Differs.exit_code() };
                 Ok((pick(args, &report, output::verify), ExitCode::from(code)))
+            }
+            Command::Check => {
+                let report = check::run(&os, session)?;
+                let code = if report.has_problems() { Kind::Problems.exit_code() } else { 0 };
+                Ok((pick(args, &report, output::check), ExitCode::from(code)))
             }
             Command::Clean(options) => {
                 let report = clean::run(&os, session, options.force)?;

@@ -1,5 +1,6 @@
 //! One file per verb: observe, plan, execute, report.
 
+pub mod check;
 pub mod clean;
 pub mod clear;
 mod execute;

@@ -6,13 +6,14 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use super::Session;
-use crate::device::{Class, Id};
+use crate::device::{Class, Id, Provider};
 use crate::error::{Error, Kind, Result};
 use crate::slot::config::{self, Config};
 use crate::slot::fstab;
 use crate::slot::media::WORDS;
 use crate::slot::view::View;
 use crate::sys::Os;
+use crate::table::reading::Reading;
 use crate::table::{self, Scheme, bsd, superblock};
 
 /// Observes everything that decisions are made from.
@@ -88,16 +89,13 @@ fn resolve_paths<O: Os>(os: &O, view: &mut View) {
 /// Reads partition tables, BSD labels and superblocks.
 fn read_media<O: Os>(os: &O, view: &mut View) {
     for id in 0..view.devices.providers.len() {
-        if !has_partitions(view, id) {
+        if !has_partitions(view, id) && !is_missed(view, id) {
             continue;
         }
-        let provider = view.devices.get(id);
-        let (path, size, sector) = (provider.path(), provider.size, provider.sector);
-        let table = if matches!(provider.class, Class::Partition { .. }) {
+        let table = if matches!(view.devices.get(id).class, Class::Partition { .. }) {
             read_label(os, view, id)
         } else {
-            let mut reader = DeviceReader::new(os, &path);
-            table::read(&mut reader, size, sector).map_err(Error::from)
+            read_tables(os, view, id)
         };
         match table {
             Ok(Some(table)) => drop(view.tables.insert(id, table)),
@@ -106,6 +104,7 @@ fn read_media<O: Os>(os: &O, view: &mut View) {
         }
     }
     reveal_partitions(os, view);
+    judge(view);
     for id in 0..view.devices.providers.len() {
         let mut provider = view.devices.get(id);
         if matches!(provider.class, Class::Alias) || has_partitions(view, id) {
@@ -138,6 +137,48 @@ fn reveal_partitions<O: Os>(os: &O, view: &mut View) {
             view.reveal(id, label);
         }
     }
+}
+
+/// Reads the tables of a medium and keeps what they were read from.
+fn read_tables<O: Os>(os: &O, view: &mut View, id: Id) -> Result<Option<table::Table>> {
+    let provider = view.devices.get(id);
+    let (path, size, sector) = (provider.path(), provider.size, provider.sector);
+    let mut reader = DeviceReader { os, device: &path, position: 0 };
+    let reading = Reading::take(&mut reader, size, sector)?;
+    let table = reading.table();
+    view.readings.insert(id, reading);
+    Ok(table?)
+}
+
+/// Says what is wrong with the tables.
+fn judge(view: &mut View) {
+    for (&medium, reading) in &view.readings {
+        let mut found = reading.damage(&|place| view.place(medium, place));
+        found.extend(view.against_kernel(medium, reading));
+        if !found.is_empty() {
+            view.findings.insert(medium, found);
+        }
+    }
+}
+
+/// Whether this is a medium whose partitions somebody names although there are none: its table may
+/// be gone.
+pub(super) fn is_missed(view: &View, id: Id) -> bool {
+    let Provider { name, class: Class::Disk, .. } = view.devices.get(id) else { return false };
+    if has_partitions(view, id) {
+        return false;
+    }
+    let specs = view.fstab.iter().map(|e| e.spec.as_slice());
+    let slots = [&view.config.root, &view.config.config].into_iter().flat_map(|s| s.slots.iter());
+    let mut named = specs.chain(slots.flatten().map(String::as_bytes));
+    named.any(|spec| {
+        let rest = spec.strip_prefix(b"/dev/").and_then(|s| s.strip_prefix(name.as_bytes()));
+        // da0s1, da0p1; loop0p1; sda1
+        rest.is_some_and(|rest| {
+            let digits = rest.strip_prefix(b"s").or(rest.strip_prefix(b"p")).unwrap_or(rest);
+            digits.first().is_some_and(u8::is_ascii_digit)
+        })
+    })
 }
 
 /// Whether GEOM would look for a BSD label there: a slice of that type, and of GEOM's own name for

@@ -16,7 +16,7 @@ use crate::sys::Os;
 use crate::sys::tree::{Dir, Kind};
 
 /// The fstab of the root, and the one that NanoBSD's `/etc` is made from.
-const FSTABS: [&str; 2] = ["etc/fstab", "conf/base/etc/fstab"];
+pub(super) const FSTABS: [&str; 2] = ["etc/fstab", "conf/base/etc/fstab"];
 
 /// New content, by path relative to the root, of the files below `root` (the running root, or a
 /// moment of it) that name a device of a pair. Source and target change places: what was `/` becomes the copy, and an entry for

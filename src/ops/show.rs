@@ -73,7 +73,9 @@ pub fn run<O: Os>(os: &O, session: &Session, choice: Option<Choice>) -> Result<R
     let slots = slots
         .into_iter()
         .map(|slot| {
-            let seen = if slot.running { running(os, &view)? } else { whole(os, &view, &layout)? };
+            let visit = &mut |_: &O::Dir| {};
+            let seen =
+                if slot.running { running(os, &view)? } else { whole(os, &view, &layout, visit)? };
             Ok(report(&view, &layout, slot, seen))
         })
         .collect::<Result<_>>()?;
@@ -81,9 +83,9 @@ pub fn run<O: Os>(os: &O, session: &Session, choice: Option<Choice>) -> Result<R
 }
 
 /// What was seen of a slot.
-struct Seen {
-    found: Found,
-    software: Software,
+pub(super) struct Seen {
+    pub(super) found: Found,
+    pub(super) software: Software,
     unmountable: bool,
 }
 
@@ -94,7 +96,7 @@ impl Seen {
     }
 }
 
-fn running<O: Os>(os: &O, view: &View) -> Result<Seen> {
+pub(super) fn running<O: Os>(os: &O, view: &View) -> Result<Seen> {
     let root = os.open_dir(&view.root)?;
     let mut found = record::read(&root);
     if found.record.is_none() {
@@ -106,14 +108,20 @@ fn running<O: Os>(os: &O, view: &View) -> Result<Seen> {
     Ok(Seen { found, software, unmountable: false })
 }
 
-/// The slot with all its parts: it is no better than its config.
-fn whole<O: Os>(os: &O, view: &View, layout: &Layout) -> Result<Seen> {
-    let mut seen = alternate(os, view, layout.root().target)?;
+/// The slot with all its parts: it is no better than its config. `visit` sees its root, where that
+/// can be mounted.
+pub(super) fn whole<O: Os>(
+    os: &O,
+    view: &View,
+    layout: &Layout,
+    visit: &mut dyn FnMut(&O::Dir),
+) -> Result<Seen> {
+    let mut seen = alternate(os, view, layout.root().target, visit)?;
     for pair in &layout.pairs[1..] {
         if seen.found.state != State::Valid {
             break;
         }
-        let part = alternate(os, view, pair.target)?.found;
+        let part = alternate(os, view, pair.target, &mut |_| {})?.found;
         if part.state != State::Valid {
             let why = part.reason.unwrap_or_default();
             let reason = format!("{} is {}: {why}", pair.part.alternate(), part.state.name());
@@ -124,7 +132,16 @@ fn whole<O: Os>(os: &O, view: &View, layout: &Layout) -> Result<Seen> {
     Ok(seen)
 }
 
-fn alternate<O: Os>(os: &O, view: &View, target: Id) -> Result<Seen> {
+fn alternate<O: Os>(
+    os: &O,
+    view: &View,
+    target: Id,
+    visit: &mut dyn FnMut(&O::Dir),
+) -> Result<Seen> {
+    let mut look = |root: &O::Dir| {
+        visit(root);
+        look(root)
+    };
     let reading = lock::shared(os, view, target)?;
     if let lock::Reading::Taken(owner) = &reading {
         match owner {

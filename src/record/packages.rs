@@ -258,7 +258,7 @@ fn databases<D: Dir>(root: &D, path: &str, kinds: &[Kind]) -> Result<Vec<Package
 }
 
 /// The content of a regular file; `None` where there is none.
-fn read<D: Dir>(root: &D, path: &str) -> Result<Option<Vec<u8>>> {
+pub(crate) fn read<D: Dir>(root: &D, path: &str) -> Result<Option<Vec<u8>>> {
     let (dir, name) = path.rsplit_once('/').unwrap_or((".", path));
     let Some(dir) = descend(root, dir)? else { return Ok(None) };
     let name = OsStr::new(name);

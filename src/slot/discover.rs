@@ -118,6 +118,8 @@ impl View {
         if let Some(id) = self.sibling_root(source, &mut looked) {
             return Ok(id);
         }
+        // Where the table is to blame, that is what there is to say.
+        self.guard_tables(source)?;
         Err(Error::refused(format!(
             "no alternate slot for {} ({}); looked at: {}",
             self.root.display(),

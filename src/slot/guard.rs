@@ -8,6 +8,7 @@ use super::discover::Layout;
 use super::view::View;
 use crate::device::{Class, Id};
 use crate::error::{Error, Kind, Result};
+use crate::finding::Severity;
 use crate::sys::FsType;
 
 /// Junos's words, which scripts look for.
@@ -46,7 +47,12 @@ impl View {
     }
 
     /// A damaged table, or a partition that cannot even be read, is no ground to write on.
-    fn guard_tables(&self, id: Id) -> Result<()> {
+    pub(super) fn guard_tables(&self, id: Id) -> Result<()> {
+        let findings = self.devices.chain(id).into_iter().filter_map(|id| self.findings.get(&id));
+        if let Some(found) = findings.flatten().find(|f| f.severity == Severity::Error) {
+            let error = Error::new(Kind::Refused, "checking", &found.what);
+            return Err(error.path(&found.place).hint(&found.hint));
+        }
         for id in self.devices.chain(id) {
             if let Some(fault) = self.faults.get(&id) {
                 return Err(Error::refused(format!("{}: {fault}", self.node(id))));

@@ -6,6 +6,8 @@ mod elsewhere;
 pub mod fstab;
 mod future;
 pub mod guard;
+pub mod half_boot;
+pub mod kernel;
 pub mod loader;
 pub mod media;
 pub mod names;

@@ -9,7 +9,9 @@ use super::config::Config;
 use super::fstab;
 use super::names::Names;
 use crate::device::{Class, Devices, Id, Lower, Provider};
+use crate::finding::Finding;
 use crate::mounts::Mount;
+use crate::table::reading::Reading;
 use crate::table::superblock::Superblock;
 use crate::table::{Entry, Table};
 
@@ -36,6 +38,10 @@ pub struct View {
     pub tables: HashMap<Id, Table>,
     /// What is wrong with tables and file systems that could not be read.
     pub faults: HashMap<Id, String>,
+    /// What the tables of each medium at hand were read from.
+    pub readings: HashMap<Id, Reading>,
+    /// What is wrong with them, by medium.
+    pub findings: HashMap<Id, Vec<Finding>>,
     /// Partitions of a BSD label that GEOM has withdrawn, added to the stack as if they were there.
     pub hidden: HashSet<Id>,
     /// File systems found on the partitions of the media at hand.
@@ -181,7 +187,7 @@ impl View {
     }
 
     /// The slice that `id` is, or that its BSD label lies in.
-    pub(super) fn slice(&self, id: Id) -> Id {
+    pub fn slice(&self, id: Id) -> Id {
         let above = self.devices.get(id).lower.first().map(|l| l.id);
         match above {
             Some(slice) if matches!(self.devices.get(slice).class, Class::Partition { .. }) => {
@@ -191,7 +197,8 @@ impl View {
         }
     }
 
-    pub(super) fn index(&self, id: Id) -> Option<u32> {
+    /// Its place in its table, where it is a slice or a partition.
+    pub fn index(&self, id: Id) -> Option<u32> {
         match self.devices.get(id).class {
             Class::Partition { index } => Some(index),
             _ => None,
@@ -199,7 +206,7 @@ impl View {
     }
 
     /// The partition of this index that lies directly on `below`.
-    pub(super) fn partition(&self, below: Id, index: u32) -> Option<Id> {
+    pub fn partition(&self, below: Id, index: u32) -> Option<Id> {
         self.devices.uppers(below).find(|&id| self.index(id) == Some(index))
     }
 
@@ -224,7 +231,8 @@ impl View {
         found.filter(|id| Some(*id) != root)
     }
 
-    pub(super) fn fstab_entry(&self, point: &str) -> Option<&fstab::Entry> {
+    /// The entry of fstab for a mount point.
+    pub fn fstab_entry(&self, point: &str) -> Option<&fstab::Entry> {
         self.fstab.iter().find(|e| e.file == point.as_bytes())
     }
 }

@@ -24,6 +24,7 @@ use std::path::{Path, PathBuf};
 use crate::device::Devices;
 use crate::error::Result;
 use crate::mounts::Mount;
+use crate::table::boot::Firmware;
 use crate::table::drawing::Drawing;
 use tree::Dir;
 
@@ -124,6 +125,18 @@ pub enum Snapshots {
     Plain,
     /// Of every UFS2.
     Journaled,
+}
+
+/// What started the system, as far as it tells.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Boot {
+    /// The loader's own name of the device that it took the kernel from: `disk0s1a:`.
+    pub loader: Option<String>,
+    /// The devices that the kernel was told to mount on `/`, tried in this order: `/dev/da0s1a`,
+    /// `UUID=…`.
+    pub roots: Vec<String>,
+    /// How the machine starts.
+    pub firmware: Option<Firmware>,
 }
 
 /// A device opened for writing by nobody else.
@@ -233,6 +246,8 @@ pub trait Os: Sync {
     /// The installed packages that the system's own package tool tells of `root`, name and
     /// version; `None` where `root` has no such database.
     fn packages(&self, root: &Path) -> Result<Option<Vec<(String, String)>>>;
+    /// What started the system.
+    fn boot(&self) -> Result<Boot>;
     /// Where lock files and private mount points live: gone after a reboot, never on a slot.
     fn run_dir(&self) -> PathBuf;
     /// Whether a process of this program is alive under this number.

@@ -22,15 +22,60 @@ const PARTITIONS: usize = 148;
 const RAW: usize = 2;
 
 /// A partition as it is on the medium, in sectors.
-struct Raw {
-    count: u32,
-    start: u32,
-    kind: u8,
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Raw {
+    /// `a` is 1.
+    pub index: u32,
+    /// Sectors.
+    pub count: u32,
+    /// First sector, from where the label counts.
+    pub start: u32,
+    /// `p_fstype`.
+    pub kind: u8,
+}
+
+/// A label as it is on the medium, with its checksum and its own fields checked, but not what its
+/// partitions say.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Label {
+    /// All partitions, `a` first, with those that are not in use.
+    pub partitions: Vec<Raw>,
+}
+
+impl Label {
+    /// `c`, the whole slice.
+    pub fn raw(&self) -> Option<&Raw> {
+        self.partitions.get(RAW)
+    }
+
+    /// The partitions in use besides `c`.
+    pub fn used(&self) -> impl Iterator<Item = &Raw> {
+        let used = |raw: &&Raw| raw.index as usize != RAW + 1 && raw.count != 0 && raw.kind != 0;
+        self.partitions.iter().filter(used)
+    }
 }
 
 /// Whether a label's two magic numbers are in the second sector of `bytes`.
 pub fn is_labelled(bytes: &[u8], sector: u32) -> bool {
-    label(bytes, sector).is_some()
+    at(bytes, sector).is_some()
+}
+
+/// The label in the second sector; `None` where there is none.
+///
+/// # Errors
+/// [`Fault::Checksum`], [`Fault::Invalid`] for fields that GEOM refuses, [`Fault::Sector`].
+pub fn label(bytes: &[u8], sector: u32) -> Result<Option<Label>, Fault> {
+    check_sector(sector)?;
+    let Some(label) = at(bytes, sector) else { return Ok(None) };
+    Ok(Some(Label { partitions: partitions(label, sector)? }))
+}
+
+/// The byte at which something that looks like a label lies, wherever that is.
+pub fn find(bytes: &[u8]) -> Option<usize> {
+    let bytes = &bytes[..bytes.len().min(WINDOW)];
+    (0..bytes.len()).step_by(4).find(|&place| {
+        le32(bytes, place) == Some(MAGIC) && le32(bytes, place + MAGIC2) == Some(MAGIC)
+    })
 }
 
 /// Reads the label of a slice from its first [`WINDOW`] bytes.
@@ -52,21 +97,17 @@ pub fn read(
     slice_size: u64,
     sector: u32,
 ) -> Result<Option<Table>, Fault> {
-    check_sector(sector)?;
-    let Some(label) = label(sector_data, sector) else { return Ok(None) };
+    let Some(label) = label(sector_data, sector)? else { return Ok(None) };
     if slice_start.checked_add(slice_size).is_none() {
         return Err(Fault::Invalid("slice beyond any medium"));
     }
-    let partitions = partitions(label, sector)?;
-    let base = partitions.get(RAW).map_or(0, |raw| raw.start);
+    let base = label.raw().map_or(0, |raw| raw.start);
     let bytes = u64::from(sector);
-    let entries: Vec<Entry> = (1..)
-        .zip(&partitions)
-        .enumerate()
-        .filter(|(n, (_, raw))| *n != RAW && raw.count != 0 && raw.kind != 0)
-        .filter_map(|(_, (index, raw))| {
+    let entries: Vec<Entry> = label
+        .used()
+        .filter_map(|raw| {
             Some(Entry {
-                index,
+                index: raw.index,
                 start: u64::from(raw.start.checked_sub(base)?) * bytes,
                 size: u64::from(raw.count) * bytes,
                 kind: kind(raw.kind),
@@ -79,7 +120,7 @@ pub fn read(
 }
 
 /// The bytes from the label's start on, if both magic numbers are there.
-fn label(bytes: &[u8], sector: u32) -> Option<&[u8]> {
+fn at(bytes: &[u8], sector: u32) -> Option<&[u8]> {
     let label = bytes.get(usize::try_from(sector).ok()?..)?;
     (le32(label, 0)? == MAGIC && le32(label, MAGIC2)? == MAGIC).then_some(label)
 }
@@ -105,9 +146,11 @@ fn partitions(label: &[u8], sector: u32) -> Result<Vec<Raw>, Fault> {
     if sum != 0 {
         return Err(Fault::Checksum("disklabel"));
     }
-    let decode =
-        |raw: &[u8]| Some(Raw { count: le32(raw, 0)?, start: le32(raw, 4)?, kind: *raw.get(12)? });
-    label[PARTITIONS..].chunks_exact(16).map(|raw| decode(raw).ok_or(SHORT)).collect()
+    let decode = |(index, raw): (u32, &[u8])| {
+        Some(Raw { index, count: le32(raw, 0)?, start: le32(raw, 4)?, kind: *raw.get(12)? })
+    };
+    let raw = (1..).zip(label[PARTITIONS..].chunks_exact(16));
+    raw.map(|raw| decode(raw).ok_or(SHORT)).collect()
 }
 
 /// The word of gpart(8) for a partition's `p_fstype`.

@@ -89,6 +89,29 @@ pub fn read_copy<R: Read + Seek>(
     Ok(read_raw(reader, size, sector, copy)?.map(|(_, table)| table))
 }
 
+/// One copy, and where it says that the other one is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Found {
+    /// What it says.
+    pub table: Table,
+    /// The sector of the other copy's header.
+    pub other: u64,
+}
+
+/// Reads one copy alone, as [`read_copy`] does.
+///
+/// # Errors
+/// As [`read_copy`].
+pub fn find<R: Read + Seek>(
+    reader: &mut R,
+    size: u64,
+    sector: u32,
+    copy: Copy,
+) -> Result<Option<Found>, Failure> {
+    let found = read_raw(reader, size, sector, copy)?;
+    let other = |raw: &Raw| le64(&raw.header, OTHER_LBA).unwrap_or(0);
+    Ok(found.map(|(raw, table)| Found { other: other(&raw), table }))
+}
 /// One copy as it lies on the medium: whole sectors.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Raw {

@@ -23,6 +23,13 @@ struct Raw {
     count: u32,
 }
 
+impl Raw {
+    /// Whether its status is one: active or not.
+    fn has_status(&self) -> bool {
+        matches!(self.status, 0x00 | 0x80)
+    }
+}
+
 /// Whether the sector ends as a boot sector does (0x55 0xaa at 510); file systems do so too.
 pub fn has_signature(sector: &[u8]) -> bool {
     le16(sector, SIGNATURE) == Some(0xaa55)
@@ -36,24 +43,33 @@ pub fn is_protective(sector: &[u8]) -> bool {
 /// Reads the slices from the first sector (`bytes`, at least 512) of a medium of `size` bytes in
 /// sectors of `sector` bytes.
 ///
-/// `None` where this is no MBR: no signature, a protective MBR, a status that is neither 0x00 nor
-/// 0x80 (text or code of a boot sector), or a FAT boot sector, told by its parameter block where
-/// the entries are empty or do not fit the medium. Entries without a type, a start or a size are
-/// left out, as GEOM does. Several active flags are kept as they are.
+/// `None` where this is no MBR: see [`entries`]. Several active flags are kept as they are.
 ///
 /// # Errors
 /// [`Fault::Beyond`] and [`Fault::Overlap`], both of which GEOM refuses too; [`Fault::Sector`].
 pub fn read(bytes: &[u8], size: u64, sector: u32) -> Result<Option<Table>, Fault> {
     check_sector(sector)?;
+    let Some(entries) = entries(bytes, size, sector) else { return Ok(None) };
+    check_entries(&entries, size)?;
+    Ok(Some(Table { scheme: Scheme::Mbr, sector, disk_id: disk_id(bytes), entries }))
+}
+
+/// The slices as they are written, wherever they lead to, in sectors of at most 65536 bytes.
+///
+/// `None` where this is no MBR: no signature, a protective MBR, a status that is neither 0x00 nor
+/// 0x80 (text or code of a boot sector), or a FAT boot sector, told by its parameter block where
+/// the entries are empty or do not fit the medium. Entries without a type, a start or a size are
+/// left out, as GEOM does.
+pub fn entries(bytes: &[u8], size: u64, sector: u32) -> Option<Vec<Entry>> {
     if bytes.len() < LENGTH || !has_signature(bytes) || is_protective(bytes) {
-        return Ok(None);
+        return None;
     }
     let raw = raw_entries(bytes);
-    if raw.iter().any(|raw| !matches!(raw.status, 0x00 | 0x80)) {
-        return Ok(None);
+    if raw.iter().any(|raw| !raw.has_status()) {
+        return None;
     }
     let sector_bytes = u64::from(sector);
-    let disk_id = le32(bytes, DISK_ID).filter(|&id| id != 0).map(|id| format!("{id:08x}"));
+    let disk_id = disk_id(bytes);
     let entries: Vec<Entry> = raw
         .iter()
         .filter(|raw| raw.code != 0 && raw.start != 0 && raw.count != 0)
@@ -68,12 +84,42 @@ pub fn read(bytes: &[u8], size: u64, sector: u32) -> Result<Option<Table>, Fault
             ..Entry::default()
         })
         .collect();
-    let checked = check_entries(&entries, size);
-    if has_fat_parameters(bytes) && (entries.is_empty() || checked.is_err()) {
-        return Ok(None);
+    let fits = !entries.is_empty() && check_entries(&entries, size).is_ok();
+    (fits || !has_fat_parameters(bytes)).then_some(entries)
+}
+
+/// The index of an entry whose status is no status, in a sector that otherwise looks like an MBR: it
+/// is no boot sector of FAT, and an entry of it lies on the medium.
+pub fn bad_status(bytes: &[u8], size: u64, sector: u32) -> Option<u32> {
+    if bytes.len() < LENGTH || !has_signature(bytes) || has_fat_parameters(bytes) {
+        return None;
     }
-    checked?;
-    Ok(Some(Table { scheme: Scheme::Mbr, sector, disk_id, entries }))
+    let raw = raw_entries(bytes);
+    let sectors = size / u64::from(sector.max(1));
+    let lies_there = |raw: &Raw| {
+        let end = u64::from(raw.start) + u64::from(raw.count);
+        raw.code != 0 && raw.start != 0 && raw.count != 0 && end <= sectors
+    };
+    let bad = raw.iter().find(|raw| !raw.has_status())?.index;
+    raw.iter().any(lies_there).then_some(bad)
+}
+
+/// Where the protective slice begins and ends, in sectors; the end is `None` where the field is
+/// full (a medium with more sectors than 32 bits count, or one who does not say).
+pub fn protective(bytes: &[u8]) -> Option<(u64, Option<u64>)> {
+    let raw = raw_entries(bytes).into_iter().find(|raw| raw.code == 0xee)?;
+    let start = u64::from(raw.start);
+    Some((start, (raw.count != u32::MAX).then(|| start + u64::from(raw.count))))
+}
+
+/// Whether there is anything where the boot code is: before the disk signature.
+pub fn has_boot_code(bytes: &[u8]) -> bool {
+    bytes.iter().take(DISK_ID).any(|&byte| byte != 0)
+}
+
+/// The disk signature as 8 hex digits.
+fn disk_id(bytes: &[u8]) -> Option<String> {
+    le32(bytes, DISK_ID).filter(|&id| id != 0).map(|id| format!("{id:08x}"))
 }
 
 /// The four entries; fewer where the sector is too short.

@@ -4,12 +4,15 @@
 //! a medium is checked before it is used. What GEOM accepts and how it counts (`sys/geom/part`) is
 //! the measure, because the entries have to be the ones that have device nodes on FreeBSD.
 
+pub mod boot;
 pub mod bsd;
+pub mod check;
 pub mod drawing;
 #[cfg(all(test, target_os = "freebsd"))]
 mod gpart;
 pub mod gpt;
 pub mod mbr;
+pub mod reading;
 pub mod saved;
 pub mod superblock;
 

@@ -251,6 +251,8 @@ pub enum Scheme {
 #[derive(Clone, Debug)]
 pub struct Layout {
     pub scheme: Scheme,
+    /// Bytes in a sector: 512 or 4096.
+    pub sector: u64,
     /// `ext4` or `xfs`, of slices 1 and 3; 2 and 4 stay bare.
     pub fs: &'static str,
     /// One slice each. Slice 1 is `/`, slice 3, where there is one, `/config`.
@@ -271,6 +273,7 @@ impl Default for Layout {
     fn default() -> Self {
         Self {
             scheme: Scheme::Dos,
+            sector: 512,
             fs: "ext4",
             sizes_mb: vec![24, 24, 8, 8],
             labels: BTreeMap::new(),
@@ -295,8 +298,8 @@ impl Layout {
         };
         let mut start = 1;
         for (n, size) in (1..).zip(&self.sizes_mb) {
-            // Sectors of 512 bytes.
-            write!(text, "start={}, size={}", start * 2048, size * 2048).unwrap();
+            let sectors = MIB / self.sector;
+            write!(text, "start={}, size={}", start * sectors, size * sectors).unwrap();
             if let Some(kind) = self.types.get(&n) {
                 write!(text, ", type={kind}").unwrap();
             }
@@ -360,8 +363,11 @@ impl Disk {
         let image = tmp.path().join("image");
         let total = layout.sizes_mb.iter().sum::<u64>() + 2;
         File::create(&image).unwrap().set_len(total * MIB).unwrap();
+        let medium = attach(&image, layout.sector);
         let mut sfdisk = program("sfdisk");
-        sfdisk.args(["-q", "--no-reread", "--no-tell-kernel"]).arg(&image).stdin(Stdio::piped());
+        // The device knows the size of its sectors, a file does not.
+        let place = if layout.sector == 512 { &image } else { &medium };
+        sfdisk.args(["-q", "--no-reread", "--no-tell-kernel"]).arg(place).stdin(Stdio::piped());
         sfdisk.stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = sfdisk.spawn().unwrap();
         child.stdin.take().unwrap().write_all(layout.script().as_bytes()).unwrap();
@@ -369,7 +375,6 @@ impl Disk {
         let stderr = String::from_utf8_lossy(&output.stderr);
         assert!(output.status.success(), "sfdisk: {stderr}\n{}", layout.script());
 
-        let medium = attach(&image);
         let root = tmp.path().join("root");
         fs::create_dir(&root).unwrap();
         let disk = Self { medium, root, layout, strict: false, tmp };
@@ -711,10 +716,11 @@ impl Drop for Disk {
 }
 
 /// Somebody else may take the free loop device first.
-fn attach(image: &Path) -> PathBuf {
+fn attach(image: &Path, sector: u64) -> PathBuf {
+    let sector = sector.to_string();
     let mut last = String::new();
     for _ in 0..100 {
-        let run = try_tool("losetup", &[&"-f", &"--show", &image]);
+        let run = try_tool("losetup", &[&"-f", &"--show", &"-b", &sector, &image]);
         if run.code == 0 {
             return PathBuf::from(run.stdout.trim_end());
         }

@@ -4,6 +4,7 @@
 #![cfg(target_os = "linux")]
 
 mod attributes;
+mod check;
 mod discovery;
 mod faults;
 mod fit;

@@ -17,7 +17,7 @@ use crate::device::{Class, Devices, Id};
 use crate::error::{Context, Error, Kind as ErrorKind, Result};
 use crate::mounts::Mount;
 use crate::sys::tree::Kind;
-use crate::sys::{self, Access, Format, Holder, Os, Rewrite, Snapshots, Usage};
+use crate::sys::{self, Access, Boot, Format, Holder, Os, Rewrite, Snapshots, Usage};
 use crate::table::drawing::Drawing;
 
 /// `EBUSY` is somebody else's doing.
@@ -270,6 +270,10 @@ impl Os for Machine {
     fn packages(&self, root: &Path) -> Result<Option<Vec<(String, String)>>> {
         self.with_path("os.packages", root, |turn| Ok(turn.world().packages.clone()))
             .doing_to("asking the packages of", root)
+    }
+
+    fn boot(&self) -> Result<Boot> {
+        self.ask("os.boot", "reading what started the system", |w| w.started.clone())
     }
 
     fn run_dir(&self) -> PathBuf {

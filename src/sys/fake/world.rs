@@ -14,7 +14,7 @@ use crate::device::{Class, Devices, Id, Lower, Provider};
 use crate::error::Result;
 use crate::mounts::Mount;
 use crate::sys::tree::{Kind, Time};
-use crate::sys::{Format, FsType, Holder, Snapshots, UfsSwitches};
+use crate::sys::{Boot, Format, FsType, Holder, Snapshots, UfsSwitches};
 use crate::table::superblock::{self, WINDOW};
 
 const SECTOR: u64 = 512;
@@ -79,6 +79,8 @@ pub struct World {
     pub transfer_max: usize,
     /// Serial numbers, by the name of the disk.
     pub idents: BTreeMap<String, String>,
+    /// What started the system.
+    pub started: Boot,
     /// What is mounted at boot: node and point, the root first.
     pub boot: Vec<(PathBuf, PathBuf)>,
     pub(super) run_dir: PathBuf,
@@ -109,6 +111,7 @@ impl World {
             kinds_in_listings: true,
             transfer_max: usize::MAX,
             idents: BTreeMap::new(),
+            started: Boot::default(),
             boot: Vec::new(),
             run_dir,
             now: Time { sec: 1_600_000_000, nsec: 0 },

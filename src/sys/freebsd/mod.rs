@@ -3,6 +3,7 @@
 mod device;
 pub(super) mod extattr;
 mod gpart;
+mod kenv;
 mod md;
 mod mount;
 mod part;
@@ -18,10 +19,11 @@ use std::ffi::OsStr;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use super::{Access, Format, Holder, Os, Rewrite, Snapshots, Usage, command, unix};
+use super::{Access, Boot, Format, Holder, Os, Rewrite, Snapshots, Usage, command, unix};
 use crate::device::Devices;
 use crate::error::{Context, Result};
 use crate::mounts::Mount;
+use crate::table::boot::Firmware;
 use crate::table::drawing::Drawing;
 use unix::FdDir;
 
@@ -195,6 +197,23 @@ impl Os for Native {
         let text = String::from_utf8_lossy(&output.stdout);
         let pairs = text.lines().filter_map(|line| line.split_once('\t'));
         Ok(Some(pairs.map(|(name, version)| (name.to_owned(), version.to_owned())).collect()))
+    }
+
+    fn boot(&self) -> Result<Boot> {
+        let roots = kenv::value(c"vfs.root.mountfrom").unwrap_or_default();
+        // `ufs:/dev/da0s1a zfs:zroot`: each with its type (vfs_mountroot.c).
+        let roots = roots.split_ascii_whitespace().filter_map(|word| word.split_once(':'));
+        // Only x86 has it.
+        let firmware = match sysctl::string(c"machdep.bootmethod").as_deref() {
+            Ok("BIOS") => Some(Firmware::Bios),
+            Ok("UEFI") => Some(Firmware::Uefi),
+            _ => None,
+        };
+        Ok(Boot {
+            loader: kenv::value(c"currdev").or_else(|| kenv::value(c"loaddev")),
+            roots: roots.map(|(_, device)| device.to_owned()).collect(),
+            firmware,
+        })
     }
 
     fn run_dir(&self) -> PathBuf {

@@ -14,10 +14,11 @@ use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use super::{Access, Format, FsType, Holder, Os, Rewrite, Snapshots, Usage, command, unix};
+use super::{Access, Boot, Format, FsType, Holder, Os, Rewrite, Snapshots, Usage, command, unix};
 use crate::device::Devices;
 use crate::error::{Context, Error, Result};
 use crate::mounts::Mount;
+use crate::table::boot::Firmware;
 use crate::table::drawing::Drawing;
 use unix::FdDir;
 
@@ -199,6 +200,20 @@ impl Os for Native {
 
     fn packages(&self, _root: &Path) -> Result<Option<Vec<(String, String)>>> {
         Ok(None) // dpkg's status file is read as it is
+    }
+
+    fn boot(&self) -> Result<Boot> {
+        // The kernel's parameters (bootparam(7)): of several, the last one counts.
+        let line = unix::read_file(Path::new("/proc/cmdline"))?.unwrap_or_default();
+        let line = String::from_utf8_lossy(&line);
+        let root =
+            line.split_ascii_whitespace().filter_map(|w| w.strip_prefix("root=")).next_back();
+        let firmware = if Path::new("/sys/firmware/efi").exists() {
+            Some(Firmware::Uefi)
+        } else {
+            cfg!(any(target_arch = "x86", target_arch = "x86_64")).then_some(Firmware::Bios)
+        };
+        Ok(Boot { loader: None, roots: root.map(str::to_owned).into_iter().collect(), firmware })
     }
 
     fn run_dir(&self) -> PathBuf {
