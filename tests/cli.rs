@@ -20,9 +20,17 @@ fn help_is_a_result() {
     for args in [&["--help"][..], &["-h"], &["help"]] {
         let (code, stdout, stderr) = dualroot(args);
         assert_eq!((code, stderr.as_str()), (0, ""), "{args:?}");
-        for word in
-            ["Usage: dualroot", "snapshot", "show", "verify", "check", "clean", "--root", "--json"]
-        {
+        for word in [
+            "Usage: dualroot",
+            "snapshot",
+            "show",
+            "verify",
+            "partitions",
+            "check",
+            "clean",
+            "--root",
+            "--json",
+        ] {
             assert!(stdout.contains(word), "no {word}: {stdout}");
         }
         assert!(stdout.contains("4 busy or locked"), "the exit codes are told: {stdout}");
@@ -32,7 +40,7 @@ fn help_is_a_result() {
 
 #[test]
 fn every_command_has_help() {
-    for verb in ["snapshot", "show", "verify", "check", "clean"] {
+    for verb in ["snapshot", "show", "verify", "partitions", "check", "clean"] {
         for args in [[verb, "--help"], [verb, "-h"], ["help", verb]] {
             let (code, stdout, stderr) = dualroot(&args);
             assert_eq!((code, stderr.as_str()), (0, ""), "{args:?}");

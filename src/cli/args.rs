@@ -65,6 +65,8 @@ pub enum Command {
     Show(Show),
     /// Read the alternate slot again and compare it with its manifest
     Verify(Show),
+    /// Show the medium: active and backup, partitions, sizes, mount points
+    Partitions,
     /// Say what is wrong with tables, boot, slots and the copy
     Check,
     /// Clear stale mounts of the alternate slot

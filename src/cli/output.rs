@@ -6,11 +6,14 @@ use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use serde::Serialize;
 
+use super::bar;
 use crate::error::{Error, visible};
 use crate::finding::Severity;
-use crate::ops::{check, clean, show, snapshot, table, verify};
+use crate::ops::partitions::Role;
+use crate::ops::{check, clean, partitions, show, snapshot, table, verify};
 use crate::plan::Step;
 use crate::slot::State;
+use crate::sys::terminal_width;
 
 /// One JSON object on one line.
 pub fn json<T: Serialize>(report: &T) -> String {
@@ -150,6 +153,56 @@ pub fn verify(report: &verify::Report) -> String {
     text
 }
 
+/// `partitions`, as Junos's `show system storage partitions`; on a terminal the medium as a bar
+/// behind it.
+pub fn partitions(report: &partitions::Report) -> String {
+    let name = |node: &str| node.strip_prefix("/dev/").unwrap_or(node).to_owned();
+    let backup = report.backup.as_deref().map_or_else(|| "none".to_owned(), name);
+    let booted = if report.booted == report.active { "active" } else { "backup" };
+    let mut text = format!(
+        "Boot Media: internal ({})\nActive Partition: {}\nBackup Partition: {backup}\n\
+         Currently booted from: {booted} ({})\nPartitions information:\n  \
+         Partition  Size   Mountpoint\n",
+        report.medium,
+        name(&report.active),
+        name(&report.booted),
+    );
+    for partition in &report.partitions {
+        let use_of_it = match (&partition.mountpoint, partition.role) {
+            (Some(point), _) => visible(point),
+            (None, Some(Role::Active | Role::Backup)) => "altroot".to_owned(),
+            (None, Some(Role::BackupConfig)) => "unused (backup config)".to_owned(),
+            (None, Some(Role::Swap)) => "swap".to_owned(),
+            (None, Some(Role::Config) | None) => String::new(),
+        };
+        // Junos gives no size to what it does not use.
+        let unused = partition.mountpoint.is_none() && partition.role == Some(Role::BackupConfig);
+        let size = if unused { String::new() } else { size(partition.size) };
+        let row = format!("  {:<9}  {size:<5}  {use_of_it}", partition.partition);
+        let _ = writeln!(text, "{}", row.trim_end());
+    }
+    if let Some(width) = terminal_width() {
+        let _ = write!(text, "\n{}", bar::draw(&report.partitions, report.size, width));
+    }
+    text
+}
+
+/// Bytes as Junos and df(1) -h print them: `184M`, `2.7G`.
+fn size(bytes: u64) -> String {
+    let (mut unit, mut units) = (1_u64, "KMGTPE".chars());
+    let mut letter = 'B';
+    // What would be rounded to 1024 of a unit is one of the next.
+    while bytes >= unit.saturating_mul(1024) - unit / 2 && letter != 'E' {
+        (unit, letter) = (unit.saturating_mul(1024), units.next().unwrap_or('E'));
+    }
+    let tenths = (u128::from(bytes) * 10 + u128::from(unit / 2)) / u128::from(unit);
+    if letter != 'B' && tenths < 100 {
+        format!("{}.{}{letter}", tenths / 10, tenths % 10)
+    } else {
+        format!("{}{letter}", (u128::from(bytes) + u128::from(unit / 2)) / u128::from(unit))
+    }
+}
+
 /// `check`: a line and a hint for each finding, and their number.
 pub fn check(report: &check::Report) -> String {
     let mut text = String::new();
@@ -249,5 +302,30 @@ pub fn table_restore(report: &table::restore::Report) -> String {
         (_, true) => String::new(),
         (1, false) => format!("{media}: 1 structure written, read back and equal\n"),
         (n, false) => format!("{media}: {n} structures written, read back and equal\n"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_are_those_of_df() {
+        let mb = 1 << 20;
+        for (bytes, text) in [
+            (0, "0B"),
+            (512, "512B"),
+            (1023, "1023B"),
+            (1024, "1.0K"),
+            (184 * mb, "184M"),
+            (62 * mb + mb / 4, "62M"),
+            (1023 * mb + mb / 2, "1.0G"),
+            (2765 * mb, "2.7G"),
+            (10 << 30, "10G"),
+            ((10 << 30) - mb, "10G"),
+            (u64::MAX, "16E"),
+        ] {
+            assert_eq!(size(bytes), text, "{bytes}");
+        }
     }
 }

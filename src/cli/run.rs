@@ -15,7 +15,7 @@ use super::display::Display;
 use super::{logger, output};
 use crate::copy::progress::Monitor;
 use crate::error::{Context, Error, Kind, Result};
-use crate::ops::{Session, check, clean, partition, show, snapshot, table, verify};
+use crate::ops::{Session, check, clean, partition, partitions, show, snapshot, table, verify};
 use crate::plan::partition::Sizes;
 use crate::slot::{Choice, Part};
 use crate::sys::Native;
@@ -99,6 +99,10 @@ fn dispatch(args: &Args, session: &Session) -> Result<ExitCode> {
                 let report = verify::run(&os, session, choice)?;
                 let code = if report.different == 0 { 0 } else { Kind::Differs.exit_code() };
                 Ok((pick(args, &report, output::verify), ExitCode::from(code)))
+            }
+            Command::Partitions => {
+                let report = partitions::run(&os, session)?;
+                Ok((pick(args, &report, output::partitions), ExitCode::SUCCESS))
             }
             Command::Check => {
                 let report = check::run(&os, session)?;

@@ -9,6 +9,7 @@ pub mod lock;
 pub mod mounted;
 pub mod observe;
 pub mod partition;
+pub mod partitions;
 pub mod preflight;
 pub mod record;
 pub mod rewrite;

@@ -83,7 +83,11 @@ impl View {
         [Role::Swap, Role::Var, Role::Data].into_iter().filter_map(own).collect()
     }
 
-    fn running_root(&self) -> Result<(Id, &Mount)> {
+    /// What is mounted on the root, and how.
+    ///
+    /// # Errors
+    /// Nothing is, or no partition of a disk.
+    pub fn running_root(&self) -> Result<(Id, &Mount)> {
         let Some(mount) = self.mount_at(&self.root) else {
             return Err(Error::refused("nothing is mounted there")
                 .path(&self.root)

@@ -17,7 +17,7 @@ mod platform;
 mod platform;
 
 pub use platform::Native;
-pub use unix::{FdDir, FdFile, Lock, LockState};
+pub use unix::{FdDir, FdFile, Lock, LockState, terminal_width};
 
 use std::path::{Path, PathBuf};
 

@@ -12,12 +12,15 @@ use std::ptr::NonNull;
 
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, openat};
+use nix::libc;
 use nix::sys::stat::{Mode, fchmod};
 use nix::unistd::{Gid, Uid, UnlinkatFlags, Whence};
 
 use super::platform::{extattr, tree as native};
 use super::tree::{Dir, File, Kind, Meta, Names, Xattrs};
 use crate::error::{Context, Result};
+
+nix::ioctl_read_bad!(window_size, libc::TIOCGWINSZ, libc::winsize);
 
 /// Opens that only ever lead to a directory, never through a symbolic link.
 const DIR_FLAGS: OFlag = OFlag::O_RDONLY
@@ -420,6 +423,15 @@ pub(super) fn read_file(path: &Path) -> Result<Option<Vec<u8>>> {
         }
         Err(e) => Err(e).doing_to("reading", path),
     }
+}
+
+/// The columns of the terminal that stdout is; `None` where it is none.
+pub fn terminal_width() -> Option<usize> {
+    let mut size = libc::winsize { ws_row: 0, ws_col: 0, ws_xpixel: 0, ws_ypixel: 0 };
+    // SAFETY: TIOCGWINSZ (tty(4), ioctl_tty(2)) writes a winsize at the pointer.
+    unsafe { window_size(libc::STDOUT_FILENO, &raw mut size) }.ok()?;
+    // A serial line does not know.
+    Some(if size.ws_col == 0 { 80 } else { usize::from(size.ws_col) })
 }
 
 /// Reads up to `length` bytes at `offset`.

@@ -13,6 +13,7 @@ mod hostile;
 mod lock;
 mod main_job;
 mod partition;
+mod partitions;
 mod points;
 mod signals;
 mod stale;
