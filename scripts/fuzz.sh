@@ -35,6 +35,7 @@ flags="-Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4
     -Cllvm-args=-sanitizer-coverage-pc-table -Cllvm-args=-sanitizer-coverage-trace-compares
     --cfg fuzzing"
 say "building the fuzzers"
+# shellcheck disable=SC2116,SC2086 # one line of words
 RUSTFLAGS=$(echo $flags) CARGO_TARGET_DIR=$target cargo build --quiet --locked --release \
     --target "$host" --manifest-path "$here/tests/fuzz/Cargo.toml" --bins
 
@@ -53,6 +54,6 @@ for name in "${targets[@]}"; do
         die "$name: broken; see $log"
     fi
     runs=$(sed -n 's/^stat::number_of_executed_units: *//p' "$log")
-    edges=$(grep -o 'cov: [0-9]*' "$log" | tail -n1)
+    edges=$(grep -o 'cov: [0-9]*' "$log" | tail -n1 | cut -d' ' -f2)
     echo "$name: $runs runs in $(($(date +%s) - begun)) s, $edges edges, nothing broke"
 done

@@ -40,7 +40,7 @@ else
 fi
 if command -v shellcheck >/dev/null 2>&1; then
     say "shellcheck"
-    shellcheck -x -P scripts scripts/*.sh scripts/rc.d/* vm/*.sh .ci/run
+    shellcheck -x -P scripts scripts/*.sh scripts/rc.d/* tests/fuzz/*.sh vm/*.sh .ci/run
 fi
 say "the manual"
 if command -v mandoc >/dev/null 2>&1; then
@@ -52,6 +52,10 @@ say "documentation"
 RUSTDOCFLAGS='-D warnings' cargo doc --locked --no-deps --document-private-items
 say "tests"
 cargo test --locked --no-fail-fast
+if [ "$system" = Linux ]; then
+    say "the fuzzers, a few seconds each"
+    scripts/fuzz.sh 4
+fi
 say "the FreeBSD guest"
 # vm/run.sh takes an image of FreeBSD; without one it says so and exits 3.
 if [ "$system" = Linux ] && [ -z "${DUALROOT_VM_IMAGE:-}" ]; then

@@ -7,8 +7,8 @@
 #                  what vm/fetch.sh put into vm/images. Without any of them: exit 3.
 #   --sysroot DIR  links against that FreeBSD (scripts/cross.sh). Else DUALROOT_VM_SYSROOT, else zig.
 #   --keep         keeps the guest's disks after a failure and says how to boot them
-#   SUITE          unit, tree, guard, stale, faults, consistency, install, table, boot; or a part of a
-#                  test's name
+#   SUITE          unit, tree, guard, stale, faults, consistency, install, table, check, boot; or a
+#                  part of a test's name
 #
 # QEMU=PROGRAM names another qemu-system-x86_64, DUALROOT_VM_ACCEL=tcg does without KVM.
 set -euo pipefail
@@ -150,7 +150,7 @@ for suite in "${suites[@]}"; do
     if [[ $suite == boot* ]]; then booting=true; else on_box+=("$suite"); fi
 done
 if [ "${#suites[@]}" -eq 0 ]; then
-    on_box=(unit:: tree:: guard:: stale:: faults:: consistency:: install:: table::)
+    on_box=(unit:: tree:: guard:: stale:: faults:: consistency:: install:: table:: check::)
     booting=true
 fi
 if $booting; then

@@ -81,7 +81,10 @@ fn devices(line: &[u8], value: &Value) -> impl Iterator<Item = Range<usize>> {
             let length = word.iter().position(u8::is_ascii_whitespace).unwrap_or(word.len());
             at = start + length;
             if let Some(colon) = word[..length].iter().position(|&b| b == b':') {
-                return Some(start + colon + 1..at);
+                // The backslash before a blank is the blank's: without it the value would end there.
+                let slashes = word[..length].iter().rev().take_while(|&&b| b == b'\\').count();
+                let escapes = usize::from(at < end && slashes % 2 == 1);
+                return Some(start + colon + 1..at - escapes);
             }
         }
     })
@@ -111,6 +114,14 @@ mod tests {
 
     use super::*;
     use crate::error::Kind;
+
+    /// Found by the fuzzer: the value went on behind the blank, and ended there once rewritten.
+    #[test]
+    fn the_escape_of_a_blank_stays() {
+        let text = b"vfs.root.mountfrom=ufs:/dev/a\\ ufs:/dev/b\\\\ x\n";
+        let new = rewrite(text, |_| Some(b"/dev/c".to_vec())).unwrap();
+        assert_eq!(new, b"vfs.root.mountfrom=ufs:/dev/c\\ ufs:/dev/c x\n");
+    }
 
     /// The devices that the file names, in order.
     fn seen(text: &[u8]) -> Vec<Vec<u8>> {

@@ -7,6 +7,8 @@
 #[cfg(target_os = "freebsd")]
 mod boot;
 #[cfg(target_os = "freebsd")]
+mod check;
+#[cfg(target_os = "freebsd")]
 mod compare;
 #[cfg(target_os = "freebsd")]
 mod consistency;
@@ -44,6 +46,7 @@ fn main() -> std::process::ExitCode {
         ("consistency", consistency::TESTS),
         ("install", install::TESTS),
         ("table", table::TESTS),
+        ("check", check::TESTS),
         ("boot", boot::TESTS),
     ])
 }

@@ -104,7 +104,9 @@ impl Read for Medium {
 
 impl Seek for Medium {
     fn seek(&mut self, to: SeekFrom) -> std::io::Result<u64> {
-        let SeekFrom::Start(position) = to else { return Err(std::io::ErrorKind::Unsupported.into()) };
+        let SeekFrom::Start(position) = to else {
+            return Err(std::io::ErrorKind::Unsupported.into());
+        };
         self.position = position;
         Ok(position)
     }
@@ -182,7 +184,9 @@ pub fn table(data: &[u8]) {
             }
         }
         // What cannot be used is told.
-        (Err(_), Err(_)) => assert!(found.iter().any(|f| f.severity >= dualroot::finding::Severity::Error)),
+        (Err(_), Err(_)) => {
+            assert!(found.iter().any(|f| f.severity >= dualroot::finding::Severity::Error))
+        }
         (plain, table) => panic!("{plain:?} {table:?}"),
     }
 }
