@@ -12,6 +12,7 @@ use crate::finding::Severity;
 use crate::ops::partitions::Role;
 use crate::ops::{check, clean, partitions, show, snapshot, table, verify};
 use crate::plan::Step;
+use crate::plan::size::human as size;
 use crate::slot::State;
 use crate::sys::terminal_width;
 
@@ -187,22 +188,6 @@ pub fn partitions(report: &partitions::Report) -> String {
     text
 }
 
-/// Bytes as Junos and df(1) -h print them: `184M`, `2.7G`.
-fn size(bytes: u64) -> String {
-    let (mut unit, mut units) = (1_u64, "KMGTPE".chars());
-    let mut letter = 'B';
-    // What would be rounded to 1024 of a unit is one of the next.
-    while bytes >= unit.saturating_mul(1024) - unit / 2 && letter != 'E' {
-        (unit, letter) = (unit.saturating_mul(1024), units.next().unwrap_or('E'));
-    }
-    let tenths = (u128::from(bytes) * 10 + u128::from(unit / 2)) / u128::from(unit);
-    if letter != 'B' && tenths < 100 {
-        format!("{}.{}{letter}", tenths / 10, tenths % 10)
-    } else {
-        format!("{}{letter}", (u128::from(bytes) + u128::from(unit / 2)) / u128::from(unit))
-    }
-}
-
 /// `check`: a line and a hint for each finding, and their number.
 pub fn check(report: &check::Report) -> String {
     let mut text = String::new();
@@ -302,30 +287,5 @@ pub fn table_restore(report: &table::restore::Report) -> String {
         (_, true) => String::new(),
         (1, false) => format!("{media}: 1 structure written, read back and equal\n"),
         (n, false) => format!("{media}: {n} structures written, read back and equal\n"),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn sizes_are_those_of_df() {
-        let mb = 1 << 20;
-        for (bytes, text) in [
-            (0, "0B"),
-            (512, "512B"),
-            (1023, "1023B"),
-            (1024, "1.0K"),
-            (184 * mb, "184M"),
-            (62 * mb + mb / 4, "62M"),
-            (1023 * mb + mb / 2, "1.0G"),
-            (2765 * mb, "2.7G"),
-            (10 << 30, "10G"),
-            ((10 << 30) - mb, "10G"),
-            (u64::MAX, "16E"),
-        ] {
-            assert_eq!(size(bytes), text, "{bytes}");
-        }
     }
 }

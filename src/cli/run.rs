@@ -15,7 +15,7 @@ use super::display::Display;
 use super::{logger, output};
 use crate::copy::progress::Monitor;
 use crate::error::{Context, Error, Kind, Result};
-use crate::ops::{Session, check, clean, partition, partitions, show, snapshot, table, verify};
+use crate::ops::{Session, check, clean, partitions, repartition, show, snapshot, table, verify};
 use crate::plan::partition::Sizes;
 use crate::slot::{Choice, Part};
 use crate::sys::Native;
@@ -182,7 +182,7 @@ fn run_snapshot(
         swap: options.swap_size,
     };
     let wanted = options.partition || options.scheme.is_some() || sizes != Sizes::default();
-    let partition = wanted.then_some(partition::Options {
+    let partition = wanted.then_some(repartition::Options {
         scheme: options.scheme.map(|scheme| match scheme {
             args::Scheme::Mbr => Scheme::Mbr,
             args::Scheme::Gpt => Scheme::Gpt,

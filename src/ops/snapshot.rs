@@ -8,7 +8,7 @@ use std::time::Instant;
 use serde::Serialize;
 
 use super::execute::{PairReport, Run, Source, check_empty};
-use super::partition::{self, Partitioning};
+use super::repartition::{self, Repartition};
 use super::table::{self, save::Home};
 use super::{Session, clear, lock, preflight, rewrite};
 use crate::copy::progress::interrupted;
@@ -28,7 +28,7 @@ use crate::sys::{FsType, Os};
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Options {
     /// Put a new table on the medium first.
-    pub partition: Option<partition::Options>,
+    pub partition: Option<repartition::Options>,
     /// Clear busy and foreign mounts by force.
     pub force: bool,
     /// Only tell what would be done.
@@ -48,7 +48,7 @@ pub struct Report {
     pub pairs: Vec<PairReport>,
     /// The new table, where one was made.
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub partitions: Vec<partition::Row>,
+    pub partitions: Vec<repartition::Row>,
     /// Wall time of the whole.
     pub seconds: f64,
     /// `/config` where both slots use the same one.
@@ -89,7 +89,7 @@ pub fn run<O: Os>(
             )
         }
         Some(wanted) => {
-            let (locks, view, medium) = lock::medium(os, session, "snapshot", partition::medium)?;
+            let (locks, view, medium) = lock::medium(os, session, "snapshot", repartition::medium)?;
             (locks, Work::on_new_table(&view, medium, wanted)?)
         }
     };
@@ -162,12 +162,12 @@ struct Work {
     view: View,
     layout: Layout,
     /// The table that is to be made before; view and layout are then as they will be.
-    partitioning: Option<Partitioning>,
+    partitioning: Option<Repartition>,
 }
 
 impl Work {
-    fn on_new_table(view: &View, medium: Id, wanted: &partition::Options) -> Result<Self> {
-        let (future, partitioning) = partition::plan(view, medium, wanted)?;
+    fn on_new_table(view: &View, medium: Id, wanted: &repartition::Options) -> Result<Self> {
+        let (future, partitioning) = repartition::plan(view, medium, wanted)?;
         let layout = future.discover()?;
         future.guard(&layout)?;
         Ok(Self { view: future, layout, partitioning: Some(partitioning) })

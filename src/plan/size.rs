@@ -55,6 +55,22 @@ impl FromStr for Size {
     }
 }
 
+/// Bytes as Junos and df(1) -h print them: `184M`, `2.7G`.
+pub fn human(bytes: u64) -> String {
+    let (mut unit, mut units) = (1_u64, "KMGTPE".chars());
+    let mut letter = 'B';
+    // What would be rounded to 1024 of a unit is one of the next.
+    while bytes >= unit.saturating_mul(1024) - unit / 2 && letter != 'E' {
+        (unit, letter) = (unit.saturating_mul(1024), units.next().unwrap_or('E'));
+    }
+    let tenths = (u128::from(bytes) * 10 + u128::from(unit / 2)) / u128::from(unit);
+    if letter != 'B' && tenths < 100 {
+        format!("{}.{}{letter}", tenths / 10, tenths % 10)
+    } else {
+        format!("{}{letter}", (u128::from(bytes) + u128::from(unit / 2)) / u128::from(unit))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -83,5 +99,25 @@ mod tests {
         assert_eq!(Size::Bytes(u64::MAX).on(0), None);
         assert_eq!(Size::Percent(10).on(105 * MIB), Some(10 * MIB));
         assert_eq!(Size::Percent(100).on(u64::MAX), Some(u64::MAX - (MIB - 1)));
+    }
+
+    #[test]
+    fn sizes_are_those_of_df() {
+        let mb = 1 << 20;
+        for (bytes, text) in [
+            (0, "0B"),
+            (512, "512B"),
+            (1023, "1023B"),
+            (1024, "1.0K"),
+            (184 * mb, "184M"),
+            (62 * mb + mb / 4, "62M"),
+            (1023 * mb + mb / 2, "1.0G"),
+            (2765 * mb, "2.7G"),
+            (10 << 30, "10G"),
+            ((10 << 30) - mb, "10G"),
+            (u64::MAX, "16E"),
+        ] {
+            assert_eq!(human(bytes), text, "{bytes}");
+        }
     }
 }

@@ -9,12 +9,13 @@ use crate::device::Id;
 use crate::error::{Error, Kind, Result};
 use crate::plan::Step;
 use crate::plan::partition::{Sizes, Wish};
+use crate::plan::size::human;
 use crate::slot::Part;
 use crate::slot::discover::Layout;
 use crate::slot::view::View;
 use crate::sys::{Format, FsType, Os};
 use crate::table::Scheme;
-use crate::table::drawing::{Drawing, Drawn, Family, MIB, Role};
+use crate::table::drawing::{Drawing, Drawn, Family, Role};
 
 /// What the command line says of the partitions.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -40,7 +41,7 @@ pub struct Row {
 
 /// A table that is to be made.
 #[derive(Debug)]
-pub(super) struct Partitioning {
+pub(super) struct Repartition {
     /// The medium's kernel name.
     pub(super) medium: String,
     /// The table.
@@ -78,7 +79,7 @@ pub(super) fn medium(view: &View) -> Result<Id> {
 ///
 /// # Errors
 /// Refused: in use, or the sizes do not fit.
-pub(super) fn plan(view: &View, medium: Id, options: &Options) -> Result<(View, Partitioning)> {
+pub(super) fn plan(view: &View, medium: Id, options: &Options) -> Result<(View, Repartition)> {
     view.guard_medium(medium)?;
     let Some(mount) = view.mount_at(&view.root) else {
         return Err(Error::refused("nothing is mounted there").path(&view.root));
@@ -110,7 +111,7 @@ pub(super) fn plan(view: &View, medium: Id, options: &Options) -> Result<(View, 
     let future = view.repartitioned(medium, &drawing, family);
     let name = provider.name.clone();
     let rows = rows(&wish, &drawing);
-    let table = Partitioning { medium: name, rows, drawing, future: future.clone() };
+    let table = Repartition { medium: name, rows, drawing, future: future.clone() };
     Ok((future, table))
 }
 
@@ -142,7 +143,7 @@ fn rows(wish: &Wish, drawing: &Drawing) -> Vec<Row> {
     drawing.roles().filter_map(row).collect()
 }
 
-impl Partitioning {
+impl Repartition {
     fn node(&self) -> PathBuf {
         Path::new("/dev").join(&self.medium)
     }
@@ -210,7 +211,7 @@ impl Partitioning {
         say("  Partition  Mountpoint  Size    Snapshot argument");
         for row in &self.rows {
             let Row { partition, mountpoint, size, argument } = row;
-            say(&format!("  {partition:>7}    {mountpoint:<10}  {:<6}  {argument}", short(*size)));
+            say(&format!("  {partition:>7}    {mountpoint:<10}  {:<6}  {argument}", human(*size)));
         }
         say(&format!("Partitioning {} ...", self.medium));
     }
@@ -222,19 +223,4 @@ fn same_place(a: &View, in_a: Id, b: &View, in_b: Id) -> bool {
         (view.node(id), view.devices.extents(id).first().map(|e| (e.start, e.end)))
     };
     place(a, in_a) == place(b, in_b)
-}
-
-/// `4.7G`, `184M`: as Junos writes sizes.
-fn short(bytes: u64) -> String {
-    let tenths = |unit: u64| {
-        let tenths = (u128::from(bytes) * 10 + u128::from(unit) / 2) / u128::from(unit);
-        (tenths / 10, tenths % 10)
-    };
-    for (unit, letter) in [(1_u64 << 40, 'T'), (1 << 30, 'G')] {
-        if bytes >= unit {
-            let (whole, tenth) = tenths(unit);
-            return format!("{whole}.{tenth}{letter}");
-        }
-    }
-    if bytes >= MIB { format!("{}M", bytes / MIB) } else { format!("{}K", bytes >> 10) }
 }
