@@ -85,6 +85,11 @@ fn obstacle(source: Source<'_>, snapshots: Snapshots, wanted: bool) -> Option<St
     if superblock.flags & superblock::UFS_GJOURNAL != 0 {
         return Some("gjournal".to_owned());
     }
+    // ufs_itimes_locked: what changes of a device's owner, mode and times stays in memory there
+    // (IN_LAZYMOD), and no sync(2) and no snapshot writes it.
+    if superblock.flags & superblock::UFS_SOFT_UPDATES == 0 {
+        return Some("no soft updates, without which it would lack changes of devices".to_owned());
+    }
     let Usage { used_bytes: used, free_bytes: free, .. } = source.usage;
     let size = used.saturating_add(free);
     if free < size / ROOM {
@@ -139,7 +144,7 @@ mod tests {
         let soft = UFS_SOFT_UPDATES;
         let journal = UFS_SOFT_UPDATES | UFS_JOURNAL;
         for (flags, percent, snapshots, word) in [
-            (0, 50, Snapshots::Plain, "by a snapshot"),
+            (0, 50, Snapshots::Plain, "no soft updates"),
             (soft, 50, Snapshots::Plain, "by a snapshot"),
             (journal, 50, Snapshots::Plain, "before FreeBSD 14"),
             (journal, 50, Snapshots::Journaled, "by a snapshot"),
