@@ -28,6 +28,7 @@ fn help_is_a_result() {
             "partitions",
             "check",
             "clean",
+            "table",
             "--root",
             "--json",
         ] {
@@ -51,6 +52,17 @@ fn every_command_has_help() {
 }
 
 #[test]
+fn every_table_command_has_help() {
+    for (verb, word) in [("save", "/config"), ("check", "--file"), ("restore", "--dry-run")] {
+        let (code, stdout, stderr) = dualroot(&["table", verb, "--help"]);
+        assert_eq!((code, stderr.as_str()), (0, ""));
+        assert!(stdout.contains(&format!("Usage: dualroot table {verb}")), "{stdout}");
+        assert!(stdout.contains(word), "{stdout}");
+        assert!(stdout.lines().all(|l| l.chars().count() <= 80), "{stdout}");
+    }
+}
+
+#[test]
 fn version() {
     for args in [["--version"], ["-V"]] {
         let version = concat!("dualroot ", env!("CARGO_PKG_VERSION"), "\n");
@@ -61,7 +73,7 @@ fn version() {
 /// Exit 2, a message on stderr, nothing on stdout, and nothing was done.
 #[test]
 fn what_makes_no_sense_is_usage() {
-    let cases: [&[&str]; 22] = [
+    let cases: [&[&str]; 27] = [
         &[],
         &["frobnicate"],
         &["--frobnicate", "show"],
@@ -80,6 +92,11 @@ fn what_makes_no_sense_is_usage() {
         &["snapshot", "extra"],
         &["snapshot", "--force=yes"],
         &["clean", "-n"],
+        &["table"],
+        &["table", "clear"],
+        &["table", "save", "--medium", "da0"],
+        &["table", "check", "-n"],
+        &["table", "restore", "--medium"],
         &["show", "--force"],
         &["--progress", "fast", "show"],
         &["-q", "-v", "show"],

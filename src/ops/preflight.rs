@@ -20,7 +20,7 @@ const SLACK: u64 = 256 << 10;
 const TABLES: u64 = 64 << 10;
 
 /// The file system that `pair`'s target will get, proved to be large enough for what `source` holds
-/// now, `usage` of it by its file system's own count, and for `room` bytes of partition tables.
+/// now, `usage` of it by its file system's own count, and for `tables` bytes of partition tables.
 ///
 /// # Errors
 /// Refused with what is missing: bytes, or inodes.
@@ -30,7 +30,7 @@ pub fn format<O: Os>(
     pair: &Pair,
     source: &O::Dir,
     usage: Usage,
-    room: u64,
+    tables: u64,
     monitor: &Monitor,
 ) -> Result<Format> {
     let mut format = wanted(view, pair)?;
@@ -52,7 +52,7 @@ pub fn format<O: Os>(
     };
     let block = u64::from(offered.block.max(1));
     let needed_bytes =
-        |census: &Census| needed_bytes(census).saturating_add(room.saturating_sub(TABLES));
+        |census: &Census| needed_bytes(census).saturating_add(tables.saturating_sub(TABLES));
     let bytes = |offered: &Superblock| {
         offered.free_blocks.saturating_sub(kept_back(format.fs, size, block)).saturating_mul(block)
     };

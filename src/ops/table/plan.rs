@@ -65,7 +65,7 @@ pub(super) fn actions(
     }
     let users = users(view, id);
     if users.is_empty() {
-        return Ok(vec![direct(view, id, 0, changes.iter().collect())]);
+        return Ok(vec![direct(view, id, 0, &changes.iter().collect::<Vec<_>>())]);
     }
     let node = view.node(id);
     if changes.iter().any(|c| c.piece.what.is_table()) {
@@ -82,24 +82,22 @@ pub(super) fn actions(
             }
             continue;
         }
-        match holder(view, id, change.piece).filter(|&h| rewrites && in_memory(view, id, h, kept)) {
-            Some(holder) => match kernel.iter_mut().find(|(h, _)| *h == holder) {
-                Some((_, list)) => list.push(change),
-                None => kernel.push((holder, vec![change])),
-            },
-            None => {
-                let what = change.piece;
-                let cause = format!(
-                    "the {what} of {node} cannot be written while the medium is in use ({})",
-                    users[0].text
-                );
-                return Err(Error::refused(cause).hint(
-                    "start from another medium and run there: dualroot table restore --file FILE",
-                ));
-            }
+        let known = |&holder: &Id| rewrites && in_memory(view, id, holder, kept);
+        let Some(holder) = holder(view, id, change.piece).filter(known) else {
+            let cause = format!(
+                "the {} of {node} cannot be written while the medium is in use ({})",
+                change.piece, users[0].text
+            );
+            return Err(Error::refused(cause).hint(
+                "start from another medium and run there: dualroot table restore --file FILE",
+            ));
+        };
+        match kernel.iter_mut().find(|(h, _)| *h == holder) {
+            Some((_, list)) => list.push(change),
+            None => kernel.push((holder, vec![change])),
         }
     }
-    actions.extend(inside.into_iter().map(|(part, start, list)| direct(view, part, start, list)));
+    actions.extend(inside.into_iter().map(|(part, start, list)| direct(view, part, start, &list)));
     actions
         .extend(kernel.into_iter().map(|(holder, list)| by_kernel(view, id, holder, kept, &list)));
     Ok(actions)
@@ -241,7 +239,7 @@ fn table_of(kept: &Medium, range: &Range<u64>) -> Option<(Range<u64>, Table)> {
 }
 
 /// Writes through a device that begins at `start` of the medium.
-fn direct(view: &View, id: Id, start: u64, changes: Vec<&Change<'_>>) -> Action {
+fn direct(view: &View, id: Id, start: u64, changes: &[&Change<'_>]) -> Action {
     let leads =
         |what| matches!(what, What::Mbr | What::GptHeader | What::BackupHeader | What::Label);
     let write = |c: &&Change<'_>| (c.piece.offset - start, c.bytes.clone(), leads(c.piece.what));

@@ -411,7 +411,9 @@ impl sys::Claim for FakeClaim {
     fn flush(&mut self) -> Result<()> {
         let volumes = &self.volumes;
         self.with("claim.flush", "flushing", |world| {
-            volumes.iter().for_each(|&v| world.volumes[v].flush());
+            for &volume in volumes {
+                world.volumes[volume].flush();
+            }
             Ok(())
         })
     }

@@ -417,6 +417,9 @@ impl World {
     }
 
     /// The first sector of a disk.
+    ///
+    /// # Panics
+    /// There is no such disk: the test is wrong.
     pub fn table(&mut self, disk: &str) -> &mut Vec<u8> {
         self.tables.get_mut(disk).unwrap_or_else(|| panic!("no disk {disk}"))
     }

@@ -273,7 +273,7 @@ pub(super) fn drop_cache(device: &Path) -> Result<()> {
     Ok(())
 }
 
-/// What the drive tells of itself: a serial number (NVMe, virtio), a world-wide name (SCSI, ATA), a
+/// What the drive tells of itself: a serial number (`NVMe`, virtio), a world-wide name (SCSI, ATA), a
 /// card's identification (MMC).
 pub(super) fn ident(device: &Path) -> Option<String> {
     let dir = Path::new("/sys/block").join(device.file_name()?);

@@ -81,7 +81,7 @@ fn expected(medium: &Medium, now: &[Vec<u8>]) -> Vec<Vec<u8>> {
 /// places, and what boot0 remembers.
 fn keep_choice(wanted: &mut [u8], now: &[u8]) {
     let (Some(kept), Some(entries)) = (wanted.get(ENTRIES), now.get(ENTRIES)) else { return };
-    let status = |entries: &[u8]| entries.chunks(16).all(|e| e[0] & 0x7f == 0);
+    let status = |entries: &[u8]| entries.chunks(16).all(|e| matches!(e[0], 0 | 0x80));
     let places = |entries: &[u8]| entries.chunks(16).flat_map(|e| e[1..].to_vec()).collect();
     let (here, there): (Vec<u8>, Vec<u8>) = (places(kept), places(entries));
     if here == there && status(kept) && status(entries) {

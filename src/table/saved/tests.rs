@@ -416,7 +416,7 @@ proptest! {
         let changes = repair(&kept, &mut bytes);
         // The active flags of an MBR may be other ones; all else is as it was.
         for flag in [446, 462, 478, 494] {
-            if bytes[flag] & 0x7f == 0 && !on_gpt {
+            if matches!(bytes[flag], 0 | 0x80) && !on_gpt {
                 bytes[flag] = whole[flag];
             }
         }
