@@ -191,8 +191,8 @@ fn a_shifted_label() {
 
 fn all_of_a_gpt() {
     let two = Two::new(Scheme::Gpt);
-    two.write(0, &[0; 34 * 512]);
-    two.write(two.last() - 32 * 512, &[0; 33 * 512]);
+    two.write(0, &vec![0; 34 * 512]);
+    two.write(two.last() - 32 * 512, &vec![0; 33 * 512]);
     wait_until("the partitions are gone", || !Path::new(&two.other.node(1)).exists());
     let kinds = ["backup-entries", "backup-header", "gpt-entries", "gpt-header", "mbr"];
     two.repair(&kinds, &format!("through /dev/{}", two.other.name()));
@@ -225,9 +225,9 @@ fn the_gpt_of_a_mounted_medium() {
     let mounted = two.mounted(&["-o", "ro"]);
     two.rot(512, &[0; 512]);
     two.repair(&["gpt-header"], "through gpart");
-    two.rot(two.last() - 32 * 512, &[0; 33 * 512]);
+    two.rot(two.last() - 32 * 512, &vec![0; 33 * 512]);
     two.repair(&["backup-entries", "backup-header"], "through gpart");
-    two.rot(0, &[0; 34 * 512]);
+    two.rot(0, &vec![0; 34 * 512]);
     two.repair(&["gpt-entries", "gpt-header", "mbr"], "through gpart");
     // Boot code in a partition that nobody uses, beside the mounted one.
     let boot = two.first_slice();
@@ -259,7 +259,7 @@ fn the_label_of_a_mounted_slice() {
     let mounted = two.mounted(&["-o", "ro"]);
     two.rot(slice + 512, &[0; 512]);
     two.repair(&["label"], "through gpart");
-    two.rot(slice, &[0; 8192]);
+    two.rot(slice, &vec![0; 8192]);
     two.repair(&["boot1", "boot2", "label"], "through gpart");
     // The label of the slice that nobody uses goes there by itself.
     let second = slice + (24 << 20);
