@@ -150,7 +150,8 @@ pub(in super::super) fn home(view: &View, layout: &Layout) -> Home {
 /// Keeps the tables of the media of both slots on `/config` and on the copy.
 ///
 /// # Errors
-/// See [`collect`]; there is no place for the file (exit 6); it cannot be written.
+/// A medium cannot be read, or its table is damaged (exit 6); there is no place for the file (exit
+/// 6); it cannot be written.
 pub fn run<O: Os>(os: &O, session: &Session) -> Result<Report> {
     if let Some(reason) = os.forbids()? {
         return Err(Error::refused(reason));
