@@ -22,7 +22,7 @@ const PLACES: [(&str, Call<'static>); 14] = [
     ("mounting to verify", ("mount-ro", "/altroot", 0)),
     ("verifying a small file", ("open", "20.txt", 1)),
     ("unmounting what was verified", ("umount", "/altroot", 1)),
-    ("putting the tables in place", ("rename", "tables", 0)),
+    ("mounting to keep the tables", ("mount-rw", "/altroot", 1)),
     ("mounting to record", ("mount-rw", "/altroot", 2)),
     ("putting the record in place", ("rename", "record.json", 0)),
     ("flushing the record", ("fsync", "/altroot/.dualroot", 2)),
