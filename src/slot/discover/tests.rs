@@ -357,3 +357,40 @@ fn when_nothing_fits_it_says_what_was_looked_at() {
     b.fstab("/dev/da0s2a /data ufs rw 0 0\n");
     assert!(b.refusal().contains("fstab uses it for /data"));
 }
+
+/// What the loader says counts only where it is plainly the other slot.
+#[test]
+fn the_loader_started_the_other_slot() {
+    for scheme in [Scheme::Mbr, Scheme::Gpt] {
+        let mut build = Build::new();
+        build.medium("da0", scheme, &[(184, "freebsd", "", true), (184, "freebsd", "", false)]);
+        let names = if scheme == Scheme::Mbr {
+            build.bsd("da0s1", 'a', 0, 184 * MB);
+            build.bsd("da0s2", 'a', 0, 184 * MB);
+            ["da0s1a", "da0s2a"]
+        } else {
+            ["da0p1", "da0p2"]
+        };
+        build.mount(&format!("/dev/{}", names[0]), "/");
+        let view = &build.0;
+        let layout = view.discover().unwrap();
+        let [own, other] = names.map(|n| format!("disk7{}:", &n[3..]));
+        let halves = |loader: &str| view.against_loader(&layout, loader).map(|f| f.code);
+        assert_eq!(halves(&own), None);
+        assert_eq!(halves(&other), Some("half-boot"));
+        for loader in ["", "disk0p9:", "zfs:z", "net0:"] {
+            assert_eq!(halves(loader), None, "{loader}");
+        }
+        // The kernel tries several in turn.
+        let running = build.id(names[0]);
+        let roots = |names: &[&str]| {
+            let roots: Vec<_> = names.iter().map(|n| format!("/dev/{n}")).collect();
+            view.against_kernel_roots(running, &roots).map(|f| f.severity.name())
+        };
+        assert_eq!(roots(&[names[0], names[1]]), None);
+        assert_eq!(roots(&[names[1], names[0]]), Some("warning"));
+        assert_eq!(roots(&[names[1]]), Some("error"));
+        assert_eq!(roots(&["md0"]), None);
+        assert_eq!(roots(&[]), None);
+    }
+}

@@ -42,13 +42,17 @@ impl Medium {
     }
 
     fn at(&self, offset: u64, length: usize) -> Vec<u8> {
+        let end = SIZE.min(offset.saturating_add(length as u64));
+        let mut bytes = vec![0; end.saturating_sub(offset) as usize];
         let start = SIZE - self.tail.len() as u64;
-        let byte = |at: u64| {
-            let place = usize::try_from(at).unwrap_or(usize::MAX);
-            let last = at.checked_sub(start).and_then(|n| self.tail.get(usize::try_from(n).ok()?));
-            self.head.get(place).or(last).copied().unwrap_or(0)
-        };
-        (offset..SIZE.min(offset.saturating_add(length as u64))).map(byte).collect()
+        for (at, piece) in [(start, &self.tail), (0, &self.head)] {
+            let (from, to) = (offset.max(at), end.min(at + piece.len() as u64));
+            if from < to {
+                let piece = &piece[(from - at) as usize..(to - at) as usize];
+                bytes[(from - offset) as usize..(to - offset) as usize].copy_from_slice(piece);
+            }
+        }
+        bytes
     }
 
     fn put(&mut self, offset: u64, bytes: &[u8]) {
@@ -75,21 +79,12 @@ impl Medium {
         if !header.starts_with(b"EFI PART") || length > 1 << 16 {
             return;
         }
-        let sum = crc(&self.at(entries, length as usize));
+        let sum = crc32fast::hash(&self.at(entries, length as usize));
         self.put(offset + 88, &sum.to_le_bytes());
         self.put(offset + 16, &[0; 4]);
-        let sum = crc(&self.at(offset, 92));
+        let sum = crc32fast::hash(&self.at(offset, 92));
         self.put(offset + 16, &sum.to_le_bytes());
     }
-}
-
-/// CRC-32, bit by bit.
-fn crc(bytes: &[u8]) -> u32 {
-    !bytes.iter().fold(!0, |crc, byte| {
-        (0..8).fold(crc ^ u32::from(*byte), |crc, _| {
-            (crc >> 1) ^ (0xedb8_8320 & (crc & 1).wrapping_neg())
-        })
-    })
 }
 
 impl Read for Medium {
