@@ -87,13 +87,14 @@ impl Reading {
     }
 
     /// Whether boot1 (the first sector) and boot2 (between the label and the end of the boot area)
-    /// are there. Larger sectors leave no room for boot2.
+    /// are there. Sectors of 4096 bytes leave no room for boot2: then it is as boot1.
     fn boot_blocks(&self, slice: &Slice) -> [bool; 2] {
         let sector = self.sector as usize;
         let any = |range: std::ops::Range<usize>| {
             slice.head.get(range).is_some_and(|bytes| bytes.iter().any(|&byte| byte != 0))
         };
-        [any(0..sector.min(512)), 2 * sector >= bsd::WINDOW || any(2 * sector..bsd::WINDOW)]
+        let boot1 = any(0..sector.min(512));
+        [boot1, if 2 * sector < bsd::WINDOW { any(2 * sector..bsd::WINDOW) } else { boot1 }]
     }
 
     fn gpt_boot(

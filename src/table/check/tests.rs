@@ -194,6 +194,15 @@ fn missing_boot_code() {
         damaged(&medium, sector, code, &[("mbr-boot-code-missing", "da0")]);
         let boot1 = |bytes: &mut Vec<u8>| bytes[5 * MB..5 * MB + 512].fill(0);
         damaged(&medium, sector, boot1, &[("slice-boot-code-missing", "da0s2")]);
+        let mut bare = medium;
+        bare[..440].fill(0);
+        for mb in [1, 5] {
+            bare[mb * MB..mb * MB + 512].fill(0);
+            bare[mb * MB + 1024..mb * MB + 4096].fill(if sector == 512 { 1 } else { 0 });
+        }
+        let found = reading(&bare, sector).boot(None, &name);
+        let severity = if sector == 512 { Severity::Warning } else { Severity::Info };
+        assert!(found.len() == 3 && found.iter().all(|f| f.severity == severity), "{found:?}");
     }
     let medium = mbr_medium(512);
     let boot2 = |bytes: &mut Vec<u8>| bytes[MB + 1024..MB + 8192].fill(0);
