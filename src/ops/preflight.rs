@@ -68,9 +68,9 @@ pub fn format<O: Os>(
     if format.fs != FsType::Xfs && fits(&bound, &offered) {
         return Ok(format);
     }
-    let root = source.open_dir(OsStr::new(".")).doing_to("opening", pair.part.point())?;
+    let tree = source.open_dir(OsStr::new(".")).doing_to("opening", pair.part.point())?;
     let census =
-        census::take(root, block, monitor).during(format!("counting {}", pair.part.point()))?;
+        census::take(tree, block, monitor).during(format!("counting {}", pair.part.point()))?;
     let mut offered = offered;
     let inodes = needed_inodes(&census);
     if offered.free_inodes < inodes {

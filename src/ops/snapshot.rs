@@ -103,14 +103,13 @@ pub fn run<O: Os>(
         .iter()
         .map(|pair| Source::open(os, &view, pair))
         .collect::<Result<Vec<_>>>()?;
-    let room = match &partitioning {
-        None => table::save::collect(os, &view, &layout)?.0.encode().len() as u64,
+    let room = if partitioning.is_some() {
         // What the medium has now does not matter, and may be damaged: it will have no more than
         // the running one.
-        Some(_) => {
-            let running = table::save::collect_of(os, &view, view.running_medium())?.0;
-            2 * running.encode().len() as u64 + ROOM
-        }
+        let running = table::save::collect_of(os, &view, view.running_medium())?.0;
+        2 * running.encode().len() as u64 + ROOM
+    } else {
+        table::save::collect(os, &view, &layout)?.0.encode().len() as u64
     };
     let choices = choices(os, session, &view, &layout, &sources, room)?;
     let tables = tables(os, &view, &layout, room)?;

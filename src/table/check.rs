@@ -330,5 +330,6 @@ fn bounds(
     }
 }
 
-#[cfg(test)]
+// sfdisk(8) makes their media.
+#[cfg(all(test, target_os = "linux"))]
 mod tests;

@@ -198,7 +198,7 @@ fn missing_boot_code() {
         bare[..440].fill(0);
         for mb in [1, 5] {
             bare[mb * MB..mb * MB + 512].fill(0);
-            bare[mb * MB + 1024..mb * MB + 4096].fill(if sector == 512 { 1 } else { 0 });
+            bare[mb * MB + 1024..mb * MB + 4096].fill(u8::from(sector == 512));
         }
         let found = reading(&bare, sector).boot(None, &name);
         let severity = if sector == 512 { Severity::Warning } else { Severity::Info };

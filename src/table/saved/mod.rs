@@ -390,5 +390,6 @@ impl MediumHead {
     }
 }
 
-#[cfg(test)]
+// sfdisk(8) makes their media.
+#[cfg(all(test, target_os = "linux"))]
 mod tests;
