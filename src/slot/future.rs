@@ -30,6 +30,8 @@ impl View {
         }
         for id in (0..self.devices.providers.len()).filter(|id| *id == medium || on_it(*id)) {
             future.faults.remove(&id);
+            future.findings.remove(&id);
+            future.readings.remove(&id);
         }
         let name = future.devices.get(medium).name.clone();
         let infix = match (drawing.scheme, family) {

@@ -306,3 +306,26 @@ fn words_for_media_come_from_the_configuration() {
     assert_eq!(partitions(&medium).len(), 4);
     assert!(Path::new(&medium.part(4)).exists());
 }
+
+/// A damaged table stops a snapshot onto the medium; a new one is the way out.
+#[test]
+fn a_damaged_table_is_replaced() {
+    if !ready(TOOLS) {
+        return;
+    }
+    let (disk, medium) = (disk(), Medium::new(200, 512));
+    let gpt = ["snapshot", "--scheme", "gpt", "--swap-size", "0"];
+    on(&disk, &medium, &gpt).exits(0);
+    // The primary header and the entries.
+    let image = fs::OpenOptions::new().write(true).open(&medium.node).unwrap();
+    std::os::unix::fs::FileExt::write_all_at(&image, &[0xa5; 8192], 512).unwrap();
+    image.sync_all().unwrap();
+    drop(image);
+    tool("blockdev", &[&"--flushbufs", &medium.node]);
+    let before = medium.hash();
+    let run = on(&disk, &medium, &["snapshot"]).fails(6, "GPT").says("hint: ");
+    assert!(medium.hash() == before, "{run}");
+    on(&disk, &medium, &gpt).exits(0);
+    assert_sound(&medium, "gpt");
+    on(&disk, &medium, &["verify"]).exits(0);
+}
