@@ -349,10 +349,12 @@ impl Disk {
     pub fn wait_mounted(&self, read_only: bool) {
         let own = fs::metadata(self.root()).unwrap().dev();
         let point = self.altroot();
+        // While it is unmounted from there, the path leads nowhere for a moment.
+        let look = || Some((fs::metadata(&point).ok()?.dev(), statfs(&point).ok()?.flags()));
         let there = || {
-            let flags = statfs(&point).unwrap().flags();
-            fs::metadata(&point).unwrap().dev() != own
-                && flags.contains(MntFlags::MNT_RDONLY) == read_only
+            look().is_some_and(|(device, flags)| {
+                device != own && flags.contains(MntFlags::MNT_RDONLY) == read_only
+            })
         };
         crate::harness::wait_until("the copy is mounted", there);
     }
