@@ -7,8 +7,8 @@
 #                  what vm/fetch.sh put into vm/images. Without any of them: exit 3.
 #   --sysroot DIR  links against that FreeBSD (scripts/cross.sh). Else DUALROOT_VM_SYSROOT, else zig.
 #   --keep         keeps the guest's disks after a failure and says how to boot them
-#   SUITE          unit, tree, guard, stale, faults, consistency, install, table, check, boot; or a
-#                  part of a test's name
+#   SUITE          unit, tree, guard, stale, faults, consistency, install, table, check, partition,
+#                  boot; or a part of a test's name
 #
 # QEMU=PROGRAM names another qemu-system-x86_64, DUALROOT_VM_ACCEL=tcg does without KVM.
 set -euo pipefail
@@ -150,7 +150,7 @@ for suite in "${suites[@]}"; do
     if [[ $suite == boot* ]]; then booting=true; else on_box+=("$suite"); fi
 done
 if [ "${#suites[@]}" -eq 0 ]; then
-    on_box=(unit:: tree:: guard:: stale:: faults:: consistency:: install:: table:: check::)
+    on_box=(unit:: tree:: guard:: stale:: faults:: consistency:: install:: table:: check:: partition::)
     booting=true
 fi
 if $booting; then
@@ -191,8 +191,10 @@ chain() {
 }
 if $booting; then
     # Side by side: a guest that boots keeps hardly more than one core busy.
+    truncate -s 800M "$work/other.img"
     guest=("${machine[@]}")
     disk "$work/gpt.img" raw virtio-blk-pci bootindex=0
+    disk "$work/other.img" raw virtio-blk-pci
     set -m # a process group of its own, to be ended as one
     chain gpt &
     beside=$!
@@ -202,6 +204,14 @@ if $booting; then
     chain mbr
     wait "$beside"
     beside=
+    # What the second of them made of its other medium, alone.
+    log=$logs/serial-other.log
+    complaint_file=$work/complaint-other
+    mine=boot::other
+    : >"$log"
+    guest=("${machine[@]}")
+    disk "$work/other.img" raw virtio-blk-pci bootindex=0
+    step other_medium gpt_back_again
 fi
 
 # ---- the sum ----------------------------------------------------------------------------------

@@ -21,6 +21,7 @@ pub const TESTS: &[Test] = tests![
     gpt_first_slot,
     gpt_second_slot,
     gpt_back_again,
+    other_medium,
 ];
 
 /// What an appliance has of the base system: without compilers, modules and manuals.
@@ -297,4 +298,23 @@ fn gpt_second_slot() {
 
 fn gpt_back_again() {
     back(&GPT);
+    // The other disk of this machine becomes an appliance as well.
+    let sizes = ["--root-size", "320", "--config-size", "16", "--swap-size", "0"];
+    let words = [&["--media", "vtbd1", "snapshot", "--partition"], &sizes[..]].concat();
+    run(&words).prints("Partitioning vtbd1 ...\n");
+    run(&["--media", "vtbd1", "verify"]);
+}
+
+/// The names of what was the second disk, booted without the first.
+const OTHER: Names = Names {
+    root: ["/dev/gpt/vtbd1-rootA", "/dev/gpt/vtbd1-rootB"],
+    config: ["/dev/gpt/vtbd1-configA", "/dev/gpt/vtbd1-configB"],
+};
+
+fn other_medium() {
+    runs_from(&OTHER, 0);
+    assert_eq!(fs::read("/etc/made-on-slot-2").unwrap(), b"new\n");
+    let both = slots();
+    assert_eq!((&both[0]["state"], &both[1]["state"]), (&json!("valid"), &json!("empty")));
+    snapshot(&OTHER, 0);
 }

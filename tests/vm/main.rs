@@ -23,6 +23,8 @@ mod harness;
 #[cfg(target_os = "freebsd")]
 mod install;
 #[cfg(target_os = "freebsd")]
+mod partition;
+#[cfg(target_os = "freebsd")]
 mod stale;
 #[cfg(target_os = "freebsd")]
 mod table;
@@ -47,6 +49,7 @@ fn main() -> std::process::ExitCode {
         ("install", install::TESTS),
         ("table", table::TESTS),
         ("check", check::TESTS),
+        ("partition", partition::TESTS),
         ("boot", boot::TESTS),
     ])
 }
