@@ -161,7 +161,7 @@ pub(super) fn settle() {
 
 /// [`settle`] in the end.
 #[derive(Debug)]
-struct Settle;
+pub(super) struct Settle;
 
 impl Drop for Settle {
     fn drop(&mut self) {

@@ -16,6 +16,7 @@ type Words = Vec<String>;
 
 /// Puts the table on a medium that nobody uses, whatever was on it.
 pub(super) fn partition(medium: &Path, drawing: &Drawing) -> Result<()> {
+    let _after = device::Settle;
     let mut claim = device::Claimed::open(medium)?;
     let size = claim.size()?;
     // gpart(8) destroys a table, but not what is left of an older one at the same place: GEOM
@@ -31,6 +32,8 @@ pub(super) fn partition(medium: &Path, drawing: &Drawing) -> Result<()> {
 
 /// Writes boot code out of `root`'s `/boot`, and marks what boots.
 pub(super) fn make_bootable(medium: &Path, drawing: &Drawing, root: &Path) -> Result<()> {
+    // The partitions are gone for a moment after each write below them.
+    let _after = device::Settle;
     run(&boot(&name(medium), drawing, &root.join("boot"))).map_err(|e| e.path(medium))
 }
 
