@@ -82,9 +82,11 @@ fn boot(medium: &str, drawing: &Drawing, dir: &Path) -> Vec<Words> {
     let file = |name: &str| dir.join(name).to_string_lossy().into_owned();
     let code = |words: &[&str]| words.iter().map(|w| (*w).to_owned()).collect::<Words>();
     let boots = drawing.boots;
+    // No BIOS reads other sectors, and a label's own sector lies inside /boot/boot then.
+    let bios = drawing.sector == 512;
     if drawing.scheme == Scheme::Gpt {
         let mut calls = Vec::new();
-        if let Some((_, part)) = drawing.of(Role::Boot) {
+        if let Some((_, part)) = drawing.of(Role::Boot).filter(|_| bios) {
             let (pmbr, gptboot, index) = (file("pmbr"), file("gptboot"), part.index.to_string());
             calls.push(code(&["bootcode", "-b", &pmbr, "-p", &gptboot, "-i", &index, medium]));
         }
@@ -92,9 +94,12 @@ fn boot(medium: &str, drawing: &Drawing, dir: &Path) -> Vec<Words> {
         return calls;
     }
     let (mbr, label) = (file("mbr"), file("boot"));
-    let mut calls = vec![code(&["bootcode", "-b", &mbr, medium])];
+    let mut calls = Vec::new();
+    if bios {
+        calls.push(code(&["bootcode", "-b", &mbr, medium]));
+    }
     for role in [Role::Root, Role::AltRoot] {
-        if let Some((Some(slice), _)) = drawing.of(role) {
+        if let Some((Some(slice), _)) = drawing.of(role).filter(|_| bios) {
             let place = format!("{medium}s{}", slice.index);
             calls.push(code(&["bootcode", "-b", &label, &place]));
         }
@@ -116,6 +121,7 @@ mod tests {
         let inside = vec![drawn(Some(Role::Root), 1, 1 << 20, 8 << 20, "freebsd-ufs")];
         let slice = Drawn { inside, ..drawn(None, 1, 1 << 20, 9 << 20, "freebsd") };
         let drawing = Drawing { scheme: Scheme::Mbr, sector: 4096, parts: vec![slice], boots: 1 };
+        let drawing_512 = Drawing { sector: 512, ..drawing.clone() };
         let calls: Vec<_> = tables("da1", &drawing).iter().map(|c| c.join(" ")).collect();
         assert_eq!(
             calls,
@@ -128,7 +134,8 @@ mod tests {
                 "commit da1s1",
             ]
         );
-        let calls = boot("da1", &drawing, Path::new("/boot"));
+        assert_eq!(boot("da1", &drawing, Path::new("/boot")), [words("set -a active -i 1 da1")]);
+        let calls = boot("da1", &drawing_512, Path::new("/boot"));
         let calls: Vec<_> = calls.iter().map(|c| c.join(" ")).collect();
         assert_eq!(
             calls,
