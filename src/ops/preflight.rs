@@ -6,7 +6,7 @@ use crate::copy::census::{self, Census};
 use crate::copy::progress::Monitor;
 use crate::error::{Context, During, Error, Kind, Result};
 use crate::slot::Pair;
-use crate::slot::names::label_for_copy;
+use crate::slot::names::{cut, label_for_copy};
 use crate::slot::view::View;
 use crate::sys::tree::Dir;
 use crate::sys::{Format, FsType, Os, UfsSwitches, Usage};
@@ -115,11 +115,7 @@ fn unborne(view: &View, pair: &Pair, label: String, max: usize) -> String {
     match medium.filter(|_| taken && view.elsewhere().is_some()) {
         Some(medium) => {
             let tail = format!("-{}", medium.replace('/', "-"));
-            let mut end = label.len().min(max.saturating_sub(tail.len()));
-            while !label.is_char_boundary(end) {
-                end -= 1;
-            }
-            format!("{}{tail}", &label[..end])
+            format!("{}{tail}", cut(&label, max.saturating_sub(tail.len())))
         }
         None => label,
     }

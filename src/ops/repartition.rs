@@ -14,8 +14,8 @@ use crate::slot::Part;
 use crate::slot::discover::Layout;
 use crate::slot::view::View;
 use crate::sys::{Format, FsType, Os};
-use crate::table::Scheme;
 use crate::table::drawing::{Drawing, Drawn, Family, Role};
+use crate::table::{Scheme, bsd};
 
 /// What the command line says of the partitions.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -48,8 +48,6 @@ pub(super) struct Repartition {
     pub(super) drawing: Drawing,
     /// The partitions, as Junos lists them.
     pub(super) rows: Vec<Row>,
-    /// The system as it will be.
-    future: View,
 }
 
 /// The medium that is to be partitioned: the one that was named, else the one that holds the
@@ -75,7 +73,8 @@ pub(super) fn medium(view: &View) -> Result<Id> {
     Ok(medium)
 }
 
-/// Draws the table, as much like the running medium's as was not said otherwise.
+/// Draws the table, as much like the running medium's as was not said otherwise; and the system as it
+/// will be with it.
 ///
 /// # Errors
 /// Refused: in use, or the sizes do not fit.
@@ -109,21 +108,15 @@ pub(super) fn plan(view: &View, medium: Id, options: &Options) -> Result<(View, 
     };
     let drawing = wish.draw().map_err(|e| e.path(provider.path()))?;
     let future = view.repartitioned(medium, &drawing, family);
-    let name = provider.name.clone();
     let rows = rows(&wish, &drawing);
-    let table = Repartition { medium: name, rows, drawing, future: future.clone() };
-    Ok((future, table))
+    Ok((future, Repartition { medium: provider.name.clone(), rows, drawing }))
 }
 
 fn rows(wish: &Wish, drawing: &Drawing) -> Vec<Row> {
-    let name = |slice: Option<&Drawn>, part: &Drawn| {
-        let letter =
-            |index: u32| char::from(b'a' + u8::try_from(index.clamp(1, 8) - 1).unwrap_or(0));
-        match slice {
-            Some(slice) => format!("s{}{}", slice.index, letter(part.index)),
-            None if wish.scheme == Scheme::Gpt => format!("p{}", part.index),
-            None => format!("s{}", part.index),
-        }
+    let name = |slice: Option<&Drawn>, part: &Drawn| match slice {
+        Some(slice) => format!("s{}{}", slice.index, bsd::letter(part.index)),
+        None if wish.scheme == Scheme::Gpt => format!("p{}", part.index),
+        None => format!("s{}", part.index),
     };
     let argument = |role: Role| {
         let asked = match role {
@@ -151,7 +144,13 @@ impl Repartition {
     /// The steps of a snapshot with those of a new table around them: boot code and marks come when
     /// all is verified, so that nothing boots from the medium before it is whole, and before the
     /// tables are kept.
-    pub(super) fn around(&self, layout: &Layout, root: &Format, steps: Vec<Step>) -> Vec<Step> {
+    pub(super) fn around(
+        &self,
+        future: &View,
+        layout: &Layout,
+        root: &Format,
+        steps: Vec<Step>,
+    ) -> Vec<Step> {
         let medium = self.node().to_string_lossy().into_owned();
         let mut all = vec![Step::Partition(medium.clone(), self.drawing.clone())];
         let last = |step: &Step| matches!(step, Step::Tables(_) | Step::Record(..));
@@ -160,7 +159,7 @@ impl Repartition {
         all.extend(steps.by_ref().take(kept));
         for own in layout.own.iter().filter(|own| own.role != Role::Swap) {
             let format = Format { label: None, id: None, inodes: None, ..root.clone() };
-            let node = self.future.node(own.target);
+            let node = future.node(own.target);
             all.push(Step::Make(own.role.point(), node, format));
         }
         all.push(Step::Boot(medium, self.drawing.clone()));
@@ -168,7 +167,7 @@ impl Repartition {
         all
     }
 
-    /// Writes the table, and observes what the kernel made of it. `planned` has what is expected.
+    /// Writes the table, and observes what the kernel made of it. `planned` is what is expected.
     ///
     /// # Errors
     /// The table could not be written, or there are other partitions now than were drawn.
@@ -176,7 +175,7 @@ impl Repartition {
         &self,
         os: &O,
         session: &Session,
-        planned: &Layout,
+        planned: (&View, &Layout),
         say: &mut dyn FnMut(&str),
     ) -> Result<(View, Layout)> {
         self.tell(say);
@@ -190,13 +189,12 @@ impl Repartition {
             Kind::Refused => e.kind(Kind::Failed),
             _ => e,
         })?;
+        let (future, planned) = planned;
         for pair in &planned.pairs {
             let found = layout.pairs.iter().find(|p| p.part == pair.part);
-            if found.is_none_or(|p| !same_place(&view, p.target, &self.future, pair.target)) {
-                let cause = format!(
-                    "the kernel has no {} where it was made",
-                    self.future.node(pair.target)
-                );
+            if found.is_none_or(|p| !same_place(&view, p.target, future, pair.target)) {
+                let cause =
+                    format!("the kernel has no {} where it was made", future.node(pair.target));
                 return Err(Error::new(Kind::Failed, "partitioning", cause).path(self.node()));
             }
         }

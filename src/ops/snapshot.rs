@@ -116,7 +116,7 @@ pub fn run<O: Os>(
     let steps =
         plan::snapshot(&view, &layout, &obstacles, &points, &choices, tables, options.force);
     let steps = match &partitioning {
-        Some(table) => table.around(&layout, &choices[0].format, steps),
+        Some(table) => table.around(&view, &layout, &choices[0].format, steps),
         None => steps,
     };
     if options.dry_run {
@@ -125,7 +125,7 @@ pub fn run<O: Os>(
     let cleared = cleared(&view, &layout, &obstacles);
     let (view, layout) = match &partitioning {
         Some(table) => {
-            let (view, found) = table.execute(os, session, &layout, say)?;
+            let (view, found) = table.execute(os, session, (&view, &layout), say)?;
             let layout = chosen(&view, found, options.only)?;
             (view, layout)
         }

@@ -4,7 +4,7 @@
 use super::view::View;
 use crate::device::{Class, Id, Lower, Provider};
 use crate::table::drawing::{Drawing, Drawn, Family};
-use crate::table::{Entry, Scheme, Table};
+use crate::table::{Entry, Scheme, Table, bsd};
 
 impl View {
     /// The same with this table on `medium`. Its old partitions lie on nothing any more, and keep
@@ -34,22 +34,13 @@ impl View {
             future.readings.remove(&id);
         }
         let name = future.devices.get(medium).name.clone();
-        let infix = match (drawing.scheme, family) {
-            (Scheme::Gpt, Family::FreeBsd) => "p",
-            (_, Family::FreeBsd) => "s",
-            // Documentation/admin-guide/devices: a `p` behind a digit.
-            (_, Family::Linux) if name.ends_with(|c: char| c.is_ascii_digit()) => "p",
-            (_, Family::Linux) => "",
-        };
-        future.add_table(medium, drawing.scheme, &drawing.parts, |part| {
-            format!("{name}{infix}{}", part.index)
-        });
+        let named = |part: &Drawn| family.partition(&name, drawing.scheme, part.index);
+        future.add_table(medium, drawing.scheme, &drawing.parts, named);
         for slice in drawing.parts.iter().filter(|part| !part.inside.is_empty()) {
-            let below = format!("{name}{infix}{}", slice.index);
+            let below = named(slice);
             let Some(id) = future.devices.find(std::path::Path::new(&below)) else { continue };
             future.add_table(id, Scheme::Bsd, &slice.inside, |part| {
-                let letter = b'a' + u8::try_from(part.index.clamp(1, 8) - 1).unwrap_or(0);
-                format!("{below}{}", char::from(letter))
+                format!("{below}{}", bsd::letter(part.index))
             });
         }
         future

@@ -114,11 +114,16 @@ pub fn label_for_copy(source: Option<&str>, old: Option<&str>, max: usize) -> Op
     } else {
         format!("{body}{twin}")
     };
+    Some(cut(&label, max).to_owned()).filter(|l| !l.is_empty() && l != source)
+}
+
+/// As much of a label as fits into `max` bytes, in whole characters.
+pub fn cut(label: &str, max: usize) -> &str {
     let mut end = label.len().min(max);
     while !label.is_char_boundary(end) {
         end -= 1;
     }
-    Some(label[..end].to_owned()).filter(|l| !l.is_empty() && l != source)
+    &label[..end]
 }
 
 /// Whether two labels name the two of one thing: they differ in one place, and there as `1` and

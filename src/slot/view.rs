@@ -13,7 +13,7 @@ use crate::finding::Finding;
 use crate::mounts::Mount;
 use crate::table::reading::Reading;
 use crate::table::superblock::Superblock;
-use crate::table::{Entry, Table};
+use crate::table::{Entry, Table, bsd};
 
 /// Everything that was observed, as values.
 #[derive(Clone, Debug, Default)]
@@ -110,8 +110,7 @@ impl View {
     pub fn reveal(&mut self, slice: Id, label: Table) {
         let below = self.devices.get(slice).clone();
         for entry in &label.entries {
-            // g_part_bsd_name: the letter follows the slice's name.
-            let letter = char::from(b'a' + u8::try_from(entry.index.clamp(1, 26) - 1).unwrap_or(0));
+            let letter = bsd::letter(entry.index);
             let id = self.devices.providers.len();
             self.devices.providers.push(Provider {
                 name: format!("{}{letter}", below.name),

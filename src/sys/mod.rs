@@ -172,6 +172,15 @@ pub enum Rewrite {
     BootCode(Vec<u8>),
 }
 
+/// Erases what an old table, label or file system left where the new ones of `drawing` will be, and
+/// flushes.
+fn erase_for<C: Claim>(claim: &mut C, drawing: &Drawing) -> Result<()> {
+    for range in drawing.wipes(claim.size()?) {
+        claim.wipe(range.start, range.end - range.start)?;
+    }
+    claim.flush()
+}
+
 /// The running system, or one that behaves like it.
 pub trait Os: Sync {
     /// Its directories.

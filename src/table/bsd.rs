@@ -6,6 +6,11 @@ use super::{Entry, Fault, Scheme, Table, check_entries, check_sector, le16, le32
 /// Bytes of a slice that hold boot1, label and boot2 (`BBSIZE`): what [`read`] needs.
 pub const WINDOW: usize = 8192;
 
+/// The letter of a partition (`g_part_bsd_name`): 1 is `a`.
+pub fn letter(index: u32) -> char {
+    char::from(b'a' + u8::try_from(index.clamp(1, 26) - 1).unwrap_or(0))
+}
+
 /// `DISKMAGIC`, at the start of the label and again at [`MAGIC2`].
 const MAGIC: u32 = 0x8256_4557;
 /// `d_secsize`: bytes in a sector.

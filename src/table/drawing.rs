@@ -81,6 +81,20 @@ pub enum Family {
     Linux,
 }
 
+impl Family {
+    /// What its kernel calls an entry of the table on `medium`: `da0s1`, `da0p2`, `sda1`, `loop0p1`.
+    pub fn partition(self, medium: &str, scheme: Scheme, index: u32) -> String {
+        let infix = match (scheme, self) {
+            (Scheme::Gpt, Self::FreeBsd) => "p",
+            (_, Self::FreeBsd) => "s",
+            // Documentation/admin-guide/devices: a `p` behind a digit.
+            (_, Self::Linux) if medium.ends_with(|c: char| c.is_ascii_digit()) => "p",
+            (_, Self::Linux) => "",
+        };
+        format!("{medium}{infix}{index}")
+    }
+}
+
 /// A partition to be made.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Drawn {

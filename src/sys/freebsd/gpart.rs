@@ -7,7 +7,7 @@ use std::path::Path;
 
 use super::device;
 use crate::error::{During, Result};
-use crate::sys::{Claim, command};
+use crate::sys::{command, erase_for};
 use crate::table::Scheme;
 use crate::table::drawing::{Drawing, Drawn, Role};
 
@@ -18,13 +18,9 @@ type Words = Vec<String>;
 pub(super) fn partition(medium: &Path, drawing: &Drawing) -> Result<()> {
     let _after = device::Settle;
     let mut claim = device::Claimed::open(medium)?;
-    let size = claim.size()?;
     // gpart(8) destroys a table, but not what is left of an older one at the same place: GEOM
     // would find it as soon as the new slice is there.
-    for range in drawing.wipes(size) {
-        claim.wipe(range.start, range.end - range.start)?;
-    }
-    claim.flush()?;
+    erase_for(&mut claim, drawing)?;
     // GEOM has looked at the empty medium when this is gone.
     drop(claim);
     run(&tables(&name(medium), drawing)).map_err(|e| e.path(medium))

@@ -5,9 +5,9 @@ use std::path::Path;
 
 use super::device;
 use crate::error::{Error, Result};
-use crate::sys::{Claim, command};
+use crate::sys::{command, erase_for};
 use crate::table::Scheme;
-use crate::table::drawing::{Drawing, Role};
+use crate::table::drawing::{Drawing, Family, Role};
 
 const SFDISK: [&str; 2] = ["/sbin/sfdisk", "/usr/sbin/sfdisk"];
 const MKSWAP: [&str; 2] = ["/sbin/mkswap", "/usr/sbin/mkswap"];
@@ -16,11 +16,7 @@ const PARTX: [&str; 3] = ["/usr/bin/partx", "/sbin/partx", "/bin/partx"];
 /// Puts the table on a medium that nobody uses, whatever was on it.
 pub(super) fn partition(medium: &Path, drawing: &Drawing) -> Result<()> {
     let mut claim = device::Claimed::open(medium)?;
-    let size = claim.size()?;
-    for range in drawing.wipes(size) {
-        claim.wipe(range.start, range.end - range.start)?;
-    }
-    claim.flush()?;
+    erase_for(&mut claim, drawing)?;
     drop(claim);
     let script = script(drawing).map_err(|e| e.path(medium))?;
     // The kernel is told by partx(8): it may have no reader for such tables of its own.
@@ -36,8 +32,8 @@ pub(super) fn partition(medium: &Path, drawing: &Drawing) -> Result<()> {
     tell("--add").map_err(|e| e.path(medium))?;
     if let Some((_, swap)) = drawing.of(Role::Swap) {
         let name = medium.to_string_lossy();
-        let infix = if name.ends_with(|c: char| c.is_ascii_digit()) { "p" } else { "" };
-        command::run(&MKSWAP, &[format!("{name}{infix}{}", swap.index)])?;
+        let swap = Family::Linux.partition(&name, drawing.scheme, swap.index);
+        command::run(&MKSWAP, &[swap])?;
     }
     Ok(())
 }
