@@ -11,7 +11,7 @@ root=false
 case $system in
 Linux)
     if $root; then
-        install_missing cc=gcc sfdisk=fdisk sgdisk=gdisk partx=util-linux mkfs.ext4=e2fsprogs \
+        install_missing cc=gcc sfdisk=fdisk sgdisk=gdisk parted=parted partx=util-linux mkfs.ext4=e2fsprogs \
             mkfs.xfs=xfsprogs mtree=mtree-netbsd bsdtar=libarchive-tools rsync=rsync setfattr=attr \
             setfacl=acl makefs=makefs shellcheck=shellcheck setpriv=util-linux chattr=e2fsprogs \
             mandoc=mandoc

@@ -74,6 +74,16 @@ pub enum Command {
     /// Keep the partition tables of both slots' media, and repair them
     #[command(subcommand)]
     Table(Table),
+    /// Keep the list of what the box left the factory with
+    #[command(subcommand)]
+    Factory(Factory),
+}
+
+/// What to do with the list of the factory's files.
+#[derive(Clone, Debug, Subcommand)]
+pub enum Factory {
+    /// Make it: it has what the alternate slot's valid copy has now
+    Save,
 }
 
 /// What to do with partition tables.
@@ -111,7 +121,7 @@ pub struct Restore {
 
 /// Options of `snapshot`.
 #[derive(Clone, Debug, ClapArgs)]
-#[allow(clippy::struct_excessive_bools)] // five independent switches
+#[allow(clippy::struct_excessive_bools)] // independent switches
 pub struct Snapshot {
     /// Which slot gets the copy
     #[arg(long, value_enum, default_value_t = Alternate::Alternate)]
@@ -138,6 +148,14 @@ pub struct Snapshot {
     /// Size of swap [default: a third of a medium over 128 MB]
     #[arg(long, value_name = "SIZE")]
     pub swap_size: Option<Size>,
+    /// Copy only what the box left the factory with (/etc/dualroot/factory.mtree),
+    /// and the rescue configuration
+    #[arg(long)]
+    pub factory: bool,
+    /// Make a medium that can take the running one's place: with its names in fstab
+    /// and its labels. Only a removable one; implies --partition
+    #[arg(long)]
+    pub as_primary: bool,
     /// Make a new file system (always so, as yet)
     #[arg(long)]
     pub fresh: bool,

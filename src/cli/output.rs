@@ -10,7 +10,7 @@ use super::bar;
 use crate::error::{Error, visible};
 use crate::finding::Severity;
 use crate::ops::partitions::Role;
-use crate::ops::{check, clean, partitions, show, snapshot, table, verify};
+use crate::ops::{check, clean, factory, partitions, show, snapshot, table, verify};
 use crate::plan::Step;
 use crate::plan::size::human as size;
 use crate::slot::State;
@@ -82,6 +82,9 @@ fn state(slot: &show::SlotReport) -> String {
     if let (State::Valid, Some(verified)) = (slot.state, slot.verified) {
         facts.push(format!("verified {}", date(verified)));
     }
+    if let Some(content) = slot.content {
+        facts.push(format!("{content} content"));
+    }
     if let Some(reason) = &slot.reason {
         facts.retain(|f| !reason.starts_with(f.as_str()));
         facts.push(reason.clone());
@@ -113,8 +116,26 @@ pub fn snapshot(report: &snapshot::Report) -> String {
             }
         );
         let _ = writeln!(text, "{}: copied {}", pair.source, pair.consistency);
+        if let Some(changes) = &pair.changed_since_factory {
+            let _ = writeln!(text, "{}: {}", pair.source, changed(changes));
+        }
     }
     text
+}
+
+fn changed(changes: &factory::Changes) -> String {
+    let first: Vec<_> = changes.first.iter().map(|path| visible(path)).collect();
+    let more = if changes.count > first.len() as u64 { " and more" } else { "" };
+    match changes.count {
+        0 => "as it left the factory".to_owned(),
+        1 => format!("1 object is not as it left the factory: {}", first.join(", ")),
+        n => format!("{n} objects are not as they left the factory: {}{more}", first.join(", ")),
+    }
+}
+
+/// `factory save`.
+pub fn factory(report: &factory::Report) -> String {
+    format!("{}: {} objects, from {}\n", visible(&report.file), report.objects, report.device)
 }
 
 /// The plan.

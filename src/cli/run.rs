@@ -10,12 +10,14 @@ use std::thread;
 use clap::Parser;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
-use super::args::{self, Args, Command, Kept, Table};
+use super::args::{self, Args, Command, Factory, Kept, Table};
 use super::display::Display;
 use super::{logger, output};
 use crate::copy::progress::Monitor;
 use crate::error::{Context, Error, Kind, Result};
-use crate::ops::{Session, check, clean, partitions, repartition, show, snapshot, table, verify};
+use crate::ops::{
+    Session, check, clean, factory, partitions, repartition, show, snapshot, table, verify,
+};
 use crate::plan::partition::Sizes;
 use crate::slot::{Choice, Part};
 use crate::sys::Native;
@@ -113,6 +115,10 @@ fn dispatch(args: &Args, session: &Session) -> Result<ExitCode> {
                 let report = clean::run(&os, session, options.force)?;
                 Ok((pick(args, &report, output::clean), ExitCode::SUCCESS))
             }
+            Command::Factory(Factory::Save) => {
+                let report = factory::save(&os, session)?;
+                Ok((pick(args, &report, output::factory), ExitCode::SUCCESS))
+            }
             Command::Table(verb) => run_table(os, session, args, verb),
         };
         drop(display);
@@ -181,16 +187,19 @@ fn run_snapshot(
         data: options.data_size,
         swap: options.swap_size,
     };
-    let wanted = options.partition || options.scheme.is_some() || sizes != Sizes::default();
+    let as_primary = options.as_primary;
+    let wanted =
+        options.partition || as_primary || options.scheme.is_some() || sizes != Sizes::default();
     let partition = wanted.then_some(repartition::Options {
         scheme: options.scheme.map(|scheme| match scheme {
             args::Scheme::Mbr => Scheme::Mbr,
             args::Scheme::Gpt => Scheme::Gpt,
         }),
         sizes,
+        as_primary,
     });
-    let (force, dry_run) = (options.force, options.dry_run);
-    let choices = snapshot::Options { partition, force, dry_run, only };
+    let (force, dry_run, factory) = (options.force, options.dry_run, options.factory);
+    let choices = snapshot::Options { partition, force, dry_run, only, factory };
     let mut say = |line: &str| {
         if !args.json {
             print(&format!("{line}\n"));

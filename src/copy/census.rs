@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::progress::{Monitor, interrupted};
+use super::selection::Selection;
 use super::stack::Stack;
 use crate::error::{Context, Result};
 use crate::sys::tree::{Dir, Kind, Meta, Names};
@@ -38,11 +39,18 @@ impl Census {
     }
 }
 
-/// Counts the tree at `root`, its own file system only, as it will lie in blocks of `block` bytes.
+/// Counts the tree at `root`, its own file system only, or what is selected of it, as it will lie
+/// in blocks of `block` bytes.
 ///
 /// # Errors
-/// A directory cannot be read, or a signal came. What vanishes meanwhile is not counted.
-pub fn take<D: Dir>(root: D, block: u64, monitor: &Monitor) -> Result<Census> {
+/// A directory cannot be read, a signal came, or something selected is not there. What vanishes
+/// meanwhile is not counted.
+pub fn take<D: Dir>(
+    root: D,
+    block: u64,
+    mut selection: Option<Selection<'_>>,
+    monitor: &Monitor,
+) -> Result<Census> {
     let root = Arc::new(root);
     let mut census = Census::default();
     let mut several = HashSet::new();
@@ -60,9 +68,17 @@ pub fn take<D: Dir>(root: D, block: u64, monitor: &Monitor) -> Result<Census> {
         let Some((name, _)) = names.get(*next) else {
             stack.pop().doing_to("leaving", &path)?;
             path.pop();
+            if let Some(selection) = &mut selection {
+                selection.leave()?;
+            }
             continue;
         };
         *next += 1;
+        if let Some(selection) = &mut selection
+            && selection.admits(name)?.is_none()
+        {
+            continue;
+        }
         let Ok(meta) = dir.stat(name) else { continue };
         // One inode, however many names; a mount point is an empty directory.
         if meta.kind != Kind::Dir && meta.nlink > 1 && !several.insert(meta.ino) {
@@ -73,8 +89,12 @@ pub fn take<D: Dir>(root: D, block: u64, monitor: &Monitor) -> Result<Census> {
             let Ok(below) = dir.open_dir(name) else { continue };
             let names = below.names().doing_to("listing", path.join(name))?;
             path.push(name);
+            if let Some(selection) = &mut selection {
+                selection.enter(name);
+            }
             stack.push(Arc::new(below), (names, 0)).doing_to("reading", &path)?;
         }
     }
+    selection.as_ref().map_or(Ok(()), Selection::complete)?;
     Ok(census)
 }

@@ -6,6 +6,7 @@ pub mod census;
 pub mod content;
 pub mod pool;
 pub mod progress;
+pub mod selection;
 pub mod stack;
 pub mod stream;
 pub mod tree;

@@ -10,11 +10,12 @@ use std::time::Instant;
 use jiff::Timestamp;
 use serde::Serialize;
 
+use super::factory::{self, Changes};
 use super::frozen::{Frozen, SNAPSHOTS};
 use super::mounted::{Mounted, patiently};
 use super::record::{self, Hashing, MANIFEST_NEW};
 use super::table::{self, save};
-use super::{Session, clear, observe, rewrite};
+use super::{Session, clear, observe, raw, rewrite};
 use crate::copy::progress::Phase;
 use crate::copy::tree::{Options as TreeOptions, Summary};
 use crate::copy::verify::{Report as VerifyReport, verify};
@@ -58,6 +59,9 @@ pub struct PairReport {
     pub written_bytes: u64,
     /// Objects that vanished while the source was copied.
     pub vanished: u64,
+    /// With `--factory`, what is otherwise than the list has it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub changed_since_factory: Option<Changes>,
     /// Whether all of it was read back from the medium and found equal.
     pub verified: bool,
     /// Wall time of the copying, unmount and flush included.
@@ -103,6 +107,7 @@ struct Copied {
     software: Software,
     created: Timestamp,
     verified: Option<Timestamp>,
+    changes: Option<Changes>,
     copy_seconds: f64,
     verify_seconds: f64,
 }
@@ -155,6 +160,11 @@ impl<'a, 'b, O: Os> Run<'a, 'b, O> {
             Step::Make(point, device, format) => {
                 let made = self.os.format(Path::new(device), format);
                 made.during(format!("making a file system for {point}"))
+            }
+            Step::Efi(from, to, size) => {
+                self.session.monitor.begin(Phase::default());
+                raw::copy(self.os, from.as_ref(), to.as_ref(), *size, &self.session.monitor)
+                    .during("copying the EFI system partition")
             }
             Step::Boot(medium, drawing) => {
                 self.os.make_bootable(Path::new(medium), drawing, &self.view.root)
@@ -249,6 +259,7 @@ impl<'a, 'b, O: Os> Run<'a, 'b, O> {
             software,
             created: Timestamp::now(),
             verified: None,
+            changes: None,
             copy_seconds: begun.elapsed().as_secs_f64(),
             verify_seconds: 0.0,
         };
@@ -291,9 +302,18 @@ impl<'a, 'b, O: Os> Run<'a, 'b, O> {
         let mounted = Mounted::new(self.os, &device, &point, &pair.fs, Access::Write)?;
         let target = self.os.open_dir(mounted.point())?;
         let dir_name = OsStr::new(slot_record::DIR);
-        // What a fresh file system brings along and the source does not have.
-        if source.stat(OsStr::new("lost+found")).is_err() {
-            remove_if_there(&target, OsStr::new("lost+found"))?;
+        let selection = || {
+            let factory = self.layout.purpose.factory;
+            factory.then(|| factory::selection(self.view, pair, source)).transpose()
+        };
+        // What a fresh file system brings along and the copy is not to have.
+        let brought = OsStr::new("lost+found");
+        let left_out = match selection()? {
+            Some(mut selection) => selection.admits(brought)?.is_none(),
+            None => false,
+        };
+        if left_out || source.stat(brought).is_err() {
+            remove_if_there(&target, brought)?;
         }
         target.make_dir(dir_name).doing_to("making", slot_record::DIR)?;
         let own = target.open_dir(dir_name).doing_to("opening", slot_record::DIR)?;
@@ -302,7 +322,7 @@ impl<'a, 'b, O: Os> Run<'a, 'b, O> {
         let read = source.open_dir(OsStr::new(".")).doing_to("opening", part.point())?;
         let write = target.open_dir(OsStr::new(".")).doing_to("opening", part.alternate())?;
         let (summary, mut manifest) =
-            tree::copy(read, write, &options, &self.session.monitor, manifest)?;
+            tree::copy(read, write, &options, selection()?, &self.session.monitor, manifest)?;
         manifest.flush().doing_to("writing", MANIFEST_NEW)?;
         let hashing = manifest
             .into_inner()
@@ -367,7 +387,7 @@ impl<'a, 'b, O: Os> Run<'a, 'b, O> {
     fn verify(&mut self, part: Part) -> Result<()> {
         let begun = Instant::now();
         let context = format!("verifying {}", part.alternate());
-        let (report, sha256) = self.read_back(part).during(&context)?;
+        let (report, sha256, changes) = self.read_back(part).during(&context)?;
         let Some(copied) = self.parts.get_mut(&part) else {
             return Err(Error::new(Kind::Failed, context, "it was not copied"));
         };
@@ -393,12 +413,13 @@ impl<'a, 'b, O: Os> Run<'a, 'b, O> {
                 .path(MANIFEST_NEW)
                 .during(context));
         }
+        copied.changes = changes;
         copied.verified = Some(Timestamp::now());
         copied.verify_seconds = begun.elapsed().as_secs_f64();
         Ok(())
     }
 
-    fn read_back(&self, part: Part) -> Result<(VerifyReport, String)> {
+    fn read_back(&self, part: Part) -> Result<(VerifyReport, String, Option<Changes>)> {
         let (number, pair) = self.pair(part)?;
         let usage = self.sources[number].usage;
         self.session.monitor.begin(Phase {
@@ -411,7 +432,17 @@ impl<'a, 'b, O: Os> Run<'a, 'b, O> {
         let root = self.os.open_dir(mounted.point())?;
         let own =
             root.open_dir(OsStr::new(slot_record::DIR)).doing_to("opening", slot_record::DIR)?;
-        let manifest = own.open_file(OsStr::new(MANIFEST_NEW)).doing_to("opening", MANIFEST_NEW)?;
+        let open = || own.open_file(OsStr::new(MANIFEST_NEW)).doing_to("opening", MANIFEST_NEW);
+        let manifest = open()?;
+        let changes = if self.layout.purpose.factory && part == Part::Root {
+            let manifest = BufReader::with_capacity(64 << 10, open()?);
+            let names = self.target_names()?;
+            let files = rewrite::files(self.os, self.view, &self.view.root, self.layout, &names)?;
+            let rewritten = files.into_keys().collect();
+            Some(factory::changes(&self.sources[number].dir, manifest, &rewritten)?)
+        } else {
+            None
+        };
         drop(own);
         let mut manifest = BufReader::with_capacity(64 << 10, Hashing::new(manifest));
         let reference = &self.sources[number].dir;
@@ -420,7 +451,7 @@ impl<'a, 'b, O: Os> Run<'a, 'b, O> {
         let (file, sha256) = manifest.into_inner().finish();
         drop(file);
         mounted.unmount()?;
-        Ok((report, sha256))
+        Ok((report, sha256, changes))
     }
 
     /// Looks at the media once more, now with the new file systems on them, and writes the file to
@@ -469,6 +500,7 @@ impl<'a, 'b, O: Os> Run<'a, 'b, O> {
             method: "tree".to_owned(),
             product: software.product.clone(),
             packages: software.packages.clone(),
+            factory: self.layout.purpose.factory,
             objects: summary.objects,
             files: summary.files,
             bytes: summary.bytes,
@@ -511,6 +543,7 @@ impl<'a, 'b, O: Os> Run<'a, 'b, O> {
                 bytes: copied.summary.bytes,
                 written_bytes: copied.summary.bytes,
                 vanished: copied.summary.vanished,
+                changed_since_factory: copied.changes.clone(),
                 verified: copied.verified.is_some(),
                 copy_seconds: copied.copy_seconds,
                 verify_seconds: copied.verify_seconds,

@@ -3,13 +3,16 @@
 pub mod check;
 pub mod clean;
 pub mod clear;
+mod durable;
 mod execute;
+pub mod factory;
 mod frozen;
 pub mod lock;
 pub mod mounted;
 pub mod observe;
 pub mod partitions;
-pub mod preflight;
+mod preflight;
+mod raw;
 pub mod record;
 pub mod repartition;
 pub mod rewrite;

@@ -2,14 +2,17 @@
 
 use std::ffi::OsStr;
 
+use super::execute::Source;
+use super::factory;
 use crate::copy::census::{self, Census};
 use crate::copy::progress::Monitor;
 use crate::error::{Context, During, Error, Kind, Result};
 use crate::slot::Pair;
+use crate::slot::discover::Purpose;
 use crate::slot::names::{cut, label_for_copy};
 use crate::slot::view::View;
 use crate::sys::tree::Dir;
-use crate::sys::{Format, FsType, Os, UfsSwitches, Usage};
+use crate::sys::{Format, FsType, Os, UfsSwitches};
 use crate::table::superblock::{self, Superblock};
 
 /// Room that the record and the manifest take: a line of about this size per object.
@@ -19,21 +22,22 @@ const SLACK: u64 = 256 << 10;
 /// As much of it is for the partition tables.
 const TABLES: u64 = 64 << 10;
 
-/// The file system that `pair`'s target will get, proved to be large enough for what `source` holds
-/// now, `usage` of it by its file system's own count, and for `tables` bytes of partition tables.
+/// The file system that `pair`'s target will get, proved to be large enough for what is to be
+/// copied of `source` now, and for `tables` bytes of partition tables.
 ///
 /// # Errors
-/// Refused with what is missing: bytes, or inodes.
-pub fn format<O: Os>(
+/// Refused with what is missing: bytes, or inodes, or what the factory's list has.
+pub(super) fn format<O: Os>(
     os: &O,
     view: &View,
     pair: &Pair,
-    source: &O::Dir,
-    usage: Usage,
+    source: &Source<'_, O>,
     tables: u64,
+    purpose: Purpose,
     monitor: &Monitor,
 ) -> Result<Format> {
-    let mut format = wanted(view, pair)?;
+    let mut format = wanted(view, pair, purpose)?;
+    let usage = source.usage;
     let size = view.devices.get(pair.target).size;
     let refuse = |why: String| {
         Error::refused(format!(
@@ -45,7 +49,7 @@ pub fn format<O: Os>(
     let offered = match rehearse(os, &format, size) {
         Ok(offered) => offered,
         // What is too small for any file system is refused in numbers, where there are some.
-        Err(_) if usage.used_bytes > size => {
+        Err(_) if usage.used_bytes > size && !purpose.factory => {
             return Err(refuse(short("bytes", usage.used_bytes, size)));
         }
         Err(e) => return Err(refuse(e.to_string())),
@@ -65,12 +69,17 @@ pub fn format<O: Os>(
     let fits = |census: &Census, offered: &Superblock| {
         needed_bytes(census) <= bytes(offered) && needed_inodes(census) <= offered.free_inodes
     };
-    if format.fs != FsType::Xfs && fits(&bound, &offered) {
+    if format.fs != FsType::Xfs && !purpose.factory && fits(&bound, &offered) {
         return Ok(format);
     }
-    let tree = source.open_dir(OsStr::new(".")).doing_to("opening", pair.part.point())?;
-    let census =
-        census::take(tree, block, monitor).during(format!("counting {}", pair.part.point()))?;
+    let tree = source.dir.open_dir(OsStr::new(".")).doing_to("opening", pair.part.point())?;
+    let selection =
+        purpose.factory.then(|| factory::selection(view, pair, &source.dir)).transpose();
+    let census = selection
+        .and_then(|selection| census::take(tree, block, selection, monitor))
+        .during(format!("counting {}", pair.part.point()))
+        // Nothing is written yet.
+        .map_err(|e| if e.kind == Kind::Failed { e.kind(Kind::Refused) } else { e })?;
     let mut offered = offered;
     let inodes = needed_inodes(&census);
     if offered.free_inodes < inodes {
@@ -88,7 +97,7 @@ pub fn format<O: Os>(
 }
 
 /// The file system that suits the source; what the copy is known by in fstab stays.
-fn wanted(view: &View, pair: &Pair) -> Result<Format> {
+fn wanted(view: &View, pair: &Pair, purpose: Purpose) -> Result<Format> {
     let fs = FsType::from_name(&pair.fs).ok_or_else(|| Error::refused("unknown file system"))?;
     let source = view.superblocks.get(&pair.source);
     let old = view.superblocks.get(&pair.target);
@@ -97,7 +106,12 @@ fn wanted(view: &View, pair: &Pair) -> Result<Format> {
         old.and_then(|s| s.label.as_deref()),
         fs.label_max(),
     );
-    let label = label.map(|label| unborne(view, pair, label, fs.label_max()));
+    let label = if purpose.as_primary {
+        // Two of one name, but never at the same time: it comes in the place of the other.
+        source.and_then(|s| s.label.clone())
+    } else {
+        label.map(|label| unborne(view, pair, label, fs.label_max()))
+    };
     // fstab may know the copy by its identity: it keeps it, unless it is the source's own.
     let old = old.filter(|s| {
         s.fs.name() == fs.name() && fs != FsType::Ufs2 && s.id.bytes().any(|b| !b"0-".contains(&b))

@@ -5,14 +5,14 @@ use std::io::{self, Read, Write};
 
 use sha2::{Digest, Sha256};
 
+use super::durable;
 use crate::error::{Context, Result};
 use crate::record::{DIR, MANIFEST, RECORD, Record};
 use crate::slot::State;
-use crate::sys::tree::{Dir, File};
+use crate::sys::tree::Dir;
 
 /// The manifest while its copy is not yet verified.
 pub const MANIFEST_NEW: &str = "manifest.mtree.new";
-const RECORD_NEW: &str = "record.json.new";
 
 /// Passes bytes on and takes their SHA-256.
 #[derive(Debug)]
@@ -127,9 +127,5 @@ pub fn write<D: Dir>(root: &D, record: &Record) -> Result<()> {
     dir.rename(OsStr::new(MANIFEST_NEW), OsStr::new(MANIFEST))
         .doing_to("renaming", MANIFEST_NEW)?;
     dir.sync().doing_to("flushing", DIR)?;
-    let mut file = dir.create_file(OsStr::new(RECORD_NEW)).doing_to("creating", RECORD_NEW)?;
-    file.write_all(&record.to_json()).doing_to("writing", RECORD_NEW)?;
-    file.sync().doing_to("flushing", RECORD_NEW)?;
-    dir.rename(OsStr::new(RECORD_NEW), OsStr::new(RECORD)).doing_to("renaming", RECORD_NEW)?;
-    dir.sync().doing_to("flushing", DIR)
+    durable::replace(&dir, RECORD, &mut &record.to_json()[..])
 }

@@ -24,6 +24,8 @@ pub struct Options {
     pub scheme: Option<Scheme>,
     /// The sizes asked for.
     pub sizes: Sizes,
+    /// The medium is to take the running one's place.
+    pub as_primary: bool,
 }
 
 /// A line of the table as it is printed.
@@ -87,13 +89,6 @@ pub(super) fn plan(view: &View, medium: Id, options: &Options) -> Result<(View, 
     let family = if ufs { Family::FreeBsd } else { Family::Linux };
     let running = view.running_medium();
     let own = running.and_then(|id| view.tables.get(&id));
-    let efi = own.and_then(|t| t.entries.iter().find(|e| e.kind == "efi"));
-    if efi.is_some() {
-        let cause = "the running medium has an EFI system partition, of which no copy is made yet";
-        return Err(
-            Error::refused(cause).hint("partition the medium by hand, and leave --partition away")
-        );
-    }
     let provider = view.devices.get(medium);
     let wish = Wish {
         scheme: options.scheme.or(own.map(|t| t.scheme)).unwrap_or(Scheme::Gpt),
@@ -103,8 +98,12 @@ pub(super) fn plan(view: &View, medium: Id, options: &Options) -> Result<(View, 
         sizes: options.sizes,
         config: view.apart(Part::Config.point()).is_some(),
         var: view.apart("/var").is_some(),
-        efi: None,
-        prefix: format!("{}-", provider.name.replace('/', "-")),
+        efi: view.efi().map(|id| view.devices.get(id).size),
+        prefix: if options.as_primary {
+            String::new()
+        } else {
+            format!("{}-", provider.name.replace('/', "-"))
+        },
     };
     let drawing = wish.draw().map_err(|e| e.path(provider.path()))?;
     let future = view.repartitioned(medium, &drawing, family);
@@ -157,10 +156,19 @@ impl Repartition {
         let kept = steps.iter().position(last).unwrap_or(steps.len());
         let mut steps = steps.into_iter();
         all.extend(steps.by_ref().take(kept));
-        for own in layout.own.iter().filter(|own| own.role != Role::Swap) {
-            let format = Format { label: None, id: None, inodes: None, ..root.clone() };
+        for own in &layout.own {
             let node = future.node(own.target);
-            all.push(Step::Make(own.role.point(), node, format));
+            match (own.role, own.source) {
+                (Role::Var | Role::Data, _) => {
+                    let format = Format { label: None, id: None, inodes: None, ..root.clone() };
+                    all.push(Step::Make(own.role.point(), node, format));
+                }
+                (Role::Efi, Some(source)) => {
+                    let size = future.devices.get(source).size;
+                    all.push(Step::Efi(future.node(source), node, size));
+                }
+                _ => {}
+            }
         }
         all.push(Step::Boot(medium, self.drawing.clone()));
         all.extend(steps);

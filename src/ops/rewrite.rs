@@ -19,8 +19,9 @@ use crate::sys::tree::{Dir, Kind};
 pub(super) const FSTABS: [&str; 2] = ["etc/fstab", "conf/base/etc/fstab"];
 
 /// New content, by path relative to the root, of the files below `root` (the running root, or a
-/// moment of it) that name a device of a pair. Source and target change places: what was `/` becomes the copy, and an entry for
-/// `/altroot` leads back to the source. `targets` has the names that the targets have now.
+/// moment of it) that name a device of a pair. Source and target change places: what was `/`
+/// becomes the copy, and an entry for `/altroot` leads back to the source, or to the other slot of
+/// the copy's own medium. `targets` has the names that the targets have now.
 ///
 /// # Errors
 /// One of the files makes no sense, or a name cannot be written into it.
@@ -32,15 +33,23 @@ pub fn files<O: Os>(
     targets: &BTreeMap<Id, Names>,
 ) -> Result<BTreeMap<Vec<u8>, Arc<[u8]>>> {
     let mut swapped = BTreeMap::new();
+    // What its names will be where it is to be used.
+    let there = |id: Id, names: Names| match (view.devices.medium(id), view.running_medium()) {
+        (Some(now), Some(then)) if layout.purpose.as_primary => {
+            names.moved(&view.devices.get(now).name, &view.devices.get(then).name)
+        }
+        _ => names,
+    };
     for pair in layout.pairs.iter().chain(&layout.others) {
         let target = targets.get(&pair.target).cloned().unwrap_or_else(|| view.names(pair.target));
-        swapped.insert(pair.source, target);
+        swapped.insert(pair.source, there(pair.target, target));
         swapped.insert(pair.target, view.names(pair.source));
     }
     // What the copy's medium has of its own is what the copy uses.
     for own in &layout.own {
         if let Some(source) = own.source {
-            swapped.insert(source, view.names(own.target));
+            let names = || there(own.target, view.names(own.target));
+            swapped.entry(source).or_insert_with(names);
         }
     }
     let respell = |spec: &[u8]| {

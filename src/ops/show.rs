@@ -55,6 +55,9 @@ pub struct SlotReport {
     pub product: Option<String>,
     /// The software on it.
     pub packages: Vec<Package>,
+    /// `factory` where the copy has only what the box left the factory with.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub content: Option<&'static str>,
     /// Regular files in the copy.
     pub files: Option<u64>,
     /// Bytes in the copy.
@@ -219,6 +222,7 @@ fn report(view: &View, layout: &Layout, slot: &Slot, seen: Seen) -> SlotReport {
         verified: record.as_ref().map(|r| r.verified),
         product: view.config.product.clone().or(seen.software.product.map(|p| p.name)),
         packages: seen.software.packages,
+        content: record.as_ref().is_some_and(|r| r.factory).then_some("factory"),
         files: record.as_ref().map(|r| r.files),
         bytes: record.as_ref().map(|r| r.bytes),
     }

@@ -17,7 +17,7 @@ use crate::error::{Context, Error, Result};
 use crate::mounts::Mount;
 use crate::mounts::stale::Obstacle;
 use crate::plan::{self, Step, consistency};
-use crate::slot::discover::Layout;
+use crate::slot::discover::{Layout, Purpose};
 use crate::slot::names::is_identity;
 use crate::slot::view::View;
 use crate::slot::{Pair, Part, fstab};
@@ -35,6 +35,8 @@ pub struct Options {
     pub dry_run: bool,
     /// Copy only this part.
     pub only: Option<Part>,
+    /// Copy only what the box left the factory with, and the rescue configuration.
+    pub factory: bool,
 }
 
 /// What was done.
@@ -90,11 +92,14 @@ pub fn run<O: Os>(
         }
         Some(wanted) => {
             let (locks, view, medium) = lock::medium(os, session, "snapshot", repartition::medium)?;
+            if wanted.as_primary {
+                view.guard_removable(medium, || os.usb_disks())?;
+            }
             (locks, Work::on_new_table(&view, medium, wanted)?)
         }
     };
     let Work { view, layout, partitioning } = work;
-    let layout = chosen(&view, layout, options.only)?;
+    let layout = chosen(&view, layout, &options)?;
     rewrite::files(os, &view, &view.root, &layout, &BTreeMap::new())?;
     let obstacles = clear::find(os, &view, &layout.pairs, options.force)?;
     let points = missing_points(os, &view, &layout)?;
@@ -126,7 +131,7 @@ pub fn run<O: Os>(
     let (view, layout) = match &partitioning {
         Some(table) => {
             let (view, found) = table.execute(os, session, (&view, &layout), say)?;
-            let layout = chosen(&view, found, options.only)?;
+            let layout = chosen(&view, found, &options)?;
             (view, layout)
         }
         None => (view, layout),
@@ -142,6 +147,10 @@ pub fn run<O: Os>(
         done.map_err(|e| session.monitor.stopped().map_or(e, interrupted))?;
     }
     let pairs = run.finish()?;
+    if let (true, Some(now)) = (layout.purpose.as_primary, view.elsewhere()) {
+        let then = view.running_medium().map_or_else(String::new, |id| view.node(id));
+        log::warn!("{} calls itself {then}: let no system start with both of them", view.node(now));
+    }
     Ok(Outcome::Done(Report {
         schema: 1,
         archived: pairs.iter().map(|p| p.source).collect(),
@@ -219,7 +228,7 @@ fn choices<O: Os>(
     let choice = |(pair, source): (&Pair, &Source<'_, O>)| {
         let room = if pair.part == Part::Root { room } else { 0 };
         let format =
-            preflight::format(os, view, pair, &source.dir, source.usage, room, &session.monitor)?;
+            preflight::format(os, view, pair, source, room, layout.purpose, &session.monitor)?;
         // What nobody has mounted is mounted by us, read-only.
         let point = pair.mounted.as_ref();
         let source = consistency::Source {
@@ -244,9 +253,11 @@ fn cleared(view: &View, layout: &Layout, obstacles: &[Obstacle]) -> BTreeSet<Par
     layout.pairs.iter().filter(any).map(|pair| pair.part).collect()
 }
 
-/// Leaves only the part that was asked for.
-fn chosen(view: &View, mut layout: Layout, only: Option<Part>) -> Result<Layout> {
-    let Some(part) = only else { return Ok(layout) };
+/// Leaves only the part that was asked for, and says what it is for.
+fn chosen(view: &View, mut layout: Layout, options: &Options) -> Result<Layout> {
+    let as_primary = options.partition.is_some_and(|p| p.as_primary);
+    layout.purpose = Purpose { factory: options.factory, as_primary };
+    let Some(part) = options.only else { return Ok(layout) };
     (layout.pairs, layout.others) = layout.pairs.into_iter().partition(|p| p.part == part);
     let Some(pair) = layout.pairs.first() else {
         return Err(Error::refused(format!("{} has no second partition", part.point())));

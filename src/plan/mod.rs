@@ -36,6 +36,8 @@ pub enum Step {
     Partition(String, Drawing),
     /// Make a file system that stays empty, for what is mounted there.
     Make(&'static str, String, Format),
+    /// Copy an EFI system partition byte for byte, of this size: from, to.
+    Efi(String, String, u64),
     /// Put boot code on the medium and mark what boots.
     Boot(String, Drawing),
     /// Copy the tree and unmount.
@@ -89,6 +91,9 @@ impl fmt::Display for Step {
             }
             Self::Make(point, device, format) => {
                 write!(f, "make a file system for {point} on {device}: {}", format.fs.name())
+            }
+            Self::Efi(from, to, _) => {
+                write!(f, "copy the EFI system partition {from} to {to}, read it again and compare")
             }
             Self::Boot(medium, _) => write!(f, "make {medium} bootable"),
             Self::Copy(part, from, to, consistency) => {

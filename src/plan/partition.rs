@@ -149,7 +149,7 @@ impl Wish {
 
     fn gpt(&self) -> Result<Drawing> {
         let boot = self.family == Family::FreeBsd;
-        let efi = self.efi.unwrap_or(0).next_multiple_of(MIB);
+        let efi = self.efi_size();
         let shares = self.shares(if boot { MIB } else { 0 } + efi)?;
         let mut pen = Pen { next: MIB, index: 1, parts: Vec::new() };
         let (fs, swap) = match self.family {
@@ -180,8 +180,9 @@ impl Wish {
             2 + u64::from(config > 0) + u64::from(rest > 0 || self.var)
         };
         // Their number depends on the shares, and a MiB of each on their number.
-        let mut shares = self.shares(0)?;
-        shares = self.shares(slices(&shares) * MIB)?;
+        let efi = self.efi_size();
+        let mut shares = self.shares(efi)?;
+        shares = self.shares(slices(&shares) * MIB + efi)?;
         let mut pen = Pen { next: MIB, index: 1, parts: Vec::new() };
         let ufs = "freebsd-ufs";
         pen.slice(&[(Role::Root, 1, shares.root, ufs)]);
@@ -196,11 +197,13 @@ impl Wish {
             (Role::Config, 4, shares.config, ufs),
             (Role::AltConfig, 5, shares.config, ufs),
         ]);
-        Ok(self.drawing(pen.parts))
+        pen.add(Role::Efi, efi, "efi", None);
+        self.four(pen.parts)
     }
 
     fn primaries(&self) -> Result<Drawing> {
-        let shares = self.shares(0)?;
+        let efi = self.efi_size();
+        let shares = self.shares(efi)?;
         let mut pen = Pen { next: MIB, index: 1, parts: Vec::new() };
         for (role, size, kind) in [
             (Role::Root, shares.root, "linux-data"),
@@ -210,17 +213,25 @@ impl Wish {
             (Role::Swap, shares.swap, "linux-swap"),
             (Role::Var, shares.var, "linux-data"),
             (Role::Data, shares.data, "linux-data"),
+            (Role::Efi, efi, "efi"),
         ] {
             pen.add(role, size, kind, None);
         }
-        if pen.parts.len() > 4 {
-            return Err(Error::refused(format!(
-                "{} partitions are more than the four of an MBR",
-                pen.parts.len()
-            ))
-            .hint("--scheme gpt; or --swap-size 0"));
+        self.four(pen.parts)
+    }
+
+    /// A drawing of an MBR, which has four places.
+    fn four(&self, parts: Vec<Drawn>) -> Result<Drawing> {
+        if parts.iter().any(|part| part.index > 4) {
+            let count = parts.len();
+            let cause = format!("{count} partitions are more than the four of an MBR");
+            return Err(Error::refused(cause).hint("--scheme gpt; or --swap-size 0"));
         }
-        Ok(self.drawing(pen.parts))
+        Ok(self.drawing(parts))
+    }
+
+    fn efi_size(&self) -> u64 {
+        self.efi.unwrap_or(0).next_multiple_of(MIB)
     }
 
     fn drawing(&self, parts: Vec<Drawn>) -> Drawing {

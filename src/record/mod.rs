@@ -44,6 +44,9 @@ pub struct Record {
     pub product: Option<Product>,
     /// The software on it.
     pub packages: Vec<Package>,
+    /// Whether it holds only what the box left the factory with.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub factory: bool,
     /// Objects of every kind.
     pub objects: u64,
     /// Regular files.

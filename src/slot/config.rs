@@ -6,6 +6,8 @@
 //! mirror-flash-on-disk = true                # refuse every snapshot
 //! [media]
 //! usb = "da1"                                # what --media usb means here
+//! [factory]
+//! rescue = "/config/rescue.conf"             # what --factory copies beside the factory's files
 //! [root]
 //! slots = ["/dev/da0s1a", "/dev/da0s2a"]     # slot 1, slot 2
 //! [config]
@@ -22,6 +24,9 @@ use crate::error::{Error, Kind, Result};
 /// Where it is looked for where the command line does not say.
 pub const DEFAULT: &str = "/etc/dualroot.conf";
 
+/// Where a rescue configuration lies, in Junos's words, where the file does not say.
+pub const RESCUE: [&str; 2] = ["/config/rescue.conf", "/config/rescue.conf.gz"];
+
 /// The file's content. The same file lies on both slots, so it names both, never "the other".
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -37,12 +42,23 @@ pub struct Config {
     /// Devices by Junos's words for media: `usb = "da1"`.
     #[serde(default)]
     pub media: BTreeMap<String, String>,
+    /// What a copy of the factory's files has besides them.
+    #[serde(default)]
+    pub factory: Factory,
     /// The two root devices.
     #[serde(default)]
     pub root: Slots,
     /// The two config devices.
     #[serde(default)]
     pub config: Slots,
+}
+
+/// What a copy of the factory's files has besides them.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Factory {
+    /// The rescue configuration's file; it need not exist.
+    pub rescue: Option<String>,
 }
 
 /// Two devices that are copies of each other.

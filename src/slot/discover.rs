@@ -24,11 +24,22 @@ pub struct Layout {
     pub others: Vec<Pair>,
     /// `/config` where both slots use the same one.
     pub shared_config: Option<Id>,
-    /// What the alternate slot's medium has of its own where that is another one, and is not copied.
+    /// What else the alternate slot's medium has where that is another one.
     pub own: Vec<Own>,
+    /// What the copy is for.
+    pub purpose: Purpose,
 }
 
-/// Swap, `/var` or data of another medium.
+/// What a copy is for, where it is not to stand by as the other slot of this system.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Purpose {
+    /// It has only what the box left the factory with.
+    pub factory: bool,
+    /// Its medium is to be put in the place of the running one, and to be called like it.
+    pub as_primary: bool,
+}
+
+/// What another medium has for itself: swap, `/var`, data, its second slot, an EFI system partition.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Own {
     /// What it is for.
@@ -70,17 +81,33 @@ impl View {
         let (config, shared_config) = self.config_pair(source, target)?;
         let mut pairs = vec![root];
         pairs.extend(config);
-        Ok(Layout { slots, pairs, others: Vec::new(), shared_config, own: self.own() })
+        let (others, own, purpose) = (Vec::new(), self.own(), Purpose::default());
+        Ok(Layout { slots, pairs, others, shared_config, own, purpose })
     }
 
     fn own(&self) -> Vec<Own> {
         let Some(medium) = self.elsewhere() else { return Vec::new() };
         let swap = || self.fstab.iter().find(|e| e.fs == "swap").and_then(|e| self.find(&e.spec));
+        let named = |role: Role| self.fstab_entry(role.point()).and_then(|e| self.find(&e.spec));
         let own = |role: Role| {
-            let source = if role == Role::Swap { swap() } else { self.apart(role.point()) };
+            let source = match role {
+                Role::Swap => swap(),
+                Role::AltRoot | Role::AltConfig => named(role),
+                Role::Efi => self.efi(),
+                _ => self.apart(role.point()),
+            };
             Some(Own { role, source, target: self.role_on(medium, role)? })
         };
-        [Role::Swap, Role::Var, Role::Data].into_iter().filter_map(own).collect()
+        let (used, beside) =
+            ([Role::Swap, Role::Var, Role::Data], [Role::AltRoot, Role::AltConfig]);
+        used.into_iter().chain(beside).chain([Role::Efi]).filter_map(own).collect()
+    }
+
+    /// The EFI system partition of the running medium.
+    pub fn efi(&self) -> Option<Id> {
+        let medium = self.running_medium()?;
+        let entry = self.tables.get(&medium)?.entries.iter().find(|e| e.kind == "efi")?;
+        self.partition(medium, entry.index)
     }
 
     /// What is mounted on the root, and how.

@@ -16,6 +16,9 @@ pub const WORDS: [&str; 8] = [
     "hard-disk",
 ];
 
+/// Those of them that can be taken out and put in the place of another.
+const REMOVABLE: [&str; 5] = ["external", "removable-compact-flash", "usb", "usb0", "usb1"];
+
 impl View {
     /// The medium that the running root lies on.
     pub fn running_medium(&self) -> Option<Id> {
@@ -73,6 +76,31 @@ impl View {
                 Err(Error::refused(format!("several media are {word}: {all}")).hint(hint))
             }
         }
+    }
+
+    /// Checks that a medium can be taken out: the kernel says so, it is on USB, or the configuration
+    /// calls it by one of Junos's words for such media.
+    ///
+    /// # Errors
+    /// Refused: it cannot.
+    pub fn guard_removable(
+        &self,
+        medium: Id,
+        usb_disks: impl FnOnce() -> Result<Vec<String>>,
+    ) -> Result<()> {
+        let mut called =
+            self.config.media.iter().filter(|(word, _)| REMOVABLE.contains(&word.as_str()));
+        let configured = called.any(|(_, name)| self.medium_named(name).ok() == Some(medium));
+        let provider = self.devices.get(medium);
+        if provider.removable || configured || usb_disks()?.contains(&provider.name) {
+            return Ok(());
+        }
+        let (node, config) = (self.node(medium), self.config_path.display());
+        Err(Error::refused(format!("{node} is no removable medium")).hint(format!(
+            "if it can be taken out, say so: removable-compact-flash = \"{}\" under \
+                [media] in {config}",
+            provider.name
+        )))
     }
 
     /// Media of the kernel's own, in its order; memory disks and loop devices are somebody's files.

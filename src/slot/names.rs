@@ -82,6 +82,22 @@ impl Names {
     }
 }
 
+impl Names {
+    /// The same partition's names once its medium `from` is called `to` by the kernel.
+    #[must_use]
+    pub fn moved(self, from: &str, to: &str) -> Self {
+        let Some(rest) = self.device.strip_prefix(from) else { return self };
+        // Linux has a `p` between a digit and the number: sda1, loop0p1.
+        let digit = |name: &str| name.ends_with(|c: char| c.is_ascii_digit());
+        let rest = match (digit(from), digit(to)) {
+            (true, false) => rest.strip_prefix('p').unwrap_or(rest).to_owned(),
+            (false, true) => format!("p{rest}"),
+            _ => rest.to_owned(),
+        };
+        Self { device: format!("{to}{rest}"), ..self }
+    }
+}
+
 /// Whether a name is the identity of a file system, which changes when it is made anew.
 pub fn is_identity(spec: &[u8]) -> bool {
     [&b"UUID="[..], b"/dev/ufsid/", b"/dev/disk/by-uuid/"].iter().any(|p| spec.starts_with(p))
@@ -175,6 +191,21 @@ mod tests {
         }
         assert!(!one.is(b"/dev/da0s1"));
         assert_eq!(two.spell_like(b"PARTUUID=x"), b"/dev/da0s2a", "no such name: by device");
+    }
+
+    #[test]
+    fn a_medium_in_the_place_of_another() {
+        for (device, from, to, expected) in [
+            ("da1s1a", "da1", "da0", "da0s1a"),
+            ("da1p2", "da1", "ada0", "ada0p2"),
+            ("sdb1", "sdb", "nvme0n1", "nvme0n1p1"),
+            ("loop3p4", "loop3", "sda", "sda4"),
+            ("loop3p4", "loop3", "loop1", "loop1p4"),
+            ("da0s1a", "da1", "da0", "da0s1a"),
+        ] {
+            let moved = names(device, "root1", "1").moved(from, to);
+            assert_eq!(moved, names(expected, "root1", "1"));
+        }
     }
 
     #[test]

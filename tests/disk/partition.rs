@@ -2,61 +2,12 @@
 //! and every refusal leaves the medium's bytes as they were.
 
 use std::fs::{self, File};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use serde_json::Value;
-use sha2::{Digest, Sha256};
 
-use crate::harness::{
-    Disk, Layout, Run, hex, pattern, program, ready, temp_dir, tool, try_tool, unmount, wait_until,
-};
-
-const MIB: u64 = 1 << 20;
-const TOOLS: &[&str] = &["sfdisk", "sgdisk", "partx", "mkfs.ext4", "mkswap"];
-
-/// A blank medium: a sparse image on a loop device with sectors of its own.
-struct Medium {
-    node: PathBuf,
-    dir: tempfile::TempDir,
-}
-
-impl Medium {
-    fn new(megabytes: u64, sector: u32) -> Self {
-        let dir = temp_dir();
-        let image = dir.path().join("medium");
-        File::create(&image).unwrap().set_len(megabytes * MIB).unwrap();
-        let sector = sector.to_string();
-        let mut node = PathBuf::new();
-        wait_until("there is a loop device", || {
-            let run = try_tool("losetup", &[&"-f", &"--show", &"-b", &sector, &image]);
-            node = PathBuf::from(run.stdout.trim_end());
-            run.code == 0
-        });
-        Self { node, dir }
-    }
-
-    fn node(&self) -> &str {
-        self.node.to_str().unwrap()
-    }
-
-    fn part(&self, n: usize) -> PathBuf {
-        PathBuf::from(format!("{}p{n}", self.node()))
-    }
-
-    /// SHA-256 of the image. Holes are read, so only of small ones.
-    fn hash(&self) -> String {
-        tool("sync", &[]);
-        let bytes = fs::read(self.dir.path().join("medium")).unwrap();
-        hex(&Sha256::digest(bytes))
-    }
-}
-
-impl Drop for Medium {
-    fn drop(&mut self) {
-        try_tool("partx", &[&"-d", &self.node]);
-        try_tool("losetup", &[&"-d", &self.node]);
-    }
-}
+use crate::harness::{Disk, Layout, Run, pattern, program, ready, tool, unmount};
+use crate::medium::{MIB, Medium, TOOLS, on};
 
 /// A running system with something to copy.
 fn disk() -> Disk {
@@ -66,31 +17,14 @@ fn disk() -> Disk {
     disk
 }
 
-/// A run on this medium.
-fn on(disk: &Disk, medium: &Medium, args: &[&str]) -> Run {
-    let mut words = vec!["--media", medium.node()];
-    words.extend(args);
-    disk.dualroot(&words)
-}
-
 /// The start and the size of every partition in bytes, by the medium's other readers.
 fn partitions(medium: &Medium) -> Vec<(u64, u64)> {
-    let json: Value = serde_json::from_slice(&tool("sfdisk", &[&"-J", &medium.node])).unwrap();
+    let json: Value = serde_json::from_slice(&tool("sfdisk", &[&"-J", &medium.path()])).unwrap();
     let table = &json["partitiontable"];
     let sector = table["sectorsize"].as_u64().unwrap();
     let all = table["partitions"].as_array().unwrap().iter();
     all.map(|p| (p["start"].as_u64().unwrap() * sector, p["size"].as_u64().unwrap() * sector))
         .collect()
-}
-
-/// Nobody who reads tables finds a fault.
-#[track_caller]
-fn assert_sound(medium: &Medium, scheme: &str) {
-    Run::of(program("sfdisk").args(["--verify", "-q"]).arg(&medium.node)).exits(0);
-    if scheme == "gpt" {
-        let run = Run::of(program("sgdisk").arg("-v").arg(&medium.node)).exits(0);
-        assert!(run.stdout.contains("No problems found"), "{run}");
-    }
 }
 
 /// From the smallest card to a large disk, in both schemes and both sectors.
@@ -104,7 +38,9 @@ fn every_medium_gets_a_sound_table_and_a_copy() {
     let small = ["--root-size", "40", "--config-size", "10", "--swap-size", "8"];
     let (four, large) = (Some("more than the four of an MBR"), Some("too large for an MBR"));
     for (megabytes, args, refused) in [
-        (100, &["--swap-size", "0"][..], None),
+        (64, &["--swap-size", "0", "--root-size", "16", "--config-size", "4"][..], None),
+        (64, &["--root-size", "16", "--config-size", "4", "--data-size", "4"], four),
+        (100, &["--swap-size", "0"], None),
         (128, &["--swap-size", "0"], None),
         (129, &["--swap-size", "0", "--data-size", "5%"], four),
         (300, &["--root-size", "20%", "--config-size", "5%"], four),
@@ -127,7 +63,7 @@ fn every_medium_gets_a_sound_table_and_a_copy() {
                     continue;
                 }
                 let report = run.exits(0).json();
-                assert_sound(&medium, scheme);
+                medium.assert_sound(scheme);
                 let found = partitions(&medium);
                 let rows = report["partitions"].as_array().unwrap();
                 let sizes: Vec<_> = rows.iter().map(|r| r["size"].as_u64().unwrap()).collect();
@@ -148,7 +84,7 @@ fn the_lines_are_junos() {
     let (disk, medium) = (disk(), Medium::new(200, 512));
     let words = ["snapshot", "--partition", "--swap-size", "0", "--root-size", "64m"];
     let run = on(&disk, &medium, &words).exits(0);
-    let name = medium.node.file_name().unwrap().to_str().unwrap();
+    let name = medium.name();
     let expected = format!(
         "Performing preliminary partition checks ...
 Partitions on snapshot:
@@ -168,7 +104,7 @@ The following filesystems were archived: / /config
     );
     assert!(run.stdout.starts_with(&expected), "{run}");
     assert_eq!(run.stderr, "");
-    let json: Value = serde_json::from_slice(&tool("sfdisk", &[&"-J", &medium.node])).unwrap();
+    let json: Value = serde_json::from_slice(&tool("sfdisk", &[&"-J", &medium.path()])).unwrap();
     let flags = json["partitiontable"]["partitions"].as_array().unwrap().iter();
     let flags: Vec<_> = flags.map(|p| p["bootable"] == true).collect();
     assert_eq!(flags, [true, false, false, false]);
@@ -227,7 +163,7 @@ fn refusals_leave_the_medium_alone() {
     let medium = Medium::new(96, 512);
     fs::write(disk.tmp().join("table"), "label: gpt\n,30M\n,30M\n").unwrap();
     let table = File::open(disk.tmp().join("table")).unwrap();
-    Run::of(program("sfdisk").arg("-q").arg(&medium.node).stdin(table)).exits(0);
+    Run::of(program("sfdisk").arg("-q").arg(medium.path()).stdin(table)).exits(0);
     let before = medium.hash();
     let refused = |args: &[&str], words: &str| {
         let run = on(&disk, &medium, &[&["snapshot"], args].concat());
@@ -317,15 +253,15 @@ fn a_damaged_table_is_replaced() {
     let gpt = ["snapshot", "--scheme", "gpt", "--swap-size", "0"];
     on(&disk, &medium, &gpt).exits(0);
     // The primary header and the entries.
-    let image = fs::OpenOptions::new().write(true).open(&medium.node).unwrap();
+    let image = fs::OpenOptions::new().write(true).open(medium.path()).unwrap();
     std::os::unix::fs::FileExt::write_all_at(&image, &[0xa5; 8192], 512).unwrap();
     image.sync_all().unwrap();
     drop(image);
-    tool("blockdev", &[&"--flushbufs", &medium.node]);
+    tool("blockdev", &[&"--flushbufs", &medium.path()]);
     let before = medium.hash();
     let run = on(&disk, &medium, &["snapshot"]).fails(6, "GPT").says("hint: ");
     assert!(medium.hash() == before, "{run}");
     on(&disk, &medium, &gpt).exits(0);
-    assert_sound(&medium, "gpt");
+    medium.assert_sound("gpt");
     on(&disk, &medium, &["verify"]).exits(0);
 }

@@ -20,6 +20,7 @@ use nix::errno::Errno;
 
 use super::pool::{self, Feed};
 use super::progress::Monitor;
+use super::selection::Selection;
 use super::stack::Place;
 use super::stream::Ring;
 use crate::error::{Context, Error, Result};
@@ -108,8 +109,8 @@ enum Event<D> {
 type BatchResult<D> = (Arc<Pair<D>>, Vec<(OsString, Result<Outcome>)>);
 type TreeFeed<D> = Feed<Batch<D>, BatchResult<D>, Event<D>>;
 
-/// Copies everything on `source`'s file system into `target`, an empty root, and writes the
-/// manifest to `manifest`.
+/// Copies everything on `source`'s file system, or what is selected of it, into `target`, an empty
+/// root, and writes the manifest to `manifest`.
 ///
 /// # Errors
 /// The first failure in walk order: an object that could not be copied whole, with all its
@@ -118,6 +119,7 @@ pub fn copy<D: Dir, W: Write>(
     source: D,
     target: D,
     options: &Options,
+    selection: Option<Selection<'_>>,
     monitor: &Monitor,
     manifest: W,
 ) -> Result<(Summary, W)> {
@@ -127,7 +129,7 @@ pub fn copy<D: Dir, W: Write>(
     let mut finisher = Finisher::new(Arc::clone(&root), options, monitor, writer);
     pool::run(
         workers,
-        |feed: &TreeFeed<D>| walk::walk(feed, &root, options, monitor),
+        |feed: &TreeFeed<D>| walk::walk(feed, &root, options, selection, monitor),
         // One ring more than workers: the finisher has its own.
         || Ring::for_workers(workers + 1),
         |ring, batch| object::copy_batch(ring, batch, monitor),

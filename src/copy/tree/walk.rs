@@ -13,6 +13,7 @@ use super::{
 use crate::copy::attributes;
 use crate::copy::pool::{Closed, Stopped};
 use crate::copy::progress::{Monitor, interrupted};
+use crate::copy::selection::Selection;
 use crate::copy::stack::Stack;
 use crate::error::Context;
 use crate::record::manifest::Object;
@@ -33,9 +34,10 @@ pub(super) fn walk<D: Dir>(
     feed: &TreeFeed<D>,
     root: &Arc<Pair<D>>,
     options: &Options,
+    selection: Option<Selection<'_>>,
     monitor: &Monitor,
 ) -> StdResult<(), Closed> {
-    let mut walk = Walk { feed, options, monitor, path: Vec::new(), device: 0 };
+    let mut walk = Walk { feed, options, selection, monitor, path: Vec::new(), device: 0 };
     match walk.run(root) {
         Ok(()) => Ok(()),
         Err(Stopped::Closed) => Err(Closed),
@@ -46,6 +48,7 @@ pub(super) fn walk<D: Dir>(
 struct Walk<'a, D> {
     feed: &'a TreeFeed<D>,
     options: &'a Options,
+    selection: Option<Selection<'a>>,
     monitor: &'a Monitor,
     path: Vec<u8>,
     device: u64,
@@ -66,6 +69,9 @@ impl<D: Dir> Walk<'_, D> {
                 let (place, name, listing) = below;
                 stack.push(place, listing).doing_to("reading", self.shown(&name))?;
                 push_name(&mut self.path, &name);
+                if let Some(selection) = &mut self.selection {
+                    selection.enter(&name);
+                }
                 continue;
             }
             let popped = stack.pop().doing_to("leaving", self.shown(OsStr::new("")))?;
@@ -76,7 +82,11 @@ impl<D: Dir> Walk<'_, D> {
                 xattrs: listing.xattrs,
             })?;
             pop_name(&mut self.path);
+            if let Some(selection) = &mut self.selection {
+                selection.leave()?;
+            }
         }
+        self.selection.as_ref().map_or(Ok(()), Selection::complete)?;
         Ok(())
     }
 
@@ -119,7 +129,11 @@ impl<D: Dir> Walk<'_, D> {
             let excluded = self.options.exclude.contains(&self.path);
             let replace = self.options.replace.get(&self.path).cloned();
             pop_name(&mut self.path);
-            if excluded {
+            let left_out = match &mut self.selection {
+                Some(selection) => selection.admits(name)?.is_none(),
+                None => false,
+            };
+            if excluded || left_out {
                 continue;
             }
             let is_dir = match hint {

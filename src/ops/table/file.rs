@@ -1,21 +1,19 @@
 //! Where the file of partition tables lies, and how it gets there.
 
 use std::ffi::OsStr;
-use std::io::{self, Read, Write};
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
-use super::super::lock;
 use super::super::mounted::Mounted;
+use super::super::{durable, lock};
 use crate::device::Id;
 use crate::error::{Context, Error, Kind, Result};
 use crate::record::{DIR, TABLES};
 use crate::slot::Part;
 use crate::slot::view::View;
-use crate::sys::tree::{Dir, File};
+use crate::sys::tree::Dir;
 use crate::sys::{Access, Os};
 use crate::table::saved::{FILE_MAX, Saved};
-
-const TABLES_NEW: &str = "tables.new";
 
 fn is_missing(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
@@ -35,25 +33,7 @@ pub(in super::super) fn put<D: Dir>(root: &D, content: &[u8]) -> Result<()> {
         }
         dir => dir.doing_to("opening", DIR)?,
     };
-    let written = write(&dir, content);
-    if written.is_err() {
-        // A full file system gets its room back; what remains is overwritten next time.
-        let _ = dir.remove_file(OsStr::new(TABLES_NEW));
-    }
-    written
-}
-
-fn write<D: Dir>(dir: &D, content: &[u8]) -> Result<()> {
-    match dir.remove_file(OsStr::new(TABLES_NEW)) {
-        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e).doing_to("removing", TABLES_NEW)?,
-        _ => {}
-    }
-    let mut file = dir.create_file(OsStr::new(TABLES_NEW)).doing_to("creating", TABLES_NEW)?;
-    file.write_all(content).doing_to("writing", TABLES_NEW)?;
-    file.sync().doing_to("flushing", TABLES_NEW)?;
-    drop(file);
-    dir.rename(OsStr::new(TABLES_NEW), OsStr::new(TABLES)).doing_to("renaming", TABLES_NEW)?;
-    dir.sync().doing_to("flushing", DIR)
+    durable::replace(&dir, TABLES, &mut &*content)
 }
 
 /// The file below `root`; `None` where there is none.

@@ -103,7 +103,7 @@ prop_compose! {
             medium: medium / u64::from(sector) * u64::from(sector),
             sector,
             sizes: Sizes { root, config: config_size, data, swap },
-            config, var, efi: efi.filter(|_| gpt),
+            config, var, efi,
             prefix: "x-".to_owned(),
         }
     }

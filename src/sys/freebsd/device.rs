@@ -1,5 +1,6 @@
 //! Providers, swap and dump devices, claimed devices and flushing.
 
+use std::ffi::CString;
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io;
 use std::os::fd::AsRawFd;
@@ -31,7 +32,20 @@ fn confxml() -> Result<String> {
 
 /// Every provider of GEOM's mesh.
 pub(super) fn devices() -> Result<Devices> {
-    geom::parse(&confxml()?)
+    let mut devices = geom::parse(&confxml()?)?;
+    for provider in &mut devices.providers {
+        provider.removable = is_removable(&provider.name);
+    }
+    Ok(devices)
+}
+
+/// Whether da(4) took the medium for one that can be taken out of its drive. GEOM does not tell.
+fn is_removable(name: &str) -> bool {
+    let unit = name.strip_prefix("da").and_then(|unit| unit.parse::<u32>().ok());
+    let variable = unit.and_then(|n| CString::new(format!("kern.cam.da.{n}.flags")).ok());
+    // A kernel that has no such variable says nothing.
+    let flags = variable.and_then(|name| sysctl::string(&name).ok());
+    flags.is_some_and(|flags| flags.contains("PACK_REMOVABLE"))
 }
 
 /// The disks behind umass(4), out of `camcontrol devlist -v` (camcontrol(8)):

@@ -61,6 +61,7 @@ fn script(drawing: &Drawing) -> Result<String> {
             (Scheme::Gpt, Some(Role::Swap)) => "0657FD6D-A4AB-43C4-84E5-0933C84B4F4F",
             (Scheme::Gpt, _) => "0FC63DAF-8483-4772-8E79-3D69D8477DE4",
             (_, Some(Role::Swap)) => "82",
+            (_, Some(Role::Efi)) => "ef",
             _ => "83",
         };
         let sector = u64::from(drawing.sector);

@@ -1,12 +1,15 @@
 //! What the fuzzers feed to the parsers, and what must hold whatever they are fed.
 
+use std::collections::BTreeSet;
 use std::io::{Cursor, Read, Seek, SeekFrom};
 
+use dualroot::copy::selection::Selection;
 use dualroot::device::geom;
-use dualroot::record::manifest::Reader;
+use dualroot::record::manifest::{Line, Reader};
 use dualroot::record::{Record, packages};
 use dualroot::slot::config::Config;
 use dualroot::slot::{fstab, loader};
+use dualroot::sys::tree::Kind;
 use dualroot::table::boot::Firmware;
 use dualroot::table::check::Place;
 use dualroot::table::reading::Reading;
@@ -236,10 +239,47 @@ pub fn config(data: &[u8]) {
     let _ = Config::parse(data);
 }
 
-/// The manifest, to its end or its first fault.
+/// The manifest, to its end or its first fault; then as a list of what is copied, beside a tree that
+/// has all of it.
 pub fn manifest(data: &[u8]) {
     let mut reader = Reader::new(Cursor::new(data));
     while let Ok(Some(_)) = reader.next_line() {}
+    let _ = beside_itself(data);
+}
+
+fn beside_itself(data: &[u8]) -> dualroot::error::Result<()> {
+    let list = Box::new(Cursor::new(data.to_vec()));
+    let mut selection = Selection::new(Some(list), BTreeSet::new())?;
+    let mut walk = Reader::new(Cursor::new(data));
+    let mut deep = 0;
+    while let Ok(Some(line)) = walk.next_line() {
+        match line {
+            Line::Object(name, object) => {
+                if deep > 0 {
+                    selection.admits(&name)?;
+                }
+                if object.kind == Kind::Dir {
+                    if deep > 0 {
+                        selection.enter(&name);
+                    }
+                    deep += 1;
+                }
+            }
+            Line::Ignored(name, Kind::Dir) => {
+                selection.enter(&name);
+                deep += 1;
+            }
+            Line::Ignored(..) => {}
+            Line::Leave => {
+                selection.leave()?;
+                deep -= 1;
+            }
+        }
+        if deep == 0 {
+            break;
+        }
+    }
+    selection.complete()
 }
 
 /// The record: what is read is what is written.
