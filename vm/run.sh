@@ -8,9 +8,10 @@
 #   --sysroot DIR  links against that FreeBSD (scripts/cross.sh). Else DUALROOT_VM_SYSROOT, else zig.
 #   --keep         keeps the guest's disks after a failure and says how to boot them
 #   SUITE          unit, tree, guard, stale, faults, consistency, install, table, check, partition,
-#                  boot; or a part of a test's name
+#                  primary, boot; or a part of a test's name
 #
-# QEMU=PROGRAM names another qemu-system-x86_64, DUALROOT_VM_ACCEL=tcg does without KVM.
+# QEMU=PROGRAM names another qemu-system-x86_64, OVMF=FILE another UEFI firmware,
+# DUALROOT_VM_ACCEL=tcg does without KVM.
 set -euo pipefail
 here=$(cd "$(dirname "$0")/.." && pwd)
 . "$here/scripts/common.sh"
@@ -50,6 +51,8 @@ if [ -z "$qemu" ]; then
     qemu=$(command -v qemu-system-x86_64)
 fi
 install_missing python3=python3 qemu-img=qemu-utils tar=tar >&2
+firmware=${OVMF:-/usr/share/ovmf/OVMF.fd}
+[ -e "$firmware" ] || install_missing ovmf=ovmf >&2
 accel=${DUALROOT_VM_ACCEL:-tcg}
 if [ -z "${DUALROOT_VM_ACCEL:-}" ] && [ -w /dev/kvm ] && echo quit | timeout 20 "$qemu" -accel kvm -machine none -display none \
     -monitor stdio >/dev/null 2>&1; then
@@ -150,12 +153,13 @@ for suite in "${suites[@]}"; do
     if [[ $suite == boot* ]]; then booting=true; else on_box+=("$suite"); fi
 done
 if [ "${#suites[@]}" -eq 0 ]; then
-    on_box=(unit:: tree:: guard:: stale:: faults:: consistency:: install:: table:: check:: partition::)
+    on_box=(unit:: tree:: guard:: stale:: faults:: consistency:: install:: table:: check:: partition::
+        primary::)
     booting=true
 fi
 if $booting; then
     on_box+=(boot::made_)
-    truncate -s 800M "$work/mbr.img" "$work/gpt.img"
+    truncate -s 800M "$work"/{mbr,gpt,other,mbr_primary,gpt_primary}.img
 fi
 
 say "$(basename "$image"), $accel" >&2
@@ -191,7 +195,6 @@ chain() {
 }
 if $booting; then
     # Side by side: a guest that boots keeps hardly more than one core busy.
-    truncate -s 800M "$work/other.img"
     guest=("${machine[@]}")
     disk "$work/gpt.img" raw virtio-blk-pci bootindex=0
     disk "$work/other.img" raw virtio-blk-pci
@@ -201,17 +204,30 @@ if $booting; then
     set +m
     guest=("${machine[@]}" -device virtio-scsi-pci)
     disk "$work/mbr.img" raw scsi-hd bootindex=0
+    disk "$work/mbr_primary.img" raw scsi-hd removable=on
+    disk "$work/gpt_primary.img" raw scsi-hd removable=on
     chain mbr
     wait "$beside"
     beside=
-    # What the second of them made of its other medium, alone.
-    log=$logs/serial-other.log
-    complaint_file=$work/complaint-other
-    mine=boot::other
-    : >"$log"
+    # What they made of other media: each alone, where the one that it was made by had been.
+    alone() {
+        log=$logs/serial-$1.log
+        complaint_file=$work/complaint-$1
+        mine=boot::$1
+        : >"$log"
+        step "$1" "$2"
+    }
+    for name in mbr_primary gpt_primary; do
+        guest=("${machine[@]}" -device virtio-scsi-pci)
+        disk "$work/$name.img" raw scsi-hd bootindex=0
+        alone "$name" mbr_back_again
+    done
     guest=("${machine[@]}")
     disk "$work/other.img" raw virtio-blk-pci bootindex=0
-    step other_medium gpt_back_again
+    alone other_medium gpt_back_again
+    guest=("${machine[@]}" -bios "$firmware")
+    disk "$work/other.img" raw virtio-blk-pci bootindex=0
+    alone other_medium_by_uefi other_medium
 fi
 
 # ---- the sum ----------------------------------------------------------------------------------

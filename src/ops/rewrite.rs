@@ -9,9 +9,10 @@ use nix::errno::Errno;
 use crate::device::Id;
 use crate::error::{Context, Result};
 use crate::slot::discover::Layout;
+use crate::slot::fstab::{self, Change};
+use crate::slot::loader;
 use crate::slot::names::Names;
 use crate::slot::view::View;
-use crate::slot::{fstab, loader};
 use crate::sys::Os;
 use crate::sys::tree::{Dir, Kind};
 
@@ -67,7 +68,11 @@ pub fn files<O: Os>(
     for path in FSTABS {
         let full = root.join(path);
         if let Some(text) = os.read_file(&full)? {
-            let new = fstab::rewrite(&text, |entry| respell(&entry.spec));
+            let new = fstab::rewrite(&text, |entry| match respell(&entry.spec) {
+                Some(device) => Change::Device(device),
+                None if stays_behind(view, layout, entry) => Change::Comment,
+                None => Change::Keep,
+            });
             add(path, &text, new.map_err(|e| e.path(&full))?);
         }
     }
@@ -79,6 +84,18 @@ pub fn files<O: Os>(
         }
     }
     Ok(files)
+}
+
+/// Whether an entry of fstab names a partition of the running medium of which another one, that the
+/// copy lies on, has no counterpart: without the running medium a system would not come up past it.
+pub(super) fn stays_behind(view: &View, layout: &Layout, entry: &fstab::Entry) -> bool {
+    let Some(id) = view.find(&entry.spec).filter(|_| view.elsewhere().is_some()) else {
+        return false;
+    };
+    let pairs = layout.pairs.iter().chain(&layout.others).map(|pair| pair.source);
+    let own = layout.own.iter().filter_map(|own| own.source);
+    let mut kept = pairs.chain(own).chain(layout.shared_config);
+    view.devices.medium(id) == view.running_medium() && !kept.any(|kept| kept == id)
 }
 
 /// `boot/loader.conf`, `boot/loader.conf.local`, `boot/loader.conf.d/*.conf` and their like.

@@ -101,6 +101,10 @@ pub fn run<O: Os>(
     let Work { view, layout, partitioning } = work;
     let layout = chosen(&view, layout, &options)?;
     rewrite::files(os, &view, &view.root, &layout, &BTreeMap::new())?;
+    for entry in view.fstab.iter().filter(|e| rewrite::stays_behind(&view, &layout, e)) {
+        let [spec, file] = [&entry.spec, &entry.file].map(|field| String::from_utf8_lossy(field));
+        log::warn!("{file} ({spec}) has no counterpart there: a comment in the copy's fstab");
+    }
     let obstacles = clear::find(os, &view, &layout.pairs, options.force)?;
     let points = missing_points(os, &view, &layout)?;
     let sources = layout

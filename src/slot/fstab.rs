@@ -36,22 +36,40 @@ pub fn parse(text: &[u8]) -> Result<Vec<Entry>> {
     entries(text).map(|entry| entry.map(|(entry, _)| entry)).collect()
 }
 
-/// Writes fstab(5) again, with the devices that `replace` tells: it sees every entry and answers
-/// the new device, not encoded, or `None` to leave the entry as it is.
+/// What becomes of an entry.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// It stays.
+    Keep,
+    /// It gets this device, not encoded.
+    Device(Vec<u8>),
+    /// It becomes a comment.
+    Comment,
+}
+
+/// Writes fstab(5) again, each entry as `change` tells.
 ///
-/// Only the bytes of those first fields change; comments, spacing, line ends, a missing last line
-/// feed and bytes that are no UTF-8 stay. Blanks are written as `\040`, a backslash as `\134`.
+/// Only the bytes of first fields change; comments, spacing, line ends, a missing last line feed
+/// and bytes that are no UTF-8 stay. Blanks are written as `\040`, a backslash as `\134`.
 ///
 /// Fails as [`parse`] does, and, with the same kind, on a new device that is empty or has a NUL.
-pub fn rewrite(text: &[u8], replace: impl Fn(&Entry) -> Option<Vec<u8>>) -> Result<Vec<u8>> {
+pub fn rewrite(text: &[u8], change: impl Fn(&Entry) -> Change) -> Result<Vec<u8>> {
     let mut out = Vec::with_capacity(text.len() + 64);
     let mut done = 0;
     for entry in entries(text) {
         let (entry, spec) = entry?;
-        let Some(new) = replace(&entry) else { continue };
+        let change = change(&entry);
+        if change == Change::Keep {
+            continue;
+        }
         out.extend_from_slice(&text[done..spec.start]);
-        encode(&new, &mut out).map_err(|cause| refused(entry.line, cause))?;
-        done = spec.end;
+        done = spec.start;
+        if let Change::Device(new) = change {
+            encode(&new, &mut out).map_err(|cause| refused(entry.line, cause))?;
+            done = spec.end;
+        } else {
+            out.push(b'#');
+        }
     }
     out.extend_from_slice(&text[done..]);
     Ok(out)
@@ -216,7 +234,7 @@ mod tests {
             let error = parse(text).unwrap_err();
             assert_eq!(error.kind, Kind::Refused);
             assert_eq!(error.to_string(), message);
-            assert_eq!(rewrite(text, |_| None).unwrap_err().to_string(), message);
+            assert_eq!(rewrite(text, |_| Change::Keep).unwrap_err().to_string(), message);
         }
         let error = parse(b"x\n").unwrap_err().path("/altroot/etc/fstab");
         assert_eq!(error.to_string(), "/altroot/etc/fstab: line 1: 1 field where fstab(5) needs 4");
@@ -244,17 +262,18 @@ mod tests {
     #[test]
     fn only_the_devices_bytes_change() {
         let copy = rewrite(EXAMPLE, |entry| match entry.spec.as_slice() {
-            b"/dev/da0s1a" => Some(b"/dev/da0s2a".to_vec()),
-            b"/dev/ufs/my disk" => Some(b"#my\\new\tdisk\xfe ".to_vec()),
-            b"/dev/da0s3b" => Some(b"/dev/gpt/swap".to_vec()),
-            _ => None,
+            b"/dev/da0s1a" => Change::Device(b"/dev/da0s2a".to_vec()),
+            b"/dev/ufs/my disk" => Change::Device(b"#my\\new\tdisk\xfe ".to_vec()),
+            b"/dev/da0s4d" => Change::Comment,
+            b"/dev/da0s3b" => Change::Device(b"/dev/gpt/swap".to_vec()),
+            _ => Change::Keep,
         });
         let expected = b"# Device\tMountpoint\tFStype\tOptions\tDump\tPass#\r\n\
             /dev/da0s2a\t\t/\t\tufs\trw\t\t1\t1\r\n\
             \n\
             \x20 \\043my\\134new\\011disk\xfe\\040  /mnt/a\\011b ufs ro,noauto # old disk\n\
             \t# caf\xe9\n\
-            /dev/da0s4d /config ufs rw,noatime 2\n\
+            #/dev/da0s4d /config ufs rw,noatime 2\n\
             md /tmp mfs rw,-s=10m,label=#1\xff 0 0\r\n\
             \r\n\
             /dev/gpt/swap none swap sw 0 0";
@@ -268,7 +287,8 @@ mod tests {
             (b"a\0b", "line 1: the new device's name has a NUL"),
         ];
         for (new, message) in cases {
-            let error = rewrite(b"/dev/a / ufs rw\n", |_| Some(new.to_vec())).unwrap_err();
+            let error =
+                rewrite(b"/dev/a / ufs rw\n", |_| Change::Device(new.to_vec())).unwrap_err();
             assert_eq!((error.kind, error.to_string().as_str()), (Kind::Refused, message));
         }
     }
@@ -305,13 +325,13 @@ mod tests {
         #[test]
         fn any_bytes_are_refused_or_kept(text in proptest::collection::vec(any::<u8>(), 0..200)) {
             if parse(&text).is_ok() {
-                prop_assert_eq!(rewrite(&text, |_| None).unwrap(), text);
+                prop_assert_eq!(rewrite(&text, |_| Change::Keep).unwrap(), text);
             }
         }
 
         #[test]
         fn nothing_replaced_is_the_same_file(text in table()) {
-            prop_assert_eq!(rewrite(&text, |_| None).unwrap(), text);
+            prop_assert_eq!(rewrite(&text, |_| Change::Keep).unwrap(), text);
         }
 
         #[test]
@@ -324,7 +344,10 @@ mod tests {
             let before = parse(&text).unwrap();
             let chosen = which.index(before.len());
             let line = before[chosen].line;
-            let out = rewrite(&text, |e| (e.line == line).then(|| new.clone())).unwrap();
+            let changed = |e: &Entry| {
+                if e.line == line { Change::Device(new.clone()) } else { Change::Keep }
+            };
+            let out = rewrite(&text, changed).unwrap();
             let mut expected = before.clone();
             expected[chosen].spec.clone_from(&new);
             prop_assert_eq!(parse(&out).unwrap(), expected);

@@ -21,7 +21,10 @@ pub const TESTS: &[Test] = tests![
     gpt_first_slot,
     gpt_second_slot,
     gpt_back_again,
+    mbr_primary,
+    gpt_primary,
     other_medium,
+    other_medium_by_uefi,
 ];
 
 /// What an appliance has of the base system: without compilers, modules and manuals.
@@ -89,7 +92,7 @@ fn made_mbr() {
     install("/dev/da0s1a", "/dev/da0s4d", &MBR, &more);
 }
 
-/// GPT with gptboot; everything by its label.
+/// GPT with gptboot, and with gptboot.efi in an EFI system partition; everything by its label.
 fn made_gpt() {
     if !Path::new("/dev/vtbd2").exists() {
         skip("no /dev/vtbd2");
@@ -103,6 +106,15 @@ fn made_gpt() {
         gpart(&format!("add -t freebsd-ufs -a 1m -s {size} -i {index} -l {label} vtbd2"));
     }
     gpart("set -a bootme -i 2 vtbd2");
+    gpart("add -t efi -a 1m -s 33m -i 6 vtbd2");
+    tool("newfs_msdos", &[&"/dev/vtbd2p6"]);
+    let esp = Mounted::new(&["-t", "msdosfs"], "/dev/vtbd2p6", &Path::new(BASE).join("esp"));
+    fs::create_dir_all(esp.path().join("EFI/BOOT")).unwrap();
+    // Where gptboot.efi(8) is not built, the loader itself does.
+    let loaders = ["/boot/gptboot.efi", "/boot/loader.efi"].map(Path::new);
+    let loader = loaders.into_iter().find(|path| path.exists());
+    fs::copy(loader.unwrap(), esp.path().join("EFI/BOOT/BOOTX64.EFI")).unwrap();
+    drop(esp);
     install("/dev/vtbd2p2", "/dev/vtbd2p4", &GPT, &[]);
 }
 
@@ -286,6 +298,39 @@ fn mbr_second_slot() {
 
 fn mbr_back_again() {
     back(&MBR);
+    // Two disks that can be taken out, to come in the place of this one: both kinds of tables.
+    let sizes = ["--root-size", "320", "--config-size", "16", "--swap-size", "0"];
+    for (medium, scheme) in [("da1", "mbr"), ("da2", "gpt")] {
+        let words = ["--media", medium, "snapshot", "--as-primary", "--scheme", scheme];
+        run(&[&words[..], &sizes].concat())
+            .prints(&format!("Partitioning {medium} ...\n"))
+            .says("/var/tmp (/dev/da0s3d) has no counterpart there");
+        run(&["--media", medium, "verify"]);
+    }
+}
+
+/// What was the second disk, in the place of the first and alone: nothing has changed.
+fn mbr_primary() {
+    primary(&MBR);
+    assert_eq!(on("/var"), "/dev/da0s3e");
+}
+
+/// The same, partitioned otherwise.
+fn gpt_primary() {
+    const NAMES: Names =
+        Names { root: ["/dev/da0p2", "/dev/da0p3"], config: ["/dev/da0p4", "/dev/da0p5"] };
+    primary(&NAMES);
+    assert_eq!(on("/var"), "/dev/da0p6");
+}
+
+fn primary(names: &Names) {
+    runs_from(names, 0);
+    assert_eq!(fs::read("/etc/made-on-slot-2").unwrap(), b"new\n");
+    let fstab = fs::read_to_string("/etc/fstab").unwrap();
+    assert!(fstab.contains("\n#/dev/da0s3d /var/tmp ufs"), "{fstab}");
+    let both = slots();
+    assert_eq!((&both[0]["state"], &both[1]["state"]), (&json!("valid"), &json!("empty")));
+    snapshot(names, 0);
 }
 
 fn gpt_first_slot() {
@@ -317,4 +362,10 @@ fn other_medium() {
     let both = slots();
     assert_eq!((&both[0]["state"], &both[1]["state"]), (&json!("valid"), &json!("empty")));
     snapshot(&OTHER, 0);
+}
+
+/// Its EFI system partition came along.
+fn other_medium_by_uefi() {
+    assert_eq!(tool("sysctl", &[&"-n", &"machdep.bootmethod"]).trim(), "UEFI");
+    runs_from(&OTHER, 0);
 }

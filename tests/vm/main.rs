@@ -23,7 +23,11 @@ mod harness;
 #[cfg(target_os = "freebsd")]
 mod install;
 #[cfg(target_os = "freebsd")]
+mod medium;
+#[cfg(target_os = "freebsd")]
 mod partition;
+#[cfg(target_os = "freebsd")]
+mod primary;
 #[cfg(target_os = "freebsd")]
 mod stale;
 #[cfg(target_os = "freebsd")]
@@ -50,6 +54,7 @@ fn main() -> std::process::ExitCode {
         ("table", table::TESTS),
         ("check", check::TESTS),
         ("partition", partition::TESTS),
+        ("primary", primary::TESTS),
         ("boot", boot::TESTS),
     ])
 }

@@ -1,14 +1,11 @@
 //! Another medium gets a new table, by gpart(8), and a copy; what is in use is left alone.
 
 use std::fs::{self, File};
-use std::io::Read;
-use std::path::Path;
-
-use serde_json::Value;
 
 use crate::compare::{assert_equal, assert_sound};
-use crate::disk::{Disk, Layout, Mounted, Scheme};
-use crate::harness::{Run, Test, Undo, need_class, program, tests, tool};
+use crate::disk::{Mounted, Scheme};
+use crate::harness::{Test, Undo, need_class, tests, tool};
+use crate::medium::{Medium, disk, on, partitioned};
 
 pub const TESTS: &[Test] = tests![
     slices_with_labels_on_an_mbr,
@@ -20,78 +17,14 @@ pub const TESTS: &[Test] = tests![
     what_does_not_fit_is_refused,
 ];
 
-/// A blank memory disk.
-struct Medium(String);
-
-impl Medium {
-    fn new(megabytes: u32, sector: u32) -> Self {
-        let (size, sector) = (format!("{megabytes}m"), sector.to_string());
-        let words: [&dyn AsRef<std::ffi::OsStr>; 9] =
-            [&"-a", &"-t", &"swap", &"-s", &size, &"-S", &sector, &"-L", &crate::harness::LABEL];
-        Self(tool("mdconfig", &words).trim().to_owned())
-    }
-
-    fn node(&self, suffix: &str) -> String {
-        format!("/dev/{}{suffix}", self.0)
-    }
-
-    fn hash(&self, disk: &Disk) -> String {
-        disk.hash(&self.0)
-    }
-
-    fn begins(&self, suffix: &str, length: usize) -> Vec<u8> {
-        let mut bytes = vec![0; 512];
-        File::open(self.node(suffix)).unwrap().read_exact(&mut bytes).unwrap();
-        bytes.truncate(length);
-        bytes
-    }
-}
-
-impl Drop for Medium {
-    fn drop(&mut self) {
-        Run::of(program("mdconfig").args(["-d", "-o", "force", "-u", &self.0]));
-    }
-}
-
-/// A running system with `/config`, and boot code to be copied.
-fn disk(scheme: Scheme) -> Disk {
-    let disk = Disk::new(Layout { scheme, ..Layout::with_config() });
-    disk.fill();
-    for name in ["mbr", "boot", "pmbr", "gptboot"] {
-        let path = Path::new("/boot").join(name);
-        disk.write(&format!("boot/{name}"), fs::read(path).unwrap());
-    }
-    disk
-}
-
-fn on(disk: &Disk, medium: &Medium, args: &[&str]) -> Run {
-    disk.dualroot(&[&["--media", &medium.0], args].concat())
-}
-
-/// Partitions it, and compares what GEOM then has with what was said.
-fn partitioned(disk: &Disk, medium: &Medium, args: &[&str]) -> Value {
-    let run = on(disk, medium, &[&["snapshot", "--json", "--partition"], args].concat());
-    let report = run.exits(0).json();
-    for row in report["partitions"].as_array().unwrap() {
-        let name = format!("{}{}", medium.0, row["partition"].as_str().unwrap());
-        let size = tool("diskinfo", &[&name]);
-        assert_eq!(size.split_whitespace().nth(2).unwrap(), row["size"].to_string(), "{name}");
-    }
-    assert!(report["pairs"].as_array().unwrap().iter().all(|p| p["verified"] == true), "{report}");
-    let status = tool("gpart", &[&"status", &"-s"]);
-    assert!(!status.contains("CORRUPT"), "{status}");
-    on(disk, medium, &["verify"]).exits(0);
-    report
-}
-
 fn slices_with_labels_on_an_mbr() {
     let (disk, medium) = (disk(Scheme::Mbr), Medium::new(200, 512));
     partitioned(&disk, &medium, &["--root-size", "40", "--swap-size", "8", "--data-size", "8"]);
     for part in ["s1a", "s4d"] {
         assert_sound(&medium.node(part));
     }
-    let show = tool("gpart", &[&"show", &"-p", &medium.0]);
-    let first = show.lines().find(|l| l.contains(&format!("{}s1 ", medium.0))).unwrap();
+    let show = tool("gpart", &[&"show", &"-p", &medium.name()]);
+    let first = show.lines().find(|l| l.contains(&format!("{}s1 ", medium.name()))).unwrap();
     assert!(first.contains("[active]") && show.matches("[active]").count() == 1, "{show}");
     // The place of the table and the disk's number are not the boot code's.
     assert_eq!(medium.begins("", 440), fs::read("/boot/mbr").unwrap()[..440]);
@@ -111,9 +44,9 @@ fn partitions_of_a_gpt() {
     let (disk, medium) = (disk(Scheme::Gpt), Medium::new(200, 512));
     partitioned(&disk, &medium, &[]);
     assert_sound(&medium.node("p2"));
-    let show = tool("gpart", &[&"show", &"-l", &medium.0]);
+    let show = tool("gpart", &[&"show", &"-l", &medium.name()]);
     let boots = show.lines().find(|l| l.contains("[bootme]")).unwrap();
-    assert!(boots.contains(&format!("{}-rootA", medium.0)), "{show}");
+    assert!(boots.contains(&format!("{}-rootA", medium.name())), "{show}");
     assert_eq!(medium.begins("", 440), fs::read("/boot/pmbr").unwrap()[..440]);
     assert_eq!(medium.begins("p1", 512), fs::read("/boot/gptboot").unwrap()[..512]);
     // The alternate slot of the running medium is another matter.
@@ -140,7 +73,7 @@ fn what_was_there_before_is_gone() {
         let nodes = fs::read_dir("/dev").unwrap().map(|e| e.unwrap().file_name());
         let own = |name: &std::ffi::OsString| {
             let name = name.to_string_lossy();
-            name.starts_with(&medium.0) && *name != *medium.0
+            name.starts_with(medium.name()) && *name != *medium.name()
         };
         assert_eq!(nodes.filter(own).count(), rows + slices, "{scheme}");
     }
@@ -183,7 +116,7 @@ fn what_is_in_use_is_left_alone() {
     refused(6, "is used for swap");
     drop(paging);
     need_class("gnop");
-    let (part, nop) = (format!("{}s2a", medium.0), format!("{}s2a.nop", medium.0));
+    let (part, nop) = (format!("{}s2a", medium.name()), format!("{}s2a.nop", medium.name()));
     let over = Undo::after(&["gnop", "create", &part], &["gnop", "destroy", "-f", &nop]);
     refused(6, "it is in use by");
     drop(over);

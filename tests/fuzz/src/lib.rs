@@ -8,7 +8,8 @@ use dualroot::device::geom;
 use dualroot::record::manifest::{Line, Reader};
 use dualroot::record::{Record, packages};
 use dualroot::slot::config::Config;
-use dualroot::slot::{fstab, loader};
+use dualroot::slot::fstab::{self, Change};
+use dualroot::slot::loader;
 use dualroot::sys::tree::Kind;
 use dualroot::table::boot::Firmware;
 use dualroot::table::check::Place;
@@ -206,9 +207,9 @@ pub fn superblock(data: &[u8]) {
 /// fstab(5): what is not replaced stays, and what is replaced is read back.
 pub fn fstab(data: &[u8]) {
     let Ok(entries) = fstab::parse(data) else { return };
-    assert_eq!(fstab::rewrite(data, |_| None).unwrap(), data);
+    assert_eq!(fstab::rewrite(data, |_| Change::Keep).unwrap(), data);
     let name = b"/dev/a b\\c";
-    let new = fstab::rewrite(data, |_| Some(name.to_vec())).unwrap();
+    let new = fstab::rewrite(data, |_| Change::Device(name.to_vec())).unwrap();
     let again = fstab::parse(&new).unwrap();
     assert_eq!(again.len(), entries.len());
     for (old, new) in entries.iter().zip(&again) {
