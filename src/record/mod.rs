@@ -3,6 +3,7 @@
 pub mod digest;
 pub mod manifest;
 pub mod packages;
+pub mod version;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};

@@ -11,6 +11,7 @@ pub mod kernel;
 pub mod loader;
 pub mod media;
 pub mod names;
+pub mod notice;
 pub mod view;
 
 use std::path::PathBuf;
