@@ -192,8 +192,10 @@ impl<'a, 'b, O: Os> Run<'a, 'b, O> {
         self.view.below(part.alternate())
     }
 
-    /// Erases the superblocks and flushes: from here on the slot has no record. The guard is asked
-    /// again with the device open, since its name may lead elsewhere by now.
+    /// Erases the superblocks and flushes: from here on the slot has no record. So that none shows
+    /// through a new file system of which a loss of power leaves the superblock and not the rest,
+    /// the old root goes with them. The guard is asked again with the device open, since its name
+    /// may lead elsewhere by now.
     fn erase(&mut self, part: Part) -> Result<()> {
         let device = self.device(part)?;
         if !self.written {
@@ -213,8 +215,10 @@ impl<'a, 'b, O: Os> Run<'a, 'b, O> {
         }
         fresh.guard(&layout)?;
         let window = self.os.read_device(&device, 0, superblock::WINDOW)?;
+        let size = claim.size()?;
         self.written = true;
-        for range in superblock::wipe_ranges(&window) {
+        let root = superblock::root_inode(&window).filter(|range| range.end <= size);
+        for range in superblock::wipe_ranges(&window).into_iter().chain(root) {
             claim.wipe(range.start, range.end - range.start)?;
         }
         claim.flush()

@@ -142,8 +142,9 @@ impl Drawing {
     }
 }
 
-/// Bytes at the start of a partition in which tables, labels and superblocks are looked for.
-const LOOKED_AT: u64 = 128 << 10;
+/// Bytes at the start of a partition in which tables, labels and superblocks are looked for, and in
+/// which the inode of an old root lies.
+const LOOKED_AT: u64 = MIB;
 
 impl Drawing {
     /// The byte ranges of a medium of `size` bytes in which something old could be taken for
@@ -154,7 +155,8 @@ impl Drawing {
         let mut ranges = vec![0..MIB.min(end), end.saturating_sub(MIB)..end];
         for part in &self.parts {
             let starts = part.inside.iter().map(|inner| part.start + inner.start);
-            ranges.extend([part.start].into_iter().chain(starts).map(|s| s..s + LOOKED_AT));
+            let begin = |start| start..end.min(start + LOOKED_AT);
+            ranges.extend([part.start].into_iter().chain(starts).map(begin));
         }
         ranges.retain(|range| range.start < range.end && range.end <= end);
         ranges

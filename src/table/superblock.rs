@@ -131,6 +131,17 @@ pub fn wipe_ranges(window: &[u8]) -> Vec<Range<u64>> {
     ranges
 }
 
+/// The byte range of a UFS2 in which its root directory's inode lies, with the other inodes of its
+/// first block (`ino_to_fsba`: the inodes of the first cylinder group begin at `fs_iblkno`). Without
+/// it nothing of the old tree can be reached, also not through the superblock of a new file system
+/// that is only half made.
+pub fn root_inode(window: &[u8]) -> Option<Range<u64>> {
+    ufs2(window)?;
+    let fs = &window[UFS2..];
+    let start = u64::from(le32(fs, 16)?) * u64::from(le32(fs, 52)?);
+    (start > 0).then(|| start..start + u64::from(le32(fs, 48).unwrap_or(0)))
+}
+
 /// The same range of bytes, of a medium instead of a buffer.
 fn widen(range: Range<usize>) -> Range<u64> {
     range.start as u64..range.end as u64
@@ -321,6 +332,16 @@ mod tests {
     }
 
     #[test]
+    fn the_root_inode_is_where_the_inodes_begin() {
+        let mut bytes = ufs();
+        assert_eq!(root_inode(&bytes), None);
+        bytes[UFS2 + 16] = 32;
+        assert_eq!(root_inode(&bytes), Some(131_072..163_840));
+        bytes[UFS2 + 1372] = 0;
+        assert_eq!(root_inode(&bytes), None);
+    }
+
+    #[test]
     fn implausible_ufs2_is_none_and_still_wiped() {
         for (at, value) in [(44, 0), (48, 3000), (48, 1 << 17), (52, 256), (56, 7), (1000, 8192)] {
             let mut bytes = ufs();
@@ -355,6 +376,9 @@ mod tests {
         assert_eq!((found.fs.name(), found.block, found.label), ("ufs", 1024, None));
         assert!(found.clean && found.free_blocks * 1024 < 4 * MB && found.free_blocks > 3 << 10);
         assert_eq!(wiped(&moved), [(8192, 16384), (65536, 73728)]);
+        // The third inode is a directory.
+        let inodes = usize::try_from(root_inode(&moved).unwrap().start).unwrap();
+        assert_eq!(le16(&moved, inodes + 2 * 256).unwrap() & 0o170_000, 0o040_000);
     }
 
     #[test]
