@@ -271,6 +271,9 @@ struct PieceHead {
 
 /// The bytes without the zeros at their end.
 fn stored(bytes: &[u8]) -> &[u8] {
+    // By chunks first: most of a boot partition is zeros.
+    let whole = bytes.chunks(512).rposition(|chunk| chunk != &[0; 512][..chunk.len()]);
+    let bytes = &bytes[..whole.map_or(0, |last| bytes.len().min((last + 1) * 512))];
     &bytes[..bytes.iter().rposition(|&b| b != 0).map_or(0, |last| last + 1)]
 }
 
