@@ -6,6 +6,7 @@ use std::fmt;
 use std::os::unix::ffi::OsStrExt;
 
 use super::tree::Tree;
+use super::world::World;
 
 /// One operation of a run, the same whatever the threads do meanwhile.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -47,8 +48,13 @@ pub enum Action {
     Stop,
     /// Somebody changes the tree of this device.
     Edit(String, Box<dyn FnMut(&mut Tree) + Send>),
+    /// Somebody changes anything.
+    Change(Box<dyn FnMut(&mut World) + Send>),
     /// The medium keeps something else than what is written.
     Rot,
+    /// The operation says that it is done, and what it should have erased is there, what it should
+    /// have made durable is not.
+    Lie,
 }
 
 impl fmt::Debug for Action {
@@ -58,7 +64,9 @@ impl fmt::Debug for Action {
             Self::Signal(number) => write!(f, "Signal({number})"),
             Self::Stop => f.write_str("Stop"),
             Self::Edit(device, _) => write!(f, "Edit({device})"),
+            Self::Change(_) => f.write_str("Change"),
             Self::Rot => f.write_str("Rot"),
+            Self::Lie => f.write_str("Lie"),
         }
     }
 }

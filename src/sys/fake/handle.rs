@@ -374,12 +374,18 @@ impl Dir for FakeDir {
 
     fn sync(&self) -> io::Result<()> {
         let mut turn = self.0.begin("dir.sync", SELF.as_ref())?;
+        if turn.lie {
+            return Ok(());
+        }
         turn.world().volumes[self.0.node.volume].flush_object(self.0.node.ino);
         Ok(())
     }
 
     fn sync_all(&self) -> io::Result<()> {
         let mut turn = self.0.begin("dir.sync_all", SELF.as_ref())?;
+        if turn.lie {
+            return Ok(());
+        }
         turn.world().volumes[self.0.node.volume].flush();
         Ok(())
     }
@@ -520,6 +526,9 @@ impl File for FakeFile {
 
     fn sync(&self) -> io::Result<()> {
         let mut turn = self.handle.begin("file.sync", SELF.as_ref())?;
+        if turn.lie {
+            return Ok(());
+        }
         turn.world().volumes[self.handle.node.volume].flush_object(self.handle.node.ino);
         Ok(())
     }

@@ -6,9 +6,9 @@
 //! something can be made to go wrong ([`Machine::inject`]), and after any of them the power can go
 //! ([`Machine::lose_power`]).
 //!
-//! What it leaves out: the making of partition tables, bytes of partitions beyond their beginning (there are objects instead),
-//! access times moved by reading, and time itself, which only [`World::edit`] and a loss of power
-//! move. So a finished run leaves the same state whatever its threads did, and [`When::Call`] means
+//! What it leaves out: bytes of partitions beyond their beginning (there are objects instead), the
+//! code that boots, access times moved by reading, and time itself, which only [`World::edit`] and a
+//! loss of power move. So a finished run leaves the same state whatever its threads did, and [`When::Call`] means
 //! the same operation in every run; only the order between threads, and with it [`When::Number`],
 //! is not fixed.
 //!
@@ -17,9 +17,12 @@
 //! durable when it is flushed or unmounted, those of [`Os::format`](super::Os::format) only with
 //! the next flush of the device, since newfs(8) leaves them in its cache.
 
+mod disk;
 mod fault;
+mod film;
 mod handle;
 mod os;
+mod partition;
 mod snapshot;
 mod tree;
 mod volume;
@@ -34,6 +37,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use nix::errno::Errno;
 
 pub use fault::{Action, Call, When};
+pub use film::Frame;
 pub use handle::{FakeDir, FakeFile};
 pub use os::FakeClaim;
 pub use tree::{Attributes, BLOCK, IMMUTABLE, NODUMP, Seen, Tree};
@@ -70,6 +74,7 @@ impl Drop for RunDir {
 struct State {
     world: World,
     faults: Faults,
+    film: Option<Vec<Frame>>,
 }
 
 #[derive(Debug)]
@@ -88,6 +93,10 @@ struct Turn<'a> {
     state: MutexGuard<'a, State>,
     /// What is written now does not arrive.
     rot: bool,
+    /// Nothing is erased or made durable.
+    lie: bool,
+    /// Its name and the count of changes before it, where a film is taken.
+    filmed: Option<(String, u64)>,
 }
 
 impl Turn<'_> {
@@ -109,7 +118,7 @@ impl Machine {
     }
 
     fn with(run_dir: RunDir, world: impl FnOnce(&Path) -> World) -> Self {
-        let state = State { world: world(&run_dir.0), faults: Faults::default() };
+        let state = State { world: world(&run_dir.0), faults: Faults::default(), film: None };
         let signal = Arc::new(AtomicUsize::new(0));
         Self(Arc::new(Shared { state: Mutex::new(state), signal, _run_dir: run_dir }))
     }
@@ -139,13 +148,7 @@ impl Machine {
     /// that nobody flushed. What is mounted at boot is mounted as far as it is there.
     #[must_use]
     pub fn lose_power(&self, loss: Loss) -> Self {
-        Self::with(RunDir::new(), |run_dir| {
-            let mut world = self.lock().world.clone();
-            world.lose_power(loss, run_dir.to_path_buf());
-            // What could not be mounted is not in the mount table.
-            let _ = world.start();
-            world
-        })
+        Self::with(RunDir::new(), |run_dir| self.lock().world.clone().after(loss, run_dir))
     }
 
     /// Ends the process and starts another one: faults, counts and the signal are gone, mounts stay.
@@ -211,15 +214,17 @@ impl Machine {
     /// Begins an operation.
     fn begin(&self, op: &'static str, place: Place<'_>) -> io::Result<Turn<'_>> {
         let mut guard = self.lock();
-        let State { world, faults } = &mut *guard;
+        let State { world, faults, film } = &mut *guard;
         if faults.stopped {
             return Err(Errno::ESHUTDOWN.into());
         }
-        let (mut failed, mut stopped, mut rot) = (None, false, false);
+        let (mut failed, mut stopped, mut rot, mut lie) = (None, false, false, false);
         faults.pass(op, place, |action| match action {
             Action::Fail(errno) => failed = Some(*errno),
             Action::Stop => stopped = true,
             Action::Rot => rot = true,
+            Action::Lie => lie = true,
+            Action::Change(change) => change(world),
             Action::Edit(device, edit) => world.edit_dyn(device, edit),
             Action::Signal(number) => {
                 let number = usize::try_from(*number).unwrap_or_default();
@@ -230,7 +235,11 @@ impl Machine {
         match failed {
             _ if stopped => Err(Errno::ESHUTDOWN.into()),
             Some(errno) => Err(io::Error::from_raw_os_error(errno)),
-            None => Ok(Turn { state: guard, rot }),
+            None => {
+                let name = || (format!("{op}({})", place.text()), world.changes());
+                let filmed = film.as_ref().map(|_| name());
+                Ok(Turn { state: guard, rot, lie, filmed })
+            }
         }
     }
 }

@@ -30,7 +30,7 @@ fn busy<T>(result: Result<T>) -> Result<T> {
 
 impl Machine {
     /// An operation on a path.
-    fn with_path<T>(
+    pub(super) fn with_path<T>(
         &self,
         op: &'static str,
         path: &Path,
@@ -192,30 +192,37 @@ impl Os for Machine {
     }
 
     fn unmount(&self, mount: &Mount, force: bool) -> Result<()> {
-        let gone =
-            self.with_path("os.unmount", &mount.point, |turn| turn.world().unmount(mount, force));
+        let gone = self.with_path("os.unmount", &mount.point, |turn| {
+            let flush = !turn.lie;
+            turn.world().unmount(mount, force, flush)
+        });
         busy(gone.doing_to("unmounting", &mount.point))
     }
 
     fn drop_cache(&self, device: &Path) -> Result<()> {
         let dropped = self.with_path("os.drop_cache", device, |turn| {
+            let lie = turn.lie;
             let world = turn.world();
-            let volume = world.volume(world.provider(device)?)?;
+            let id = world.provider(device)?;
+            let volume = world.volume(id)?;
             if world.is_mounted(volume) {
                 return Err(Errno::EBUSY.into());
             }
-            world.volumes[volume].drop_cache();
+            if !lie {
+                world.volumes[volume].drop_cache();
+                world.flush_disk(id);
+            }
             Ok(())
         });
         busy(dropped.doing_to("dropping the cache of", device))
     }
 
-    fn partition(&self, medium: &Path, _drawing: &Drawing) -> Result<()> {
-        Err(Error::refused("this machine's disks keep their tables").path(medium))
+    fn partition(&self, medium: &Path, drawing: &Drawing) -> Result<()> {
+        self.draw(medium, drawing)
     }
 
-    fn make_bootable(&self, medium: &Path, _drawing: &Drawing, _root: &Path) -> Result<()> {
-        Err(Error::refused("this machine boots nothing").path(medium))
+    fn make_bootable(&self, medium: &Path, drawing: &Drawing, _root: &Path) -> Result<()> {
+        self.mark(medium, drawing)
     }
 
     fn snapshots(&self) -> Result<Snapshots> {
@@ -362,6 +369,18 @@ impl FakeClaim {
             .with_path(op, &self.device, |turn| f(turn.world()))
             .doing_to(doing, &self.device)
     }
+
+    /// The same for what changes the medium.
+    fn change(
+        &self,
+        op: &'static str,
+        doing: &str,
+        f: impl FnOnce(&mut World) -> io::Result<()>,
+    ) -> Result<()> {
+        self.machine
+            .with_path(op, &self.device, |turn| if turn.lie { Ok(()) } else { f(turn.world()) })
+            .doing_to(doing, &self.device)
+    }
 }
 
 impl sys::Claim for FakeClaim {
@@ -380,7 +399,7 @@ impl sys::Claim for FakeClaim {
 
     fn wipe(&mut self, offset: u64, length: u64) -> Result<()> {
         let id = self.id;
-        self.with("claim.wipe", "erasing", |world| {
+        self.change("claim.wipe", "erasing", |world| {
             let whole = |n: u64| n.is_multiple_of(512);
             let Ok(bytes) = usize::try_from(length) else { return Err(Errno::EINVAL.into()) };
             if !whole(offset) || !whole(length) {
@@ -394,7 +413,7 @@ impl sys::Claim for FakeClaim {
 
     fn write_at(&mut self, offset: u64, data: &[u8]) -> Result<()> {
         let id = self.id;
-        self.with("claim.write_at", "writing", |world| {
+        self.change("claim.write_at", "writing", |world| {
             if !offset.is_multiple_of(512) || !data.len().is_multiple_of(512) {
                 return Err(Errno::EINVAL.into());
             }
@@ -409,11 +428,12 @@ impl sys::Claim for FakeClaim {
     }
 
     fn flush(&mut self) -> Result<()> {
-        let volumes = &self.volumes;
-        self.with("claim.flush", "flushing", |world| {
+        let (id, volumes) = (self.id, &self.volumes);
+        self.change("claim.flush", "flushing", |world| {
             for &volume in volumes {
                 world.volumes[volume].flush();
             }
+            world.flush_disk(id);
             Ok(())
         })
     }

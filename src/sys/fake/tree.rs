@@ -341,6 +341,12 @@ impl Tree {
         }
     }
 
+    /// Takes objects away, whatever leads to them.
+    pub(super) fn clear(&mut self, goes: impl Fn(u64) -> bool) {
+        self.inodes.retain(|ino, _| !goes(*ino));
+        self.used = self.inodes.values().map(|i| i.blocks()).sum();
+    }
+
     /// Removes an object that no name leads to.
     pub(super) fn prune(&mut self, ino: u64) {
         if ino != ROOT

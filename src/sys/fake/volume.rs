@@ -1,5 +1,6 @@
 //! A partition: what was written to it, and what of that is durable.
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -30,8 +31,10 @@ pub(super) struct Image {
 #[derive(Clone, Debug)]
 pub(super) enum Write {
     /// Bytes of its beginning.
-    Head(usize, Vec<u8>),
-    /// All objects, by a new file system.
+    Head(usize, Arc<[u8]>),
+    /// One part of the old objects goes: a new file system writes over them piece by piece.
+    Clear(u64),
+    /// The root and the size of a new file system.
     Tree(Box<Tree>),
     /// An object.
     Object(u64, Change),
@@ -51,7 +54,12 @@ impl Image {
                 if *offset < end {
                     head[*offset..end].copy_from_slice(&bytes[..end - offset]);
                 }
+                let inodes = (BEFORE_INODES * FRAGMENT) as usize;
+                if (*offset..end).contains(&inodes) {
+                    self.tree.clear(|ino| ino == ROOT);
+                }
             }
+            Write::Clear(piece) => self.tree.clear(|ino| ino / PIECE % PIECES == *piece),
             Write::Tree(tree) => self.tree = (**tree).clone(),
             Write::Object(ino, change) => {
                 self.tree.now = now;
@@ -60,6 +68,16 @@ impl Image {
         }
     }
 }
+
+/// Where UFS2 has it.
+const SUPERBLOCK: usize = 65536;
+/// Bytes of a fragment, and how many of them are before the inodes.
+const FRAGMENT: u32 = 4096;
+const BEFORE_INODES: u32 = 24;
+/// In how many pieces a new file system writes over the old objects, and how many numbers that
+/// follow each other are in one.
+const PIECES: u64 = 4;
+const PIECE: u64 = 6;
 
 /// What a loss of power takes of the writes that nobody flushed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -70,17 +88,26 @@ pub enum Loss {
     None,
     /// All but the first so many.
     AllBut(usize),
+    /// Only this one.
+    One(usize),
+    /// All but this one.
+    Others(usize),
+    /// All but those whose bit is set here, the first one's being the lowest.
+    AllButThese(u64),
     /// Each with probability one half, by this seed: media write in what order they like.
     Half(u64),
 }
 
 impl Loss {
     /// Which of `count` writes are kept.
-    fn kept(self, count: usize) -> Vec<bool> {
+    pub(super) fn kept(self, count: usize) -> Vec<bool> {
         match self {
             Self::All => vec![false; count],
             Self::None => vec![true; count],
             Self::AllBut(n) => (0..count).map(|i| i < n).collect(),
+            Self::One(n) => (0..count).map(|i| i != n).collect(),
+            Self::Others(n) => (0..count).map(|i| i == n).collect(),
+            Self::AllButThese(bits) => (0..count).map(|i| i < 64 && bits >> i & 1 == 1).collect(),
             Self::Half(mut seed) => (0..count).map(|_| split_mix(&mut seed) & 1 == 1).collect(),
         }
     }
@@ -112,6 +139,11 @@ pub(super) struct Volume {
     log: Vec<(Time, Write)>,
     /// How often each object is open: one without a name stays until it is closed.
     pub(super) opens: BTreeMap<u64, u32>,
+    pub(super) changes: u64,
+    /// Nobody is to read its objects until it gets a new file system.
+    sealed: bool,
+    /// Somebody did.
+    peeked: Cell<bool>,
 }
 
 impl Volume {
@@ -122,12 +154,42 @@ impl Volume {
             written.tree = Tree::new(size / BLOCK, size / BLOCK, now);
         }
         let durable = written.clone();
-        let (log, opens) = (Vec::new(), BTreeMap::new());
-        Self { provider, backing: None, size, written, durable, log, opens }
+        Self {
+            provider,
+            backing: None,
+            size,
+            written,
+            durable,
+            log: Vec::new(),
+            opens: BTreeMap::new(),
+            changes: 0,
+            sealed: false,
+            peeked: Cell::new(false),
+        }
     }
 
+    /// What reads see.
     pub(super) fn tree(&self) -> &Tree {
+        if self.sealed {
+            self.peeked.set(true);
+        }
         &self.written.tree
+    }
+
+    /// Whether there is no root to be mounted.
+    pub(super) fn lost_root(&self) -> bool {
+        self.written.tree.get(ROOT).is_err()
+    }
+
+    /// From here on it is noticed where somebody reads its objects before it gets a new file
+    /// system.
+    pub(super) fn seal(&mut self) {
+        (self.sealed, self.peeked) = (true, Cell::new(false));
+    }
+
+    /// Whether somebody did.
+    pub(super) fn peeked(&self) -> bool {
+        self.peeked.get()
     }
 
     /// Writes, not durable yet.
@@ -138,6 +200,7 @@ impl Volume {
 
     fn log(&mut self, write: Write, now: Time) {
         if self.provider.is_some() {
+            self.changes += 1;
             self.log.push((now, write));
         }
     }
@@ -167,6 +230,7 @@ impl Volume {
     /// Makes everything durable.
     pub(super) fn flush(&mut self) {
         if !self.log.is_empty() {
+            self.changes += 1;
             for (now, write) in std::mem::take(&mut self.log) {
                 self.durable.apply(&write, now);
             }
@@ -186,11 +250,12 @@ impl Volume {
             })
             .collect();
         let (go, stay) = std::mem::take(&mut self.log).into_iter().partition(|(_, w)| match w {
-            Write::Head(..) | Write::Tree(_) => true,
+            Write::Head(..) | Write::Clear(_) | Write::Tree(_) => true,
             Write::Object(object, Change::Make(_)) => *object == ino || listed.contains(object),
             Write::Object(object, _) => *object == ino,
         });
         let go: Vec<(Time, Write)> = go;
+        self.changes += u64::from(!go.is_empty());
         self.log = stay;
         for (now, write) in go {
             self.durable.apply(&write, now);
@@ -203,10 +268,9 @@ impl Volume {
         self.written = self.durable.clone();
     }
 
-    /// What is there after the power was gone.
-    pub(super) fn lose(&mut self, loss: Loss) {
+    /// What is there after the power was gone; `kept` tells which writes arrived.
+    pub(super) fn lose(&mut self, kept: &mut impl Iterator<Item = bool>) {
         let log = std::mem::take(&mut self.log);
-        let kept = loss.kept(log.len());
         for ((now, write), _) in log.iter().zip(kept).filter(|(_, kept)| *kept) {
             self.durable.apply(write, *now);
         }
@@ -230,13 +294,15 @@ impl Volume {
         }
     }
 
-    /// What newfs(8) does: the objects first, the superblock last.
+    /// What newfs(8) does: the groups of inodes first, the superblock last.
     pub(super) fn format(&mut self, format: &Format, serial: u32, now: Time) -> Result<()> {
         let image = make(format, self.size, serial, now)?;
+        self.sealed = false;
+        for piece in 0..PIECES {
+            self.write(Write::Clear(piece), now);
+        }
         self.write(Write::Tree(Box::new(image.tree)), now);
-        let head = image.head.as_ref().clone();
-        // The first 8 KiB are the boot code's.
-        self.write(Write::Head(8192, head[8192..].to_vec()), now);
+        self.write(Write::Head(SUPERBLOCK, image.head[SUPERBLOCK..SUPERBLOCK + 8192].into()), now);
         Ok(())
     }
 }
@@ -269,8 +335,6 @@ pub(super) fn make(format: &Format, size: u64, serial: u32, now: Time) -> Result
 
 /// The beginning of a UFS2 (`sys/ufs/ffs/fs.h`).
 fn head(tree: &Tree, format: &Format, size: u64, label: &str, serial: u32) -> Vec<u8> {
-    const SUPERBLOCK: usize = 65536;
-    const FRAGMENT: u32 = 4096;
     const FRAGMENTS: u32 = 8;
     let mut head = vec![0; WINDOW];
     let mut put = |at: usize, bytes: &[u8]| {
@@ -288,6 +352,7 @@ fn head(tree: &Tree, format: &Format, size: u64, label: &str, serial: u32) -> Ve
     ];
     let flags = switches.iter().filter(|(on, _)| *on).fold(0, |all, (_, flag)| all | flag);
     for (at, value) in [
+        (16, BEFORE_INODES),
         (44, 1),
         (48, FRAGMENT * FRAGMENTS),
         (52, FRAGMENT),

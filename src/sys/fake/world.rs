@@ -8,6 +8,7 @@ use std::path::{Component, Path, PathBuf};
 
 use nix::errno::Errno;
 
+use super::disk::Disk;
 use super::tree::{Body, Change, ROOT, Tree};
 use super::volume::{Loss, Volume, Write};
 use crate::device::{Class, Devices, Id, Lower, Provider};
@@ -85,8 +86,8 @@ pub struct World {
     pub boot: Vec<(PathBuf, PathBuf)>,
     pub(super) run_dir: PathBuf,
     pub(super) now: Time,
-    /// First sectors, by the name of the disk.
-    tables: BTreeMap<String, Vec<u8>>,
+    /// What is outside the file systems, by the name of the disk.
+    pub(super) disks: BTreeMap<String, Disk>,
     pub(super) volumes: Vec<Volume>,
     pub(super) mounts: Vec<Mounted>,
     next_mount: i64,
@@ -115,7 +116,7 @@ impl World {
             boot: Vec::new(),
             run_dir,
             now: Time { sec: 1_600_000_000, nsec: 0 },
-            tables: BTreeMap::new(),
+            disks: BTreeMap::new(),
             volumes: Vec::new(),
             mounts: Vec::new(),
             next_mount: 1,
@@ -148,13 +149,14 @@ impl World {
             start += size;
         }
         table[510..].copy_from_slice(&[0x55, 0xaa]);
-        self.tables.insert(name.to_owned(), table);
+        self.disks.entry(name.to_owned()).or_default().first().copy_from_slice(&table);
         self.set_active(name, 1);
     }
 
     /// Sets the active flag of one slice; 0 takes it from all.
     pub fn set_active(&mut self, disk: &str, slice: u32) {
-        if let Some(table) = self.tables.get_mut(disk) {
+        if let Some(disk) = self.disks.get_mut(disk) {
+            let table = disk.first();
             for index in 1..=4 {
                 table[entry(index)] = if index == slice { 0x80 } else { 0 };
             }
@@ -255,14 +257,69 @@ impl World {
     }
 
     /// The power goes and comes back.
-    pub(super) fn lose_power(&mut self, loss: Loss, run_dir: PathBuf) {
+    pub(super) fn after(mut self, loss: Loss, run_dir: &Path) -> Self {
         self.forget_snapshots();
         self.volumes.retain(|v| v.provider.is_some());
-        self.volumes.iter_mut().for_each(|v| v.lose(loss));
+        let mut kept = loss.kept(self.pending_everywhere()).into_iter();
+        self.disks.values_mut().for_each(|d| d.lose(&mut kept));
+        self.volumes.iter_mut().for_each(|v| v.lose(&mut kept));
         self.mounts.clear();
         self.claims.clear();
-        self.run_dir = run_dir;
+        self.run_dir = run_dir.to_path_buf();
         self.now.sec += 60;
+        let drawn = self.disks.iter().filter(|(_, disk)| disk.drawn).map(|(name, _)| name.clone());
+        drawn.collect::<Vec<_>>().iter().for_each(|name| self.taste(name));
+        // What could not be mounted is not in the mount table.
+        let _ = self.start();
+        self
+    }
+
+    /// Writes that nobody flushed, on all media.
+    pub fn pending_everywhere(&self) -> usize {
+        let disks = self.disks.values().map(Disk::pending).sum::<usize>();
+        disks + self.volumes.iter().map(Volume::pending).sum::<usize>()
+    }
+
+    /// A number that grows with every change of what is written or durable.
+    pub(super) fn changes(&self) -> u64 {
+        let disks = self.disks.values().map(|d| d.changes).sum::<u64>();
+        disks + self.volumes.iter().map(|v| v.changes).sum::<u64>()
+    }
+
+    /// From here on [`World::peeked`] tells whether anybody read an object of this device before it
+    /// got a new file system.
+    pub fn seal(&mut self, device: &str) {
+        let volume = self.must_find(device);
+        self.volumes[volume].seal();
+    }
+
+    /// Whether anybody read what is sealed.
+    pub fn peeked(&self) -> bool {
+        self.volumes.iter().any(Volume::peeked)
+    }
+
+    /// The partitions that hold something, with the bytes that each has.
+    pub fn partitions(&self) -> Vec<(String, u64)> {
+        self.volumes.iter().filter_map(|v| Some((v.provider.clone()?, v.size))).collect()
+    }
+
+    /// What the disks hold outside the file systems, as reads see it: disk, sector, bytes.
+    pub fn sectors(&self) -> Vec<(&str, u64, Vec<u8>)> {
+        let mut all = Vec::new();
+        for (name, disk) in &self.disks {
+            for (number, data) in disk.sectors(0, u64::MAX) {
+                all.push((name.as_str(), number, data.to_vec()));
+            }
+        }
+        all
+    }
+
+    /// Flushes the cache of a disk: what was written past its file systems.
+    pub(super) fn flush_disk(&mut self, id: Id) {
+        let Some(extent) = self.devices.extents(id).first().copied() else { return };
+        if let Some(disk) = self.disks.get_mut(&self.devices.get(extent.base).name) {
+            disk.flush();
+        }
     }
 
     /// The process ends and another one comes, which has another pid: private mount points then
@@ -366,8 +423,10 @@ impl World {
                     .copy_from_slice(&data[inside(from - at)..inside(to - at)]);
             }
         };
-        if let Some(table) = self.tables.get(&self.devices.get(extent.base).name) {
-            lay(0, table);
+        if let Some(disk) = self.disks.get(&self.devices.get(extent.base).name) {
+            for (number, data) in disk.sectors(start, start + length) {
+                lay(number * SECTOR, &data);
+            }
         }
         for volume in &self.volumes {
             let provider = volume.provider.as_ref().and_then(|n| self.devices.find(Path::new(n)));
@@ -389,19 +448,15 @@ impl World {
         (0..self.volumes.len()).filter(|&n| on(&self.volumes[n])).collect()
     }
 
-    /// Writes bytes where there is something to keep them: the first sector of a disk, which is
-    /// durable at once, and the beginnings of the partitions.
+    /// Writes bytes where there is something to keep them: outside the file systems, and their
+    /// beginnings.
     pub(super) fn write_bytes(&mut self, id: Id, offset: u64, data: &[u8]) {
         let Some(extent) = self.devices.extents(id).first().copied() else { return };
         let (start, end) = (extent.start + offset, extent.start + offset + data.len() as u64);
         // All of these are inside buffers in memory.
         let inside = |position: u64| usize::try_from(position).unwrap_or(usize::MAX);
-        if let Some(table) = self.tables.get_mut(&self.devices.get(extent.base).name) {
-            let to = end.min(table.len() as u64);
-            if start < to {
-                table[inside(start)..inside(to)].copy_from_slice(&data[..inside(to - start)]);
-            }
-        }
+        let whole = start..end;
+        let mut outside = vec![whole];
         for n in 0..self.volumes.len() {
             let provider = self.volumes[n].provider.as_ref();
             let provider = provider.and_then(|name| self.devices.find(Path::new(name)));
@@ -409,19 +464,30 @@ impl World {
             let Some(place) = place.filter(|place| place.base == extent.base) else { continue };
             let (from, to) = (start.max(place.start), end.min(place.end));
             if from < to {
-                let bytes = data[inside(from - start)..inside(to - start)].to_vec();
+                let bytes = data[inside(from - start)..inside(to - start)].into();
                 let now = self.now;
                 self.volumes[n].write(Write::Head(inside(from - place.start), bytes), now);
+                let apart =
+                    |r: std::ops::Range<u64>| [r.start..r.end.min(from), r.start.max(to)..r.end];
+                outside = outside.into_iter().flat_map(apart).filter(|r| r.start < r.end).collect();
+            }
+        }
+        if let Some(disk) = self.disks.get_mut(&self.devices.get(extent.base).name) {
+            for range in outside {
+                disk.write(
+                    range.start,
+                    &data[inside(range.start - start)..inside(range.end - start)],
+                );
             }
         }
     }
 
-    /// The first sector of a disk.
+    /// The first sector of a disk, durable at once.
     ///
     /// # Panics
     /// There is no such disk: the test is wrong.
     pub fn table(&mut self, disk: &str) -> &mut Vec<u8> {
-        self.tables.get_mut(disk).unwrap_or_else(|| panic!("no disk {disk}"))
+        self.disks.get_mut(disk).unwrap_or_else(|| panic!("no disk {disk}")).first()
     }
 
     // ---- mounts -----------------------------------------------------------------------------
@@ -445,6 +511,9 @@ impl World {
         let found = superblock::read(&self.volumes[volume].written.head);
         if found.is_none_or(|s| s.fs.name() != fs) {
             return Err(Errno::EINVAL.into());
+        }
+        if self.volumes[volume].lost_root() {
+            return Err(Errno::EIO.into());
         }
         // Only readers share a device.
         if self.mounts.iter().any(|m| m.volume == volume && !(read_only && m.mount.read_only)) {
@@ -471,7 +540,7 @@ impl World {
         self.mounts.iter().rev().find(|m| m.mount.point == point)
     }
 
-    pub(super) fn unmount(&mut self, mount: &Mount, force: bool) -> io::Result<()> {
+    pub(super) fn unmount(&mut self, mount: &Mount, force: bool, flush: bool) -> io::Result<()> {
         let id = mount.id[0];
         let position = self.mounts.iter().position(|m| m.id() == id);
         let Some(position) = position else { return Err(Errno::EINVAL.into()) };
@@ -480,7 +549,7 @@ impl World {
             return Err(Errno::EBUSY.into());
         }
         let gone = self.mounts.remove(position);
-        if !gone.mount.read_only {
+        if !gone.mount.read_only && flush {
             self.volumes[gone.volume].flush();
         }
         Ok(())
