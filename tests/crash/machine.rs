@@ -1,0 +1,136 @@
+//! The machines that verbs begin with: small, with one object of each kind.
+
+use std::path::Path;
+
+use dualroot::error::Error;
+use dualroot::ops::snapshot::{self, Options, Outcome};
+use dualroot::ops::{Session, clean};
+use dualroot::sys::fake::{Action, IMMUTABLE, Loss, Machine, Tree, When};
+use dualroot::sys::tree::Kind;
+use dualroot::sys::{Access, Os, Snapshots};
+
+pub const MB: u64 = 1 << 20;
+const FSTAB: &str = "/dev/da0s1 / ufs rw 1 1
+/dev/da0s2 /altroot ufs rw,noauto 0 0
+/dev/da0s3 /config ufs rw 2 2
+/dev/da0s4 /altconfig ufs rw,noauto 0 0
+";
+
+pub fn session(machine: &Machine, medium: Option<&str>) -> Session {
+    let media = medium.map(str::to_owned);
+    Session { root: "/".into(), config: None, media, monitor: machine.monitor() }
+}
+
+pub fn snapshot(machine: &Machine, medium: Option<&str>, options: Options) -> Result<(), Error> {
+    match snapshot::run(machine, &session(machine, medium), options, &mut |_| {})? {
+        Outcome::Done(_) => Ok(()),
+        Outcome::Planned(steps) => panic!("planned {steps:?}"),
+    }
+}
+
+fn done<T>(result: Result<T, Error>) -> T {
+    result.unwrap_or_else(|e| panic!("{e}"))
+}
+
+fn bytes(length: usize, seed: usize) -> Vec<u8> {
+    (0..length).map(|n| u8::try_from((n * 31 + seed) % 251).unwrap()).collect()
+}
+
+fn root_tree(tree: &mut Tree) {
+    for dir in ["dev", "config", "boot", "etc"] {
+        tree.dir(dir);
+    }
+    tree.file("etc/fstab", FSTAB.as_bytes());
+    tree.file("boot/kernel", &bytes(9000, 1));
+    tree.attributes("boot/kernel").flags = IMMUTABLE;
+    tree.file("etc/rc", b"#!/bin/sh\n");
+    tree.link("boot/rc", "etc/rc");
+    tree.symlink("etc/motd", "rc");
+    tree.special("dev.null", Kind::Char, (1, 3));
+}
+
+/// da0 with two roots and two configs, nothing copied yet, no mount points made.
+pub fn blank() -> Machine {
+    let machine = Machine::new();
+    machine.world(|w| {
+        w.add_disk("da0", &[2 * MB, 2 * MB, 2 * MB, 2 * MB]);
+        for device in ["da0s1", "da0s2", "da0s3", "da0s4"] {
+            w.make_fs(device, &format!("{device}-fs")).unwrap();
+        }
+        w.edit("da0s1", root_tree);
+        w.edit("da0s3", |tree| tree.file("app.conf", b"host-name ex3300;\n"));
+        w.boot = vec![("/dev/da0s1".into(), "/".into()), ("/dev/da0s3".into(), "/config".into())];
+        w.start().unwrap();
+    });
+    machine
+}
+
+/// With a finished copy of an older state, and a source that is copied from its snapshot.
+pub fn copied() -> Machine {
+    let machine = blank();
+    done(snapshot(&machine, None, Options::default()));
+    machine.world(|w| {
+        w.snapshots = Snapshots::Journaled;
+        w.edit("da0s1", |tree| {
+            tree.file("boot/kernel", &bytes(5000, 2));
+            tree.file("etc/new", b"new\n");
+            tree.remove("etc/motd");
+        });
+        w.edit("da0s3", |tree| tree.file("app.conf", b"host-name ex4200;\n"));
+    });
+    machine.lose_power(Loss::None)
+}
+
+/// With a finished copy, and another disk with an older table and file systems.
+pub fn two_disks() -> Machine {
+    let machine = copied();
+    machine.world(|w| {
+        w.add_disk("da1", &[4 * MB, 8 * MB]);
+        for device in ["da1s1", "da1s2"] {
+            w.make_fs(device, &format!("{device}-fs")).unwrap();
+            w.edit(device, |tree| tree.file("old", b"old\n"));
+        }
+    });
+    machine
+}
+
+/// A run of another process ended in the middle: the copy is mounted and being written, the
+/// source has a snapshot.
+pub fn littered() -> Machine {
+    let machine = copied();
+    machine.world(|w| w.edit("da0s1", |tree| tree.file("etc/rc", &bytes(600, 3))));
+    machine.inject(When::Each("os.thaw", snapshot_file("")), Action::Stop);
+    snapshot(&machine, None, Options::default()).unwrap_err();
+    machine.next_process();
+    assert_eq!(
+        done(clean::run(&machine.fork(), &session(&machine, None), false)).snapshots.len(),
+        1
+    );
+    machine
+}
+
+fn snapshot_file(point: &str) -> String {
+    format!("{point}/.snap/{}.dualroot", std::process::id())
+}
+
+/// A finished copy, mounted and written to by somebody who forgot it.
+pub fn forgotten() -> Machine {
+    let machine = copied();
+    done(machine.mount(Path::new("/dev/da0s2"), Path::new("/altroot"), "ufs", Access::Write));
+    machine
+}
+
+/// The copy is on da1, of which the table and what leads to it is gone.
+pub fn torn() -> Machine {
+    let machine = blank();
+    machine.world(|w| {
+        w.add_disk("da1", &[2 * MB, MB]);
+        w.make_fs("da1s1", "other").unwrap();
+        let text = FSTAB.replace("/dev/da0s2", "/dev/da1s1");
+        w.edit("da0s1", |tree| tree.file("etc/fstab", text.as_bytes()));
+        w.table("da1")[..440].fill(0x31);
+    });
+    done(snapshot(&machine, None, Options::default()));
+    machine.world(|w| w.table("da1").fill(0));
+    machine.lose_power(Loss::None)
+}

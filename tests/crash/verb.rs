@@ -1,0 +1,130 @@
+//! The verbs that write. Another one is an entry of [`VERBS`] and a line in `main.rs`.
+
+use dualroot::error::Error;
+use dualroot::ops::snapshot::Options;
+use dualroot::ops::{clean, repartition, table};
+use dualroot::plan::partition::Sizes;
+use dualroot::plan::size::Size;
+use dualroot::slot::Part;
+use dualroot::sys::fake::Machine;
+
+use crate::judge::{Copy, HERE};
+use crate::machine::{self, session, snapshot};
+
+/// A verb, and what it has to do.
+#[derive(Clone, Copy)]
+pub struct Verb {
+    pub name: &'static str,
+    /// The machine that it begins with.
+    pub before: fn() -> Machine,
+    pub run: fn(&Machine) -> Result<(), Error>,
+    /// Where the copy is, or is to be.
+    pub copy: Copy,
+    /// What is done after the power came back.
+    pub again: fn(&Machine) -> Result<(), Error>,
+    /// Whether the job is done when it is, without that.
+    pub ends: bool,
+    /// The parts of the copy that are as the source is when that is done. Their file systems are
+    /// made anew.
+    pub renews: &'static [Part],
+    /// What is not as it is to be when that is done, besides.
+    pub done: fn(&Machine) -> Vec<String>,
+}
+
+const BOTH: &[Part] = &[Part::Root, Part::Config];
+
+pub const VERBS: [Verb; 8] = [
+    Verb { name: "first", before: machine::blank, ..SNAPSHOT },
+    SNAPSHOT,
+    Verb { name: "root", run: root, again: root, renews: &[Part::Root], ..SNAPSHOT },
+    Verb { name: "config", run: config, again: config, renews: &[Part::Config], ..SNAPSHOT },
+    Verb {
+        name: "partition",
+        before: machine::two_disks,
+        run: partitioned,
+        again: partitioned,
+        copy: Copy { medium: Some("da1"), root: "da1s1a", config: "da1s4d" },
+        done: |m| {
+            let table = m.world(|w| w.table("da1").clone());
+            let flag = table[446] == 0x80 && table[510] == 0x55;
+            if flag { vec![] } else { vec!["da1 has no active slice".to_owned()] }
+        },
+        ..SNAPSHOT
+    },
+    Verb {
+        name: "clean",
+        before: machine::littered,
+        run: cleaned,
+        again: |m| cleaned(m).and_then(|()| whole(m)),
+        ends: false,
+        ..SNAPSHOT
+    },
+    Verb {
+        name: "table-save",
+        before: machine::forgotten,
+        run: saved,
+        again: saved,
+        renews: &[],
+        ..SNAPSHOT
+    },
+    Verb {
+        name: "table-restore",
+        before: machine::torn,
+        run: restored,
+        again: restored,
+        copy: Copy { medium: None, root: "da1s1", config: "da0s4" },
+        renews: &[],
+        done: |m| match table::check::run(m, &session(m, None), table::Choice::default()) {
+            Ok(report) if report.differences.is_empty() => vec![],
+            other => vec![format!("after the repair: {other:?}")],
+        },
+        ..SNAPSHOT
+    },
+];
+
+const SNAPSHOT: Verb = Verb {
+    name: "snapshot",
+    before: machine::copied,
+    run: whole,
+    again: whole,
+    ends: true,
+    copy: HERE,
+    renews: BOTH,
+    done: |_| vec![],
+};
+
+fn whole(machine: &Machine) -> Result<(), Error> {
+    snapshot(machine, None, Options::default())
+}
+
+fn root(machine: &Machine) -> Result<(), Error> {
+    snapshot(machine, None, Options { only: Some(Part::Root), ..Options::default() })
+}
+
+fn config(machine: &Machine) -> Result<(), Error> {
+    snapshot(machine, None, Options { only: Some(Part::Config), ..Options::default() })
+}
+
+fn partitioned(machine: &Machine) -> Result<(), Error> {
+    let mb = |n: u64| Some(Size::Bytes(n * machine::MB));
+    let sizes = Sizes { root: mb(2), config: mb(2), data: None, swap: mb(0) };
+    let partition = Some(repartition::Options { scheme: None, sizes });
+    snapshot(machine, Some("da1"), Options { partition, ..Options::default() })
+}
+
+fn cleaned(machine: &Machine) -> Result<(), Error> {
+    clean::run(machine, &session(machine, None), false).map(drop)
+}
+
+fn saved(machine: &Machine) -> Result<(), Error> {
+    table::save::run(machine, &session(machine, None)).map(drop)
+}
+
+fn restored(machine: &Machine) -> Result<(), Error> {
+    let choice = table::Choice { medium: Some("da1"), file: None };
+    table::restore::run(machine, &session(machine, None), choice, false, &mut |_| {}).map(drop)
+}
+
+pub fn find(name: &str) -> Verb {
+    VERBS.into_iter().find(|v| v.name == name).unwrap_or_else(|| panic!("no verb {name}"))
+}
