@@ -339,7 +339,12 @@ impl Disk {
     /// Makes the disk and mounts slice 1 at [`Disk::root`] and slice 3 on its `config`.
     /// `altroot` and `altconfig` are there, empty, and so is `etc`.
     pub fn new(layout: Layout) -> Self {
-        let mut disk = Self::bare(layout);
+        Self::new_in(layout, temp_dir())
+    }
+
+    /// The same with the image in this directory.
+    pub fn new_in(layout: Layout, tmp: TempDir) -> Self {
+        let mut disk = Self::bare_in(layout, tmp);
         disk.format(1);
         disk.mount(&disk.part(1), &disk.root.clone(), false);
         for name in ["altroot", "altconfig", "config", "etc"] {
