@@ -108,7 +108,7 @@ fn config(machine: &Machine) -> Result<(), Error> {
 fn partitioned(machine: &Machine) -> Result<(), Error> {
     let mb = |n: u64| Some(Size::Bytes(n * machine::MB));
     let sizes = Sizes { root: mb(2), config: mb(2), data: None, swap: mb(0) };
-    let partition = Some(repartition::Options { scheme: None, sizes });
+    let partition = Some(repartition::Options { scheme: None, sizes, as_primary: false });
     snapshot(machine, Some("da1"), Options { partition, ..Options::default() })
 }
 
