@@ -45,6 +45,13 @@
 //! | `boot-failed` | warning | a slot bears gptboot's mark of a trial that failed | boot |
 //! | `half-boot` | error, warning | what the loader started is not what is mounted on `/` | slot |
 //! | `active-not-running` | warning | the boot flags select the slot that does not run | slot |
+//! | `intended-not-next` | warning | the slot that was chosen is not the one that the boot flags select | slot |
+//! | `boot0-differs` | warning | boot0 starts another slice than the active one | slot |
+//! | `trial-armed` | info | the next start tries a slot once | slot |
+//! | `trial-unconfirmed` | warning | the running slot is on trial | slot |
+//! | `trial-over` | warning | a trial did not come up, or was never started | slot |
+//! | `run-interrupted` | warning | a run that writes did not come to its end | slot |
+//! | `journal-unreadable` | warning | the journal is torn, or another version's | slot |
 //! | `fstab-root-differs` | error | fstab names another device for `/` than is mounted | slot |
 //! | `slots-not-found` | error | there is no telling which slot is the other one | slot |
 //! | `slots-differ-in-size` | warning, info | the alternate slot is smaller, or larger | slot |
@@ -148,7 +155,7 @@ impl Finding {
 }
 
 /// All codes there are.
-pub const CODES: [&str; 53] = [
+pub const CODES: [&str; 60] = [
     "medium-unreadable",
     "table-missing",
     "slice-overlap",
@@ -189,6 +196,13 @@ pub const CODES: [&str; 53] = [
     "boot-failed",
     "half-boot",
     "active-not-running",
+    "intended-not-next",
+    "boot0-differs",
+    "trial-armed",
+    "trial-unconfirmed",
+    "trial-over",
+    "run-interrupted",
+    "journal-unreadable",
     "fstab-root-differs",
     "slots-not-found",
     "slots-differ-in-size",

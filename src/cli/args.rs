@@ -71,6 +71,14 @@ pub enum Command {
     Check,
     /// Clear stale mounts of the alternate slot
     Clean(Clean),
+    /// Let a slot start next: for good, or once, on trial
+    Boot(Boot),
+    /// Keep the running slot, where its health hooks are content; ends a trial
+    Confirm,
+    /// End a trial: the slot before it starts again
+    Reject(Reject),
+    /// Show what was done, when and with what result
+    Log,
     /// Keep the partition tables of both slots' media, and repair them
     #[command(subcommand)]
     Table(Table),
@@ -204,6 +212,28 @@ pub struct Show {
     /// Only this slot: 1, 2 or alternate
     #[arg(long, value_parser = slot)]
     pub slice: Option<Choice>,
+}
+
+/// Options of `boot`.
+#[derive(Clone, Debug, ClapArgs)]
+pub struct Boot {
+    /// Which slot: 1, 2 or alternate
+    #[arg(value_parser = slot)]
+    pub slot: Choice,
+    /// Only the next time; it comes back by itself unless it is confirmed
+    #[arg(long)]
+    pub once: bool,
+    /// Start again now
+    #[arg(long)]
+    pub reboot: bool,
+}
+
+/// Options of `reject`.
+#[derive(Clone, Copy, Debug, ClapArgs)]
+pub struct Reject {
+    /// Start again now
+    #[arg(long)]
+    pub reboot: bool,
 }
 
 /// Options of `clean`.

@@ -10,7 +10,7 @@ use super::bar;
 use crate::error::{Error, visible};
 use crate::finding::Severity;
 use crate::ops::partitions::Role;
-use crate::ops::{check, clean, factory, partitions, show, snapshot, table, verify};
+use crate::ops::{boot, check, clean, factory, history, partitions, show, snapshot, table, verify};
 use crate::plan::Step;
 use crate::plan::size::human as size;
 use crate::slot::State;
@@ -69,6 +69,81 @@ pub fn show(report: &show::Report) -> String {
             }
         }
         let _ = writeln!(text, "State: {}", state(slot));
+    }
+    if !report.next.is_empty() {
+        let _ = writeln!(text, "Next start: {}", next(&report.next));
+    }
+    if let Some(show::TrialReport { trial, stage }) = &report.trial {
+        let (slot, from) = (trial.slot.slot, trial.from.slot);
+        let armed = date(trial.armed);
+        let stage = stage.words();
+        let _ = writeln!(text, "Trial: slot {slot} from slot {from}, since {armed}: {stage}");
+    }
+    if let Some(operation) = &report.interrupted {
+        let _ = writeln!(text, "Interrupted: {}", visible(&history::describe(operation)));
+    }
+    if let Some(why) = &report.journal {
+        let _ = writeln!(text, "Journal: {}", visible(why));
+    }
+    text
+}
+
+/// `slot 2 (/dev/da0p3), once; then slot 1 (/dev/da0p2)`
+fn next(next: &[show::Next]) -> String {
+    let slot = |n: &show::Next| {
+        let once = if n.once { ", once" } else { "" };
+        format!("slot {} ({}){once}", n.slot, n.device)
+    };
+    next.iter().map(slot).collect::<Vec<_>>().join("; then ")
+}
+
+/// `boot`, `confirm` and `reject`.
+pub fn boot(report: &boot::Report) -> String {
+    let mut text = String::new();
+    for hook in &report.hooks {
+        let _ = writeln!(text, "{}: {}", visible(&hook.name), visible(&hook.result));
+    }
+    let _ = writeln!(
+        text,
+        "Next start: {}",
+        match &report.next[..] {
+            [] => format!("slot {} ({})", report.slot, report.device),
+            all => next(all),
+        }
+    );
+    if report.rebooting {
+        text += "Rebooting\n";
+    } else if report.reboot_due {
+        text += "A reboot is due\n";
+    }
+    text
+}
+
+/// `log`: a line for each run, the newest last.
+pub fn log(report: &history::Report) -> String {
+    let mut text = String::new();
+    for entry in &report.entries {
+        let _ = write!(text, "{}  {}", date(entry.when), visible(&entry.verb));
+        if let (Some(from), Some(to)) = (&entry.from, &entry.to) {
+            let _ = write!(text, "  {} -> {}", visible(from), visible(to));
+        }
+        let _ = write!(text, "  {}", entry.result.name());
+        if entry.result != history::Outcome::Interrupted {
+            let _ = write!(text, " in {:.1} s", entry.seconds);
+        }
+        if let Some(error) = &entry.error {
+            let _ = write!(text, " (exit {}): {}", entry.code, visible(error));
+        }
+        text.push('\n');
+        for detail in &entry.details {
+            let _ = writeln!(text, "    {}", visible(detail));
+        }
+    }
+    match report.unreadable {
+        0 => {}
+        n => {
+            let _ = writeln!(text, "{n} lines that make no sense were left out");
+        }
     }
     text
 }

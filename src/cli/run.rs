@@ -16,7 +16,8 @@ use super::{logger, output};
 use crate::copy::progress::Monitor;
 use crate::error::{Context, Error, Kind, Result};
 use crate::ops::{
-    Session, check, clean, factory, partitions, repartition, show, snapshot, table, verify,
+    Session, boot, check, clean, factory, history, partitions, repartition, show, snapshot, table,
+    verify,
 };
 use crate::plan::partition::Sizes;
 use crate::slot::{Choice, Part};
@@ -118,6 +119,23 @@ fn dispatch(args: &Args, session: &Session) -> Result<ExitCode> {
             Command::Factory(Factory::Save) => {
                 let report = factory::save(&os, session)?;
                 Ok((pick(args, &report, output::factory), ExitCode::SUCCESS))
+            }
+            Command::Boot(options) => {
+                let args::Boot { slot, once, reboot } = *options;
+                let report = boot::run(&os, session, slot, once, reboot)?;
+                Ok((pick(args, &report, output::boot), ExitCode::SUCCESS))
+            }
+            Command::Confirm => {
+                let report = boot::confirm(&os, session)?;
+                Ok((pick(args, &report, output::boot), ExitCode::SUCCESS))
+            }
+            Command::Reject(options) => {
+                let report = boot::reject(&os, session, options.reboot)?;
+                Ok((pick(args, &report, output::boot), ExitCode::SUCCESS))
+            }
+            Command::Log => {
+                let report = history::run(&os, session)?;
+                Ok((pick(args, &report, output::log), ExitCode::SUCCESS))
             }
             Command::Table(verb) => run_table(os, session, args, verb),
         };

@@ -7,8 +7,9 @@ use std::path::Path;
 use jiff::Timestamp;
 use serde::Serialize;
 
-use super::show::{self, Seen};
-use super::{Session, observe};
+use super::journal::{self, Store};
+use super::show::{self, Seen, Stage};
+use super::{Session, history, observe};
 use crate::device::Id;
 use crate::error::{Error, Result};
 use crate::finding::{Finding, Severity};
@@ -16,7 +17,7 @@ use crate::mounts::stale::obstacles;
 use crate::record::packages::{self, Package};
 use crate::slot::discover::Layout;
 use crate::slot::view::View;
-use crate::slot::{Pair, State, fstab, loader};
+use crate::slot::{Pair, Slot, State, fstab, loader};
 use crate::sys::Os;
 use crate::sys::tree::Dir;
 
@@ -74,6 +75,8 @@ pub fn run<O: Os>(os: &O, session: &Session) -> Result<Report> {
         Ok(layout) => {
             findings.extend(boot.loader.and_then(|loader| view.against_loader(&layout, &loader)));
             findings.extend(boot_flags(&view, &layout));
+            findings.extend(boot0_differs(&view, &layout));
+            kept(os, &view, &layout, &mut findings)?;
             findings.extend(sizes(&view, &layout));
             alternate(os, &view, &layout, &mut findings)?;
         }
@@ -136,11 +139,73 @@ fn boot_flags(view: &View, layout: &Layout) -> Option<Finding> {
         let what = format!("the boot flags select it, but {} is running", {
             view.node(layout.root().source)
         });
-        let hint = "was it a choice, start again; was it a fall-back, see why it did not come up, \
-            then make the running slot active: gpart set -a active (MBR), gpart set -a bootme (GPT), \
-            sfdisk --activate (Linux)";
+        let number = 3 - alternate.number;
+        let hint = format!(
+            "was it a choice, start again; was it a fall-back, see why it did not come up, then make \
+             the running slot active: dualroot boot {number}"
+        );
         Finding::warning("active-not-running", node, what, hint)
     })
+}
+
+fn boot0_differs(view: &View, layout: &Layout) -> Option<Finding> {
+    let selection = view.selection_of(layout)?;
+    let slice = selection.boot0?;
+    let active = selection.table.entries.iter().find(|e| e.active)?.index;
+    (slice != active).then(|| {
+        let starts =
+            if slice == 0 { "another medium".to_owned() } else { format!("slice {slice}") };
+        let what = format!("boot0 starts {starts}, and slice {active} is active");
+        let hint = "dualroot boot N sets both";
+        Finding::warning("boot0-differs", view.node(selection.medium), what, hint)
+    })
+}
+
+/// What the journal says that is not as it was meant.
+fn kept<O: Os>(os: &O, view: &View, layout: &Layout, findings: &mut Vec<Finding>) -> Result<()> {
+    let found = Store::of(view, layout).read(os);
+    let place = || view.below(journal::VAR).to_string_lossy().into_owned();
+    for why in found.problems() {
+        let hint = "the next run writes it anew, unless another version of this program did";
+        findings.push(Finding::warning("journal-unreadable", place(), why, hint));
+    }
+    let Some(journal) = found.journal else { return Ok(()) };
+    if let Some(operation) = journal::interrupted(os, view, layout, &journal)? {
+        let what = format!("the last {}", history::describe(&operation));
+        let hint =
+            "dualroot show tells what became of the slot; dualroot snapshot makes a new copy";
+        findings.push(Finding::warning("run-interrupted", place(), what, hint));
+    }
+    let next = view.selection_of(layout).map(|s| s.next()).unwrap_or_default();
+    if let Some(show::TrialReport { trial, stage }) = show::trial(view, layout, &next, &journal) {
+        let what = format!("slot {} is on trial: {}", trial.slot.slot, stage.words());
+        let device = trial.slot.device;
+        findings.push(match stage {
+            Stage::Armed => {
+                let hint = "dualroot reject gives it up";
+                Finding::info("trial-armed", device, what, hint)
+            }
+            Stage::Running => {
+                let hint = "dualroot confirm keeps it, dualroot reject ends it; the next start ends it too";
+                Finding::warning("trial-unconfirmed", device, what, hint)
+            }
+            Stage::Over => {
+                let hint = "see why; dualroot reject ends it, dualroot boot tries again";
+                Finding::warning("trial-over", device, what, hint)
+            }
+        });
+    }
+    let known = |slot: &&Slot| journal.intended == Some(journal::place(view, slot));
+    let meant = layout.slots.iter().find(known);
+    if let (Some(meant), Some(first)) = (meant, next.iter().find(|n| !n.once))
+        && first.slot != meant.number
+    {
+        let what = format!("slot {} was chosen, and slot {} starts next", meant.number, first.slot);
+        let hint =
+            "dualroot boot N sets the flags; was the choice made with other tools, it tells us";
+        findings.push(Finding::warning("intended-not-next", view.node(meant.root), what, hint));
+    }
+    Ok(())
 }
 
 fn sizes(view: &View, layout: &Layout) -> Option<Finding> {

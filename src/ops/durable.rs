@@ -1,36 +1,53 @@
-//! A file with new content, durably: there is the old one or the whole new one, whatever happens.
+//! Files that are there whole or not at all, whenever the power goes.
 
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsStr;
 use std::io::{self, Read};
 
 use crate::error::{Context, Result};
+use crate::record::DIR;
 use crate::sys::tree::{Dir, File};
 
-/// Gives the file `name` of `dir` this content, under a temporary name first. Where that fails the
-/// old file stays.
-///
-/// # Errors
-/// The content cannot be read, or the file system does not take it.
-pub(super) fn replace<D: Dir>(dir: &D, name: &str, content: &mut dyn Read) -> Result<()> {
-    let mut new = OsString::from(name);
-    new.push(".new");
-    let written = write(dir, name, &new, content);
+/// Opens the directory for what is ours in a file system, and makes it where it is missing.
+pub(super) fn own_dir<D: Dir>(root: &D) -> Result<D> {
+    match root.open_dir(OsStr::new(DIR)) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => {
+            // What is copied stays as it was copied, to its time.
+            let before = root.meta().doing_to("reading", DIR)?;
+            root.make_dir(OsStr::new(DIR)).doing_to("making", DIR)?;
+            root.set_mode_and_times(&before).doing_to("setting the times above", DIR)?;
+            root.sync().doing_to("flushing", DIR)?;
+            root.open_dir(OsStr::new(DIR)).doing_to("opening", DIR)
+        }
+        dir => dir.doing_to("opening", DIR),
+    }
+}
+
+/// Puts a file in place: under a temporary name first. What was there stays until then, and stays
+/// where it fails.
+pub(super) fn put<D: Dir>(dir: &D, name: &str, content: &[u8]) -> Result<()> {
+    put_from(dir, name, &mut &*content)
+}
+
+/// The same with content that is read.
+pub(super) fn put_from<D: Dir>(dir: &D, name: &str, content: &mut dyn Read) -> Result<()> {
+    let temporary = format!("{name}.new");
+    let written = write(dir, &temporary, name, content);
     if written.is_err() {
         // A full file system gets its room back; what remains is overwritten next time.
-        let _ = dir.remove_file(&new);
+        let _ = dir.remove_file(OsStr::new(&temporary));
     }
     written
 }
 
-fn write<D: Dir>(dir: &D, name: &str, new: &OsStr, content: &mut dyn Read) -> Result<()> {
-    match dir.remove_file(new) {
-        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e).doing_to("removing", new)?,
+fn write<D: Dir>(dir: &D, temporary: &str, name: &str, content: &mut dyn Read) -> Result<()> {
+    match dir.remove_file(OsStr::new(temporary)) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e).doing_to("removing", temporary)?,
         _ => {}
     }
-    let mut file = dir.create_file(new).doing_to("creating", new)?;
-    io::copy(content, &mut file).doing_to("writing", new)?;
-    file.sync().doing_to("flushing", new)?;
+    let mut file = dir.create_file(OsStr::new(temporary)).doing_to("creating", temporary)?;
+    io::copy(content, &mut file).doing_to("writing", temporary)?;
+    file.sync().doing_to("flushing", temporary)?;
     drop(file);
-    dir.rename(new, OsStr::new(name)).doing_to("renaming", new)?;
-    dir.sync().doing_to("flushing the directory of", name)
+    dir.rename(OsStr::new(temporary), OsStr::new(name)).doing_to("renaming", temporary)?;
+    dir.sync().doing_to("flushing", name)
 }

@@ -12,10 +12,11 @@ use serde::Serialize;
 
 use super::factory::{self, Changes};
 use super::frozen::{Frozen, SNAPSHOTS};
+use super::journal::VAR;
 use super::mounted::{Mounted, patiently};
 use super::record::{self, Hashing, MANIFEST_NEW};
 use super::table::{self, save};
-use super::{Session, clear, observe, raw, rewrite};
+use super::{Session, clear, flags, observe, raw, rewrite};
 use crate::copy::progress::Phase;
 use crate::copy::tree::{Options as TreeOptions, Summary};
 use crate::copy::verify::{Report as VerifyReport, verify};
@@ -125,6 +126,8 @@ pub(super) struct Run<'a, 'b, O: Os> {
     cleared: BTreeSet<Part>,
     /// Whether anything of a target was written.
     written: bool,
+    /// Whether boot flags were changed.
+    flagged: bool,
 }
 
 impl<'a, 'b, O: Os> Run<'a, 'b, O> {
@@ -138,7 +141,8 @@ impl<'a, 'b, O: Os> Run<'a, 'b, O> {
         cleared: BTreeSet<Part>,
     ) -> Self {
         let parts = BTreeMap::new();
-        Self { os, session, view, layout, say, sources, parts, cleared, written: false }
+        let (written, flagged) = (false, false);
+        Self { os, session, view, layout, say, sources, parts, cleared, written, flagged }
     }
 
     /// Does one step.
@@ -146,8 +150,15 @@ impl<'a, 'b, O: Os> Run<'a, 'b, O> {
         match step {
             Step::Clear { mount, force } => clear::unmount(self.os, mount, *force),
             Step::MakePoint(path) => self.os.make_dir(path),
+            Step::Flags(_, change, _) => {
+                let Some(selection) = self.view.selection_of(self.layout) else { return Ok(()) };
+                let through = self.view.devices.get(self.layout.root().target).path();
+                self.flagged = true;
+                let done = flags::apply(self.os, self.view, selection.medium, change, &through);
+                done.map_err(|e| if e.kind == Kind::Refused { e.kind(Kind::Failed) } else { e })
+            }
             Step::Erase(part, _) => {
-                let written = self.written;
+                let written = self.written || self.flagged;
                 // After the first write nothing is a refusal any more.
                 self.erase(*part).map_err(|e| match e.kind {
                     Kind::Refused if written => e.kind(Kind::Failed),
@@ -352,6 +363,8 @@ impl<'a, 'b, O: Os> Run<'a, 'b, O> {
         if part == Part::Root {
             // One-time orders to the source's next boot are not the copy's.
             exclude.extend(["boot/nextboot.conf", "firstboot"]);
+            // Nor is what the box knows of its slots.
+            exclude.push(VAR.trim_start_matches('/'));
             let names = self.target_names()?;
             options.replace = rewrite::files(self.os, self.view, root, self.layout, &names)?;
             for pair in &self.layout.pairs {

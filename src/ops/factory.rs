@@ -196,7 +196,7 @@ pub fn save<O: Os>(os: &O, session: &Session) -> Result<Report> {
         .doing_to("opening", MANIFEST)?;
     drop(root);
     os.make_dir(&directory)?;
-    durable::replace(&os.open_dir(&directory)?, LIST, &mut manifest)
+    durable::put_from(&os.open_dir(&directory)?, LIST, &mut manifest)
         .during(format!("keeping the list of {node}"))?;
     drop(manifest);
     mounted.unmount()?;

@@ -1,12 +1,17 @@
 //! One file per verb: observe, plan, execute, report.
 
+pub mod boot;
 pub mod check;
 pub mod clean;
 pub mod clear;
 mod durable;
 mod execute;
 pub mod factory;
+mod flags;
 mod frozen;
+pub mod health;
+pub mod history;
+mod journal;
 pub mod lock;
 pub mod mounted;
 pub mod observe;
@@ -18,6 +23,7 @@ pub mod repartition;
 pub mod rewrite;
 pub mod show;
 pub mod snapshot;
+mod starter;
 pub mod table;
 pub mod verify;
 

@@ -127,5 +127,5 @@ pub fn write<D: Dir>(root: &D, record: &Record) -> Result<()> {
     dir.rename(OsStr::new(MANIFEST_NEW), OsStr::new(MANIFEST))
         .doing_to("renaming", MANIFEST_NEW)?;
     dir.sync().doing_to("flushing", DIR)?;
-    durable::replace(&dir, RECORD, &mut &record.to_json()[..])
+    durable::put(&dir, RECORD, &record.to_json())
 }

@@ -3,13 +3,16 @@
 use jiff::Timestamp;
 use serde::Serialize;
 
+use super::journal::{self, Store};
 use super::mounted::Mounted;
 use super::record::{self, Found};
 use super::{Session, lock, observe};
 use crate::device::Id;
 use crate::error::{Error, Result};
+use crate::record::journal::{Journal, Operation, Trial};
 use crate::record::packages::{self, Package, Software};
 use crate::slot::discover::Layout;
+use crate::slot::flags;
 use crate::slot::view::View;
 use crate::slot::{Choice, Slot, State};
 use crate::sys::Os;
@@ -22,6 +25,86 @@ pub struct Report {
     pub schema: u32,
     /// A list, also where it holds one.
     pub slots: Vec<SlotReport>,
+    /// The slots in the order in which they will be tried at the next start; empty where nothing
+    /// tells.
+    pub next: Vec<Next>,
+    /// A trial that was neither confirmed nor rejected.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub trial: Option<TrialReport>,
+    /// A run that did not come to its end.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub interrupted: Option<Operation>,
+    /// Why the journal cannot be read.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub journal: Option<String>,
+}
+
+/// A slot that will be tried.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Next {
+    /// 1 or 2.
+    pub slot: u32,
+    /// Its device.
+    pub device: String,
+    /// Only the next time.
+    pub once: bool,
+}
+
+/// A trial.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct TrialReport {
+    /// The slot, the one before it, and since when.
+    #[serde(flatten)]
+    pub trial: Trial,
+    /// Where it stands.
+    pub stage: Stage,
+}
+
+/// Where a trial stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Stage {
+    /// The next start tries the slot.
+    Armed,
+    /// The slot runs.
+    Running,
+    /// Another one runs, and the next start does not try it either.
+    Over,
+}
+
+impl Stage {
+    /// What that means.
+    pub fn words(self) -> &'static str {
+        match self {
+            Self::Armed => "it waits for the next start",
+            Self::Running => "it runs, and is not confirmed",
+            Self::Over => "it did not come up, or was never started",
+        }
+    }
+}
+
+/// A selection's next slots with their devices.
+pub(super) fn next(view: &View, layout: &Layout, next: &[flags::Next]) -> Vec<Next> {
+    let device = |slot: u32| view.node(layout.slots[usize::from(slot == 2)].root);
+    let next = next.iter().map(|n| Next { slot: n.slot, device: device(n.slot), once: n.once });
+    next.collect()
+}
+
+/// The trial that a journal knows of.
+pub(super) fn trial(
+    view: &View,
+    layout: &Layout,
+    next: &[flags::Next],
+    journal: &Journal,
+) -> Option<TrialReport> {
+    let trial = journal.trial.clone()?;
+    let is = |slot: &Slot| trial.slot == journal::place(view, slot);
+    let stage = match layout.slots.iter().find(|slot| is(slot)) {
+        Some(slot) if slot.running => Stage::Running,
+        Some(slot) if next.first().is_some_and(|n| n.once && n.slot == slot.number) => Stage::Armed,
+        _ => Stage::Over,
+    };
+    Some(TrialReport { trial, stage })
 }
 
 /// One slot.
@@ -82,7 +165,19 @@ pub fn run<O: Os>(os: &O, session: &Session, choice: Option<Choice>) -> Result<R
             Ok(report(&view, &layout, slot, seen))
         })
         .collect::<Result<_>>()?;
-    Ok(Report { schema: 1, slots })
+    let selection = view.selection_of(&layout);
+    let tried = selection.map(|s| s.next()).unwrap_or_default();
+    let found = Store::of(&view, &layout).read(os);
+    let problem = found.problems().into_iter().next();
+    let journal = found.journal.unwrap_or_default();
+    Ok(Report {
+        schema: 1,
+        slots,
+        next: next(&view, &layout, &tried),
+        trial: trial(&view, &layout, &tried, &journal),
+        interrupted: journal::interrupted(os, &view, &layout, &journal)?,
+        journal: problem,
+    })
 }
 
 /// What was seen of a slot.

@@ -8,15 +8,17 @@ use std::time::Instant;
 use serde::Serialize;
 
 use super::execute::{PairReport, Run, Source, check_empty};
+use super::history::{self, Diary};
 use super::repartition::{self, Repartition};
 use super::table::{self, save::Home};
-use super::{Session, clear, lock, preflight, rewrite};
+use super::{Session, clear, flags, journal, lock, preflight, rewrite};
 use crate::copy::progress::interrupted;
 use crate::device::Id;
 use crate::error::{Context, Error, Result};
 use crate::mounts::Mount;
 use crate::mounts::stale::Obstacle;
 use crate::plan::{self, Step, consistency};
+use crate::record::journal::Journal;
 use crate::slot::discover::{Layout, Purpose};
 use crate::slot::names::is_identity;
 use crate::slot::view::View;
@@ -77,6 +79,16 @@ pub fn run<O: Os>(
     options: Options,
     say: &mut dyn FnMut(&str),
 ) -> Result<Outcome> {
+    history::told(os, "snapshot", |diary| attempt(os, session, options, say, diary))
+}
+
+fn attempt<O: Os>(
+    os: &O,
+    session: &Session,
+    options: Options,
+    say: &mut dyn FnMut(&str),
+    diary: &mut Diary<'_, O>,
+) -> Result<Outcome> {
     let begun = Instant::now();
     if let Some(reason) = os.forbids()? {
         return Err(Error::refused(reason));
@@ -100,6 +112,7 @@ pub fn run<O: Os>(
     };
     let Work { view, layout, partitioning } = work;
     let layout = chosen(&view, layout, &options)?;
+    guard_trial(&view, &layout, &diary.journal(&view, &layout)?)?;
     rewrite::files(os, &view, &view.root, &layout, &BTreeMap::new())?;
     for entry in view.fstab.iter().filter(|e| rewrite::stays_behind(&view, &layout, e)) {
         let [spec, file] = [&entry.spec, &entry.file].map(|field| String::from_utf8_lossy(field));
@@ -126,12 +139,13 @@ pub fn run<O: Os>(
         plan::snapshot(&view, &layout, &obstacles, &points, &choices, tables, options.force);
     let steps = match &partitioning {
         Some(table) => table.around(&view, &layout, &choices[0].format, steps),
-        None => steps,
+        None => with_flags(&view, &layout, options.only, steps)?,
     };
     if options.dry_run {
         return Ok(Outcome::Planned(steps));
     }
     let cleared = cleared(&view, &layout, &obstacles);
+    begin(diary, &view, &layout)?;
     let (view, layout) = match &partitioning {
         Some(table) => {
             let (view, found) = table.execute(os, session, (&view, &layout), say)?;
@@ -163,6 +177,56 @@ pub fn run<O: Os>(
         seconds: begun.elapsed().as_secs_f64(),
         shared: layout.shared_config.map(|id| view.node(id)),
     }))
+}
+
+/// A trial that runs has the known-good root for its other slot.
+fn guard_trial(view: &View, layout: &Layout, journal: &Journal) -> Result<()> {
+    let alternate = journal::place(view, layout.alternate());
+    match &journal.trial {
+        Some(trial) if trial.from == alternate => Err(Error::refused(format!(
+            "slot {} ({}) is where a trial that is not confirmed leads back to",
+            alternate.slot, alternate.device
+        ))
+        .hint("dualroot confirm or dualroot reject ends the trial")),
+        _ => Ok(()),
+    }
+}
+
+/// What must not start while it is written, and may once it is whole. Of a part that is copied alone
+/// nobody knows here whether the slot is good with it: then the flags come back as they were.
+fn with_flags(
+    view: &View,
+    layout: &Layout,
+    only: Option<Part>,
+    steps: Vec<Step>,
+) -> Result<Vec<Step>> {
+    let number = layout.alternate().number;
+    let selection = view.selection_of(layout);
+    let flagged = selection.as_ref().is_some_and(|s| s.is_flagged(number));
+    let steps = plan::with_flags(view, layout, only.is_none() || flagged, steps);
+    if let Some(selection) = selection
+        && steps.iter().any(|step| matches!(step, Step::Flags(..)))
+    {
+        flags::guard(view, &selection)?;
+    }
+    Ok(steps)
+}
+
+/// Writes down that the other slot is being written: what was known of it is true no more.
+fn begin<O: Os>(diary: &mut Diary<'_, O>, view: &View, layout: &Layout) -> Result<()> {
+    let Pair { source, target, .. } = *layout.root();
+    let [running, written] = [3 - layout.alternate().number, layout.alternate().number]
+        .map(|number| journal::place(view, &layout.slots[usize::from(number == 2)]));
+    let change = |journal: &mut Journal| {
+        journal.proven.retain(|place| place.slot != written.slot);
+        journal.trial.take_if(|trial| trial.slot == written);
+        journal.intended.get_or_insert(running);
+    };
+    match diary.begin(view, layout, (view.node(source), view.node(target)), change) {
+        Err(e) if history::is_only_lost(&e) => log::warn!("{e}"),
+        done => done?,
+    }
+    Ok(())
 }
 
 /// Bytes that the boot code and the tables of a new medium take at most, encoded: a boot partition

@@ -11,9 +11,12 @@ use crate::mounts::Mount;
 use crate::mounts::stale::Obstacle;
 use crate::slot::Part;
 use crate::slot::discover::Layout;
+use crate::slot::flags::Selection;
 use crate::slot::view::View;
 use crate::sys::Format;
+use crate::table::Scheme;
 use crate::table::drawing::Drawing;
+use crate::table::flags::Change;
 use consistency::Consistency;
 
 /// One step of a snapshot.
@@ -28,6 +31,8 @@ pub enum Step {
     },
     /// Make the mount point.
     MakePoint(PathBuf),
+    /// Let the running slot start first; whether there is the other one to fall back on.
+    Flags(String, Change, bool),
     /// Make what is on the target unreadable as a file system: the record is gone with it.
     Erase(Part, String),
     /// Make the new file system.
@@ -72,6 +77,15 @@ impl fmt::Display for Step {
                 if *force { ", by force" } else { "" }
             ),
             Self::MakePoint(path) => write!(f, "make the directory {}", path.display()),
+            Self::Flags(medium, _, false) => {
+                write!(f, "let only the running slot start from {medium} and flush")
+            }
+            Self::Flags(medium, _, true) => {
+                write!(
+                    f,
+                    "let the copy start from {medium} where the running slot cannot, and flush"
+                )
+            }
             Self::Erase(part, device) => {
                 write!(f, "erase the old copy of {} on {device} and flush", part.point())
             }
@@ -125,6 +139,32 @@ pub struct Choice {
     pub format: Format,
     /// What makes the copy consistent.
     pub consistency: Consistency,
+}
+
+/// The steps of a snapshot with those around them that change boot flags: before the first byte of
+/// the slot changes nothing may start it, and afterwards it is there to fall back on, where
+/// `fall_back` says so. Only gptboot knows such a thing: the one active slice of an MBR is the
+/// running one all the time.
+pub fn with_flags(
+    view: &View,
+    layout: &Layout,
+    fall_back: bool,
+    mut steps: Vec<Step>,
+) -> Vec<Step> {
+    let selection = view.selection_of(layout);
+    let gpt = |s: &Selection| s.table.scheme == Scheme::Gpt && s.is_started();
+    let Some(selection) = selection.filter(gpt) else { return steps };
+    let (medium, number) = (view.node(selection.medium), 3 - layout.alternate().number);
+    let before = selection.select(number, false);
+    let after = selection.after(&before).select(number, fall_back);
+    let first = steps.iter().position(|step| matches!(step, Step::Erase(..)));
+    if !after.is_empty() {
+        steps.push(Step::Flags(medium.clone(), after, true));
+    }
+    if !before.is_empty() {
+        steps.insert(first.unwrap_or(0), Step::Flags(medium, before, false));
+    }
+    steps
 }
 
 /// The steps of a snapshot. `choices` has one entry per pair of `layout`, in its order; `points`

@@ -1,6 +1,7 @@
 //! What a finished, verified snapshot leaves on the copy.
 
 pub mod digest;
+pub mod journal;
 pub mod manifest;
 pub mod packages;
 pub mod version;

@@ -325,19 +325,11 @@ impl View {
         })
     }
 
-    /// What boots next: the slot whose slice is flagged; where none or both are, or the slots are
-    /// on two media, the running one.
+    /// What boots next: the first slot that is tried; where nothing tells, or the slots are on two
+    /// media, the running one.
     fn active(&self, ids: [Id; 2], running: Id) -> Id {
-        let flagged = |id: Id| self.entry(self.slice(id)).is_some_and(|e| e.active || e.boot_me);
-        match ids.map(flagged) {
-            [true, false] if self.same_medium(ids) => ids[0],
-            [false, true] if self.same_medium(ids) => ids[1],
-            _ => running,
-        }
-    }
-
-    fn same_medium(&self, ids: [Id; 2]) -> bool {
-        self.devices.medium(ids[0]) == self.devices.medium(ids[1])
+        let next = self.selection(ids).and_then(|s| s.next().first().copied());
+        next.map_or(running, |next| ids[usize::from(next.slot == 2)])
     }
 
     /// The pair of `/config`, or the one that both slots share.

@@ -41,13 +41,16 @@ impl View {
                 alternate.number,
                 self.node(alternate.root)
             ))
-            .hint("make the running slot active first: gpart set -a active (MBR), gpart set -a bootme (GPT), sfdisk --activate (Linux)"));
+            .hint(format!("make the running slot active first: dualroot boot {}", 3 - alternate.number)));
         }
         Ok(())
     }
 
     /// A damaged table, or a partition that cannot even be read, is no ground to write on.
-    pub(super) fn guard_tables(&self, id: Id) -> Result<()> {
+    ///
+    /// # Errors
+    /// Refused, with what is wrong.
+    pub fn guard_tables(&self, id: Id) -> Result<()> {
         let findings = self.devices.chain(id).into_iter().filter_map(|id| self.findings.get(&id));
         if let Some(found) = findings.flatten().find(|f| f.severity == Severity::Error) {
             let error = Error::new(Kind::Refused, "checking", &found.what);

@@ -3,6 +3,7 @@
 pub mod config;
 pub mod discover;
 mod elsewhere;
+pub mod flags;
 pub mod fstab;
 mod future;
 pub mod guard;

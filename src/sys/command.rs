@@ -1,10 +1,16 @@
 //! The only place that starts programs: absolute path, no shell, empty environment, no input.
 
 use std::ffi::OsStr;
-use std::io::Write;
-use std::os::unix::process::ExitStatusExt;
+use std::io::{Read, Write};
+use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::sync::mpsc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, killpg};
+use nix::unistd::Pid;
 
 use crate::error::{Context, Error, Kind, Result};
 
@@ -75,9 +81,118 @@ pub fn run_with<S: AsRef<OsStr>>(candidates: &[&str], args: &[S], input: &[u8]) 
     Err(Error::new(Kind::Failed, operation, cause))
 }
 
+/// How a program of the administrator's ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ended {
+    /// Its exit code; `None` where a signal ended it, or it took too long and was killed.
+    pub code: Option<i32>,
+    /// Whether it took too long.
+    pub late: bool,
+    /// The end of what it printed.
+    pub tail: String,
+}
+
+/// How often is looked whether it has ended.
+const LOOK: Duration = Duration::from_millis(20);
+/// What it printed is there once it has ended, unless something that it started keeps the pipe.
+const LAST_WORDS: Duration = Duration::from_secs(1);
+
+/// Runs a program in a process group of its own, with the environment of [`run`]. When it has ended,
+/// or `limit` is over, or `stop` says so, the whole group is killed.
+pub(super) fn run_limited(
+    program: &Path,
+    limit: Duration,
+    stop: &dyn Fn() -> bool,
+) -> Result<Ended> {
+    let (reader, writer) = std::io::pipe().doing("making a pipe")?;
+    #[allow(clippy::disallowed_methods)] // this is the one place
+    let mut command = Command::new(program);
+    super::platform::end_with_us(&mut command);
+    command
+        .env_clear()
+        .env("PATH", "/sbin:/bin:/usr/sbin:/usr/bin:/usr/local/sbin:/usr/local/bin")
+        .env("LC_ALL", "C")
+        .current_dir("/")
+        .process_group(0)
+        .stdin(Stdio::null())
+        .stdout(writer.try_clone().doing("making a pipe")?)
+        .stderr(writer);
+    let mut child = command.spawn().doing_to("running", program)?;
+    drop(command); // and its ends of the pipe
+    let (send, words) = mpsc::channel();
+    thread::spawn(move || send.send(tail(reader)));
+    let begun = Instant::now();
+    let (mut status, mut late) = (None, false);
+    while status.is_none() && !late && !stop() {
+        status = child.try_wait().doing_to("waiting for", program)?;
+        if status.is_none() {
+            late = begun.elapsed() >= limit;
+            thread::sleep(LOOK);
+        }
+    }
+    if let Ok(group) = i32::try_from(child.id()) {
+        // Nobody is left of it, mostly.
+        let _ = killpg(Pid::from_raw(group), Signal::SIGKILL);
+    }
+    if status.is_none() {
+        child.wait().doing_to("waiting for", program)?;
+    }
+    let tail = words.recv_timeout(LAST_WORDS).unwrap_or_default();
+    let tail = String::from_utf8_lossy(&tail).trim().to_owned();
+    Ok(Ended { code: status.and_then(|s| s.code()), late, tail })
+}
+
+/// The last bytes of a stream, read to its end.
+fn tail(mut stream: impl Read) -> Vec<u8> {
+    let (mut kept, mut buffer) = (Vec::new(), [0; COMPLAINT_MAX]);
+    while let Ok(n @ 1..) = stream.read(&mut buffer) {
+        kept.extend_from_slice(&buffer[..n]);
+        kept.drain(..kept.len().saturating_sub(COMPLAINT_MAX));
+    }
+    kept
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::os::unix::fs::PermissionsExt;
+
+    /// Runs a script with a limit; how it ended and how long that took.
+    fn hook(text: &str, limit: u64, stop: bool) -> (Ended, Duration) {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("hook");
+        std::fs::write(&path, format!("#!/bin/sh\n{text}\n")).unwrap();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
+        let begun = Instant::now();
+        let ended = run_limited(&path, Duration::from_millis(limit), &|| stop).unwrap();
+        (ended, begun.elapsed())
+    }
+
+    #[test]
+    fn a_hook_has_its_time_and_no_more() {
+        let ended = |code, late, tail: &str| Ended { code, late, tail: tail.to_owned() };
+        assert_eq!(hook("echo a; echo b >&2", 9_000, false).0, ended(Some(0), false, "a\nb"));
+        assert_eq!(hook("exit 3", 9_000, false).0, ended(Some(3), false, ""));
+        assert_eq!(hook("kill -9 $$", 9_000, false).0, ended(None, false, ""));
+        // What it started goes with it, and does not keep us.
+        let (late, time) = hook("echo on; sleep 60 & sleep 60", 200, false);
+        assert_eq!(late, ended(None, true, "on"));
+        assert!(time < Duration::from_secs(20), "{time:?}");
+        let (left, time) = hook("sleep 60 & exit 0", 9_000, false);
+        assert_eq!(left.code, Some(0));
+        assert!(time < Duration::from_secs(20), "{time:?}");
+        let (stopped, time) = hook("sleep 60", 60_000, true);
+        assert_eq!((stopped.code, stopped.late), (None, false));
+        assert!(time < Duration::from_secs(20), "{time:?}");
+    }
+
+    #[test]
+    fn of_much_output_the_end_is_kept() {
+        let (ended, _) =
+            hook("i=0; while [ $i -lt 3000 ]; do echo line $i; i=$((i+1)); done", 60_000, false);
+        assert!(ended.tail.ends_with("line 2999"), "{}", ended.tail);
+        assert!(ended.tail.len() <= COMPLAINT_MAX);
+    }
 
     #[test]
     fn a_failing_program_is_quoted() {

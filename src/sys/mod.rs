@@ -20,12 +20,15 @@ pub use platform::Native;
 pub use unix::{FdDir, FdFile, Lock, LockState, terminal_width};
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use crate::device::Devices;
 use crate::error::Result;
 use crate::mounts::Mount;
 use crate::table::boot::Firmware;
 use crate::table::drawing::Drawing;
+use crate::table::flags::Change;
+use command::Ended;
 use tree::Dir;
 
 /// The file systems that can be made as a copy of their own kind.
@@ -233,6 +236,15 @@ pub trait Os: Sync {
     fn partition(&self, medium: &Path, drawing: &Drawing) -> Result<()>;
     /// Puts boot code, out of `root`'s `/boot`, on a medium with this table, and marks what boots.
     fn make_bootable(&self, medium: &Path, drawing: &Drawing, root: &Path) -> Result<()>;
+    /// Changes the boot flags of a medium, also while it is in use: in one step where its table
+    /// allows that, so that there are the old flags or the new ones. What it made of them is to be
+    /// read back.
+    fn set_boot(&self, medium: &Path, change: &Change) -> Result<()>;
+    /// Runs a program of the administrator's and waits for it, no longer than `limit`, nor after
+    /// `stop` says so; then it is killed with all that it started.
+    fn run_hook(&self, program: &Path, limit: Duration, stop: &dyn Fn() -> bool) -> Result<Ended>;
+    /// Starts the system again, in good order.
+    fn reboot(&self) -> Result<()>;
     /// Which snapshots this system can take.
     fn snapshots(&self) -> Result<Snapshots>;
     /// Takes a snapshot of the file system that `file` is to lie in, and returns a read-only device

@@ -9,6 +9,7 @@ use std::io::{self, Cursor, Read, Seek};
 
 use gptman::{GPTHeader, GPTPartitionEntry};
 
+use super::flags::Flags;
 use super::{
     Entry, Failure, Fault, Scheme, Table, check_entries, check_sector, le32, le64, read_sectors,
 };
@@ -235,6 +236,19 @@ pub fn take_boot_bits(header: &[u8], to: &mut [u8], from: &[u8]) {
         let bits = (own & !BOOT_BITS) | (other & BOOT_BITS);
         to[ATTRIBUTES..ATTRIBUTES + 8].copy_from_slice(&bits.to_le_bytes());
     }
+}
+
+/// Sets the boot attributes of an entry, from 1.
+pub fn set_flags(header: &[u8], array: &mut [u8], index: u32, flags: Flags) {
+    let Some((length, size)) = array_length(header, array) else { return };
+    let Some(place) = usize::try_from(index).ok().and_then(|n| n.checked_sub(1)) else { return };
+    let Some(entry) = array[..length].chunks_exact_mut(size).nth(place) else { return };
+    let Some(own) = le64(entry, ATTRIBUTES) else { return };
+    let all =
+        [(flags.boot_me, BOOT_ME), (flags.boot_once, BOOT_ONCE), (flags.boot_failed, BOOT_FAILED)];
+    let set = all.iter().filter(|(on, _)| *on).fold(0, |bits, (_, bit)| bits | bit);
+    let bits = (own & !BOOT_BITS) | set;
+    entry[ATTRIBUTES..ATTRIBUTES + 8].copy_from_slice(&bits.to_le_bytes());
 }
 
 /// The other copy of a whole one on a medium of `size` bytes, as `gpart recover` makes it: the

@@ -117,6 +117,14 @@ pub fn has_boot_code(bytes: &[u8]) -> bool {
     bytes.iter().take(DISK_ID).any(|&byte| byte != 0)
 }
 
+/// Sets or clears the active flag of an entry, from 1.
+pub fn set_active(sector: &mut [u8], index: u32, active: bool) {
+    let at = ENTRIES + (index.clamp(1, 4) as usize - 1) * 16;
+    if let Some(status) = sector.get_mut(at) {
+        *status = if active { 0x80 } else { 0 };
+    }
+}
+
 /// The disk signature as 8 hex digits.
 fn disk_id(bytes: &[u8]) -> Option<String> {
     le32(bytes, DISK_ID).filter(|&id| id != 0).map(|id| format!("{id:08x}"))

@@ -5,9 +5,11 @@
 //! the measure, because the entries have to be the ones that have device nodes on FreeBSD.
 
 pub mod boot;
+pub mod boot0;
 pub mod bsd;
 pub mod check;
 pub mod drawing;
+pub mod flags;
 #[cfg(all(test, target_os = "freebsd"))]
 mod gpart;
 pub mod gpt;

@@ -4,6 +4,7 @@
 #![cfg(target_os = "linux")]
 
 mod attributes;
+mod boot;
 mod check;
 mod discovery;
 mod factory;

@@ -19,21 +19,10 @@ fn is_missing(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
 }
 
-/// Puts the file in place below `root`, durably: under a temporary name first. What was there
-/// stays until then, and stays where it fails.
+/// Puts the file in place below `root`, durably. What was there stays until then, and stays where
+/// it fails.
 pub(in super::super) fn put<D: Dir>(root: &D, content: &[u8]) -> Result<()> {
-    let dir = match root.open_dir(OsStr::new(DIR)) {
-        Err(e) if e.kind() == io::ErrorKind::NotFound => {
-            // What is copied stays as it was copied, to its time.
-            let before = root.meta().doing_to("reading", DIR)?;
-            root.make_dir(OsStr::new(DIR)).doing_to("making", DIR)?;
-            root.set_mode_and_times(&before).doing_to("setting the times above", DIR)?;
-            root.sync().doing_to("flushing", DIR)?;
-            root.open_dir(OsStr::new(DIR)).doing_to("opening", DIR)?
-        }
-        dir => dir.doing_to("opening", DIR)?,
-    };
-    durable::replace(&dir, TABLES, &mut &*content)
+    durable::put(&durable::own_dir(root)?, TABLES, content)
 }
 
 /// The file below `root`; `None` where there is none.

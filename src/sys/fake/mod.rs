@@ -17,6 +17,7 @@
 //! durable when it is flushed or unmounted, those of [`Os::format`](super::Os::format) only with
 //! the next flush of the device, since newfs(8) leaves them in its cache.
 
+mod boot;
 mod disk;
 mod fault;
 mod film;

@@ -4,6 +4,7 @@ use std::ffi::OsStr;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use nix::errno::Errno;
 
@@ -16,9 +17,11 @@ use super::{Machine, Turn};
 use crate::device::{Class, Devices, Id};
 use crate::error::{Context, Error, Kind as ErrorKind, Result};
 use crate::mounts::Mount;
+use crate::sys::command::Ended;
 use crate::sys::tree::Kind;
 use crate::sys::{self, Access, Boot, Format, Holder, Os, Rewrite, Snapshots, Usage};
 use crate::table::drawing::Drawing;
+use crate::table::flags;
 
 /// `EBUSY` is somebody else's doing.
 fn busy<T>(result: Result<T>) -> Result<T> {
@@ -223,6 +226,24 @@ impl Os for Machine {
 
     fn make_bootable(&self, medium: &Path, drawing: &Drawing, _root: &Path) -> Result<()> {
         self.mark(medium, drawing)
+    }
+
+    fn set_boot(&self, medium: &Path, change: &flags::Change) -> Result<()> {
+        self.change_flags(medium, change)
+    }
+
+    fn run_hook(&self, program: &Path, _limit: Duration, stop: &dyn Fn() -> bool) -> Result<Ended> {
+        let ended = self.with_path("os.run_hook", program, |turn| {
+            let name = program.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            let good = Ended { code: Some(0), late: false, tail: String::new() };
+            Ok(turn.world().hooks.get(&name).cloned().unwrap_or(good))
+        });
+        let ended = ended.doing_to("running", program)?;
+        Ok(if stop() { Ended { code: None, ..ended } } else { ended })
+    }
+
+    fn reboot(&self) -> Result<()> {
+        self.ask("os.reboot", "starting again", |w| w.restarts += 1)
     }
 
     fn snapshots(&self) -> Result<Snapshots> {

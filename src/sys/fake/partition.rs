@@ -96,7 +96,13 @@ fn label(slice: &Drawn) -> Vec<u8> {
 }
 
 /// A device as the parsers read it.
-struct Bytes<'a>(&'a World, Id, Cursor<()>);
+pub(super) struct Bytes<'a>(&'a World, Id, Cursor<()>);
+
+impl<'a> Bytes<'a> {
+    pub(super) fn of(world: &'a World, device: Id) -> Self {
+        Self(world, device, Cursor::new(()))
+    }
+}
 
 impl Read for Bytes<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
@@ -122,7 +128,7 @@ impl World {
         let Some(id) = self.devices.find(Path::new(disk)) else { return };
         let id = self.forget_partitions(id);
         let size = self.devices.get(id).size;
-        let table = table::read(&mut Bytes(self, id, Cursor::new(())), size, 512);
+        let table = table::read(&mut Bytes::of(self, id), size, 512);
         let mut leaves = Vec::new();
         for entry in table.ok().flatten().map(|t| t.entries).unwrap_or_default() {
             let slice = self.add_partition(id, format!("{disk}s{}", entry.index), &entry);

@@ -14,13 +14,14 @@ use super::volume::{Loss, Volume, Write};
 use crate::device::{Class, Devices, Id, Lower, Provider};
 use crate::error::Result;
 use crate::mounts::Mount;
+use crate::sys::command::Ended;
 use crate::sys::tree::{Kind, Time};
 use crate::sys::{Boot, Format, FsType, Holder, Snapshots, UfsSwitches};
 use crate::table::superblock::{self, WINDOW};
 
-const SECTOR: u64 = 512;
+pub(super) const SECTOR: u64 = 512;
 /// Where the first slice begins.
-const FIRST: u64 = 1 << 20;
+pub(super) const FIRST: u64 = 1 << 20;
 /// Room of a file system in memory.
 const MEMORY: u64 = 64 << 20;
 /// `MAXSYMLINKS`.
@@ -82,6 +83,10 @@ pub struct World {
     pub idents: BTreeMap<String, String>,
     /// What started the system.
     pub started: Boot,
+    /// How programs of the administrator's end, by their names; others end with 0.
+    pub hooks: BTreeMap<String, Ended>,
+    /// How often the system was told to start again.
+    pub restarts: u32,
     /// What is mounted at boot: node and point, the root first.
     pub boot: Vec<(PathBuf, PathBuf)>,
     pub(super) run_dir: PathBuf,
@@ -117,6 +122,8 @@ impl World {
             run_dir,
             now: Time { sec: 1_600_000_000, nsec: 0 },
             disks: BTreeMap::new(),
+            hooks: BTreeMap::new(),
+            restarts: 0,
             volumes: Vec::new(),
             mounts: Vec::new(),
             next_mount: 1,
@@ -206,7 +213,7 @@ impl World {
 
     /// # Panics
     /// There is no such device: the test is wrong.
-    fn must_find(&self, device: &str) -> usize {
+    pub(super) fn must_find(&self, device: &str) -> usize {
         let found = self.volumes.iter().position(|v| v.provider.as_deref() == Some(device));
         found.unwrap_or_else(|| panic!("no device {device}"))
     }
@@ -657,6 +664,6 @@ pub(super) fn provider(name: String, class: Class, size: u64, lower: Vec<Lower>)
 }
 
 /// Where a slice's entry is in the first sector.
-fn entry(index: u32) -> usize {
+pub(super) fn entry(index: u32) -> usize {
     446 + (index as usize - 1) * 16
 }

@@ -18,13 +18,16 @@ pub(super) use process::end_with_us;
 use std::ffi::OsStr;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
+use super::command::Ended;
 use super::{Access, Boot, Format, Holder, Os, Rewrite, Snapshots, Usage, command, unix};
 use crate::device::Devices;
 use crate::error::{Context, Result};
 use crate::mounts::Mount;
 use crate::table::boot::Firmware;
 use crate::table::drawing::Drawing;
+use crate::table::flags::Change;
 use unix::FdDir;
 
 /// `G_F_FOOTSHOOTING` of geom(4)'s `kern.geom.debugflags`: whole disks can then be written to
@@ -128,6 +131,18 @@ impl Os for Native {
 
     fn make_bootable(&self, medium: &Path, drawing: &Drawing, root: &Path) -> Result<()> {
         gpart::make_bootable(medium, drawing, root)
+    }
+
+    fn set_boot(&self, medium: &Path, change: &Change) -> Result<()> {
+        part::set_boot(medium, change)
+    }
+
+    fn run_hook(&self, program: &Path, limit: Duration, stop: &dyn Fn() -> bool) -> Result<Ended> {
+        command::run_limited(program, limit, stop)
+    }
+
+    fn reboot(&self) -> Result<()> {
+        command::run(&["/sbin/reboot"], &[] as &[&str]).map(drop)
     }
 
     fn snapshots(&self) -> Result<Snapshots> {

@@ -9,10 +9,13 @@ use std::fs;
 use std::path::Path;
 
 use super::{command, unix};
-use crate::error::{Context, Result};
+use crate::error::{Context, During, Result};
 use crate::sys::Rewrite;
+use crate::table::Scheme;
+use crate::table::flags::{Change, Flags};
 
 const GPART: &str = "/sbin/gpart";
+const BOOT0CFG: &str = "/usr/sbin/boot0cfg";
 
 /// Runs gpart(8) for `what` of the medium or slice `holder`. Boot code goes through a file in
 /// `run_dir`.
@@ -34,5 +37,107 @@ pub(super) fn rewrite(run_dir: &Path, holder: &Path, what: &Rewrite) -> Result<(
             fs::remove_file(&file).doing_to("removing", &file)?;
             done
         }
+    }
+}
+
+/// Changes the boot flags of a medium: the calls are collected under a flag (`-f x`), and
+/// `gpart commit` writes the table once. boot0's default lies in its code, which is another write.
+pub(super) fn set_boot(medium: &Path, change: &Change) -> Result<()> {
+    let name = medium.strip_prefix("/dev").unwrap_or(medium).to_string_lossy().into_owned();
+    let run = |words: &[String]| command::run(&[GPART], words).during(words.join(" "));
+    let calls = calls(&name, change);
+    if !calls.is_empty() {
+        if change.scheme == Scheme::Gpt {
+            // A table with a copy that is not whole cannot be changed; of a sound one it says so.
+            run(&["recover", &name].map(str::to_owned)).map_err(|e| e.path(medium))?;
+        }
+        let committed = ["commit", &name].map(str::to_owned);
+        let done = calls.iter().chain([&committed.to_vec()]).try_for_each(|c| run(c).map(drop));
+        if let Err(error) = done {
+            // What was collected would be written by whoever commits next.
+            if let Err(e) = run(&["undo", &name].map(str::to_owned)) {
+                log::debug!("{e}");
+            }
+            return Err(error.path(medium));
+        }
+    }
+    if let Some((from, to)) = change.boot0.filter(|(from, to)| from != to) {
+        log::debug!("boot0 starts {to} instead of {from}");
+        command::run(&[BOOT0CFG], &["-s", &to.to_string(), &name]).map_err(|e| e.path(medium))?;
+    }
+    Ok(())
+}
+
+/// The calls of gpart(8) for the flags of a table.
+fn calls(name: &str, change: &Change) -> Vec<Vec<String>> {
+    let mut calls = Vec::new();
+    let mut call = |verb: &str, attribute: &str, index: u32| {
+        let words = format!("{verb} -a {attribute} -i {index} -f x {name}");
+        calls.push(words.split(' ').map(str::to_owned).collect());
+    };
+    // One active slice takes the flag from all others.
+    if let Some((index, ..)) = change.changed().find(|(_, from, to)| to.active && !from.active) {
+        call("set", "active", index);
+    } else {
+        for (index, ..) in change.changed().filter(|(_, from, to)| from.active && !to.active) {
+            call("unset", "active", index);
+        }
+    }
+    let attributes = |flags: Flags| {
+        // bootonce sets bootme too (g_part_gpt_setunset).
+        [
+            ("bootonce", flags.boot_once),
+            ("bootme", flags.boot_me),
+            ("bootfailed", flags.boot_failed),
+        ]
+    };
+    for verb in ["unset", "set"] {
+        for (index, from, to) in change.changed() {
+            for ((attribute, before), (_, after)) in
+                attributes(from).into_iter().zip(attributes(to))
+            {
+                if before != after && after == (verb == "set") {
+                    call(verb, attribute, index);
+                }
+            }
+        }
+    }
+    calls
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_gpart_is_told() {
+        let me = Flags { boot_me: true, ..Flags::default() };
+        let once = Flags { boot_once: true, ..me };
+        let failed = Flags { boot_failed: true, ..Flags::default() };
+        let active = Flags { active: true, ..Flags::default() };
+        let told = |scheme, entries: &[(u32, Flags, Flags)]| {
+            let entries = entries.iter().map(|&(index, from, to)| (index, (from, to))).collect();
+            let calls = calls("da0", &Change { scheme, entries, boot0: None });
+            calls.iter().map(|c| c.join(" ")).collect::<Vec<_>>()
+        };
+        let none = Flags::default();
+        assert_eq!(told(Scheme::Gpt, &[(2, me, me), (3, none, none)]), [""; 0]);
+        assert_eq!(
+            told(Scheme::Gpt, &[(2, me, none), (3, failed, once)]),
+            [
+                "unset -a bootme -i 2 -f x da0",
+                "unset -a bootfailed -i 3 -f x da0",
+                "set -a bootonce -i 3 -f x da0",
+                "set -a bootme -i 3 -f x da0",
+            ]
+        );
+        assert_eq!(
+            told(Scheme::Mbr, &[(1, active, none), (2, none, active)]),
+            ["set -a active -i 2 -f x da0"]
+        );
+        assert_eq!(
+            told(Scheme::Mbr, &[(1, active, active), (2, active, none)]),
+            ["unset -a active -i 2 -f x da0"]
+        );
     }
 }

@@ -1,5 +1,6 @@
 //! Linux: development, CI and Linux appliances.
 
+mod boot;
 mod device;
 pub(super) mod extattr;
 mod mount;
@@ -13,13 +14,16 @@ pub(super) use process::end_with_us;
 use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
+use super::command::Ended;
 use super::{Access, Boot, Format, FsType, Holder, Os, Rewrite, Snapshots, Usage, command, unix};
 use crate::device::Devices;
 use crate::error::{Context, Error, Result};
 use crate::mounts::Mount;
 use crate::table::boot::Firmware;
 use crate::table::drawing::Drawing;
+use crate::table::flags::Change;
 use unix::FdDir;
 
 /// The running Linux.
@@ -151,6 +155,18 @@ impl Os for Native {
 
     fn make_bootable(&self, medium: &Path, drawing: &Drawing, _root: &Path) -> Result<()> {
         sfdisk::make_bootable(medium, drawing)
+    }
+
+    fn set_boot(&self, medium: &Path, change: &Change) -> Result<()> {
+        boot::set_boot(medium, change)
+    }
+
+    fn run_hook(&self, program: &Path, limit: Duration, stop: &dyn Fn() -> bool) -> Result<Ended> {
+        command::run_limited(program, limit, stop)
+    }
+
+    fn reboot(&self) -> Result<()> {
+        command::run(&["/sbin/reboot", "/usr/sbin/reboot"], &[] as &[&str]).map(drop)
     }
 
     fn snapshots(&self) -> Result<Snapshots> {

@@ -1,0 +1,101 @@
+//! Changing boot flags: written, flushed, read back and compared.
+
+use std::path::Path;
+
+use super::mounted::patiently;
+use super::observe::DeviceReader;
+use crate::device::Id;
+use crate::error::{During, Error, Kind, Result};
+use crate::slot::flags::Selection;
+use crate::slot::view::View;
+use crate::sys::{Claim, Os};
+use crate::table::flags::Change;
+use crate::table::reading::Reading;
+use crate::table::{Scheme, Table, boot0};
+
+/// What a medium's tables say after an attempt to change them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Now {
+    /// What they are to say, in every copy.
+    New,
+    /// What they said before, in every copy.
+    Old,
+    /// Something else.
+    Other,
+}
+
+/// Refuses where the flags of the medium cannot be changed in one step.
+///
+/// # Errors
+/// Refused, with what is wrong with the table.
+pub(super) fn guard(view: &View, selection: &Selection) -> Result<()> {
+    match view.unsound_table(selection.medium) {
+        None => Ok(()),
+        Some(why) => Err(Error::refused(why)
+            .path(view.node(selection.medium))
+            .hint("dualroot check tells more; gpart recover (FreeBSD) or dualroot table restore repairs it")),
+    }
+}
+
+/// Makes a change. `through` is a partition of the medium that nobody has mounted: where a medium is
+/// in use, its own cache can only be flushed that way (`g_io_check`).
+///
+/// # Errors
+/// It could not be written; or what is read back from the medium is something else.
+pub(super) fn apply<O: Os>(
+    os: &O,
+    view: &View,
+    medium: Id,
+    change: &Change,
+    through: &Path,
+) -> Result<()> {
+    if change.is_empty() {
+        return Ok(());
+    }
+    let node = view.devices.get(medium).path();
+    let context = "setting the boot flags";
+    os.set_boot(&node, change).during(context)?;
+    match patiently(|| os.claim(through)) {
+        Ok(mut claim) => claim.flush().during(context)?,
+        Err(e) if e.kind == Kind::Busy => {
+            log::warn!("{}: in use, so the medium's own cache was not flushed", through.display());
+        }
+        Err(e) => return Err(e.during(context)),
+    }
+    match look(os, view, medium, change)? {
+        Now::New => Ok(()),
+        Now::Old | Now::Other => {
+            let cause = "the medium does not say what was written to it";
+            Err(Error::new(Kind::Differs, "reading back", cause).path(node).during(context))
+        }
+    }
+}
+
+/// Reads the flags from the medium.
+///
+/// # Errors
+/// It cannot be read.
+pub(super) fn look<O: Os>(os: &O, view: &View, medium: Id, change: &Change) -> Result<Now> {
+    let provider = view.devices.get(medium);
+    let node = provider.path();
+    os.refresh(&node)?;
+    let mut reader = DeviceReader::new(os, &node);
+    let reading = Reading::take(&mut reader, provider.size, provider.sector)
+        .map_err(|e| Error::from(e).path(&node))?;
+    let tables: Vec<Option<Table>> = if change.scheme == Scheme::Gpt {
+        let copies = [reading.primary, reading.backup];
+        copies.map(|copy| copy.ok().flatten().map(|found| found.table)).into()
+    } else {
+        vec![reading.table().ok().flatten()]
+    };
+    let default = boot0::default(&reading.first).filter(|_| change.scheme == Scheme::Mbr);
+    let all =
+        |is: &dyn Fn(&Table) -> bool| tables.iter().all(|table| table.as_ref().is_some_and(is));
+    Ok(if all(&|table| change.is_done(table, default)) {
+        Now::New
+    } else if all(&|table| change.is_due(table, default)) {
+        Now::Old
+    } else {
+        Now::Other
+    })
+}

@@ -1,0 +1,271 @@
+//! `dualroot log`: what was done, when and with what result.
+
+use std::path::Path;
+use std::time::Instant;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use super::Session;
+use super::journal::{self, Store, VAR};
+use crate::error::{Error, Kind, Result};
+use crate::record::journal::{Journal, Operation};
+use crate::slot::discover::Layout;
+use crate::slot::view::View;
+use crate::sys::Os;
+
+/// Its name in [`VAR`]; the one before it has `.0` behind it.
+const LOG: &str = "log";
+/// Bytes after which another one is begun.
+const LONGEST: usize = 256 << 10;
+
+/// A run that is over.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Entry {
+    /// When it began.
+    pub when: Timestamp,
+    /// `snapshot`, `boot`, `confirm`, `reject`.
+    pub verb: String,
+    /// The slot, or the device, that it started from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub from: Option<String>,
+    /// The one that it led to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub to: Option<String>,
+    /// How it ended.
+    pub result: Outcome,
+    /// How long it took.
+    pub seconds: f64,
+    /// Its exit code.
+    pub code: u8,
+    /// What was wrong.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+    /// What else there is to say: the health hooks.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub details: Vec<String>,
+}
+
+/// How a run ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Outcome {
+    /// It is done.
+    Done,
+    /// It failed, or a signal stopped it.
+    Failed,
+    /// It was killed, or the power went: the next run found that out.
+    Interrupted,
+}
+
+impl Outcome {
+    /// The word for it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Done => "done",
+            Self::Failed => "failed",
+            Self::Interrupted => "interrupted",
+        }
+    }
+}
+
+/// The history.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Report {
+    /// Version of this shape.
+    pub schema: u32,
+    /// The newest last.
+    pub entries: Vec<Entry>,
+    /// Lines that make no sense.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub unreadable: usize,
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref)] // serde's signature
+fn is_zero(n: &usize) -> bool {
+    *n == 0
+}
+
+/// Reads the history.
+///
+/// # Errors
+/// It cannot be read. That there is none is no error.
+pub fn run<O: Os>(os: &O, session: &Session) -> Result<Report> {
+    let dir = os.canonical(&session.root)?.join(VAR.trim_start_matches('/'));
+    let mut report = Report { schema: 1, entries: Vec::new(), unreadable: 0 };
+    for name in ["log.0", LOG] {
+        let text = os.read_file(&dir.join(name))?.unwrap_or_default();
+        for line in text.split(|&b| b == b'\n').filter(|line| !line.is_empty()) {
+            match serde_json::from_slice(line) {
+                Ok(entry) => report.entries.push(entry),
+                Err(_) => report.unreadable += 1,
+            }
+        }
+    }
+    Ok(report)
+}
+
+/// Adds an entry. All of it is written anew, so that there is no half line after a loss of power.
+fn append<O: Os>(os: &O, dir: &Path, entry: &Entry) -> Result<()> {
+    let mut text = os.read_file(&dir.join(LOG))?.unwrap_or_default();
+    if text.len() > LONGEST {
+        journal::put(os, dir, "log.0", &text)?;
+        text.clear();
+    }
+    if text.last().is_some_and(|&b| b != b'\n') {
+        text.push(b'\n');
+    }
+    text.extend(serde_json::to_vec(entry).unwrap_or_default());
+    text.push(b'\n');
+    journal::put(os, dir, LOG, &text)
+}
+
+/// A run that is told of: in the journal while it lasts, and in the history when it is over.
+pub(super) struct Diary<'a, O: Os> {
+    os: &'a O,
+    verb: &'static str,
+    begun: Timestamp,
+    clock: Instant,
+    open: Option<Open>,
+    /// For the history.
+    pub(super) details: Vec<String>,
+}
+
+/// What is known since it began.
+struct Open {
+    store: Store,
+    dir: std::path::PathBuf,
+    from: String,
+    to: String,
+}
+
+/// Runs `run`, and writes down what came of it, where it began anything.
+///
+/// # Errors
+/// Those of `run`.
+pub(super) fn told<O: Os, T>(
+    os: &O,
+    verb: &'static str,
+    run: impl FnOnce(&mut Diary<'_, O>) -> Result<T>,
+) -> Result<T> {
+    let (begun, clock) = (Timestamp::now(), Instant::now());
+    let mut diary = Diary { os, verb, begun, clock, open: None, details: Vec::new() };
+    let result = run(&mut diary);
+    diary.close(result.as_ref().err());
+    result
+}
+
+impl<O: Os> Diary<'_, O> {
+    /// The journal, before anything is written.
+    ///
+    /// # Errors
+    /// Refused: it cannot be read, or another version of this program keeps one.
+    pub(super) fn journal(&self, view: &View, layout: &Layout) -> Result<Journal> {
+        Store::of(view, layout).read(self.os).current()
+    }
+
+    /// Writes down that the run begins to write, after `change`. A run that was interrupted goes to
+    /// the history.
+    ///
+    /// # Errors
+    /// The journal can be kept nowhere.
+    pub(super) fn begin(
+        &mut self,
+        view: &View,
+        layout: &Layout,
+        (from, to): (String, String),
+        change: impl FnOnce(&mut Journal),
+    ) -> Result<()> {
+        let store = Store::of(view, layout);
+        let mut journal = store.read(self.os).current()?;
+        let dir = view.below(VAR);
+        if let Some(operation) = journal.operation.take() {
+            log::warn!("the last {}", describe(&operation));
+            self.append(
+                &dir,
+                &Entry {
+                    when: operation.begun,
+                    verb: operation.verb,
+                    from: operation.source,
+                    to: operation.target,
+                    result: Outcome::Interrupted,
+                    seconds: 0.0,
+                    code: 1,
+                    error: None,
+                    details: Vec::new(),
+                },
+            );
+        }
+        journal.operation = Some(Operation {
+            verb: self.verb.to_owned(),
+            pid: std::process::id(),
+            begun: self.begun,
+            source: Some(from.clone()),
+            target: Some(to.clone()),
+        });
+        change(&mut journal);
+        self.open = Some(Open { store: store.clone(), dir, from, to });
+        store.write(self.os, &mut journal)
+    }
+
+    /// Changes the journal on the way.
+    ///
+    /// # Errors
+    /// It can be kept nowhere.
+    pub(super) fn note(&self, change: impl FnOnce(&mut Journal)) -> Result<()> {
+        let Some(Open { store, .. }) = &self.open else { return Ok(()) };
+        // What was begun is no refusal any more.
+        let current = store.read(self.os).current();
+        let mut journal = current.map_err(|e| e.kind(Kind::Failed))?;
+        change(&mut journal);
+        store.write(self.os, &mut journal)
+    }
+
+    fn close(mut self, error: Option<&Error>) {
+        let Some(open) = self.open.take() else { return };
+        let done = || -> Result<()> {
+            let mut journal = open.store.read(self.os).current()?;
+            if journal.operation.take().is_some() {
+                open.store.write(self.os, &mut journal)?;
+            }
+            Ok(())
+        };
+        if let Err(e) = done() {
+            log::warn!("{e}");
+        }
+        self.append(
+            &open.dir,
+            &Entry {
+                when: self.begun,
+                verb: self.verb.to_owned(),
+                from: Some(open.from),
+                to: Some(open.to),
+                result: if error.is_none() { Outcome::Done } else { Outcome::Failed },
+                seconds: self.clock.elapsed().as_secs_f64(),
+                code: error.map_or(0, |e| e.kind.exit_code()),
+                error: error.map(ToString::to_string),
+                details: self.details.clone(),
+            },
+        );
+    }
+
+    /// What cannot be written down is no reason to stop.
+    fn append(&self, dir: &Path, entry: &Entry) {
+        if let Err(error) = append(self.os, dir, entry) {
+            log::warn!("keeping the history: {error}");
+        }
+    }
+}
+
+/// A run that was interrupted, in words.
+pub fn describe(operation: &Operation) -> String {
+    let Operation { verb, source, target, begun, .. } = operation;
+    let from = source.as_ref().map_or(String::new(), |s| format!(" of {s}"));
+    let to = target.as_ref().map_or(String::new(), |t| format!(" to {t}"));
+    format!("{verb}{from}{to}, begun {begun:.0}, was interrupted")
+}
+
+/// Whether the journal could not be kept for want of a place, and not because it must not be.
+pub(super) fn is_only_lost(error: &Error) -> bool {
+    error.kind != Kind::Refused
+}

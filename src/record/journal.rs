@@ -1,0 +1,239 @@
+//! What is meant to boot, and what is under way: the state of the box, not of a slot.
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+/// Its name.
+pub const JOURNAL: &str = "journal.json";
+/// The version of its format that this program writes.
+pub const SCHEMA: u32 = 1;
+
+/// The state of the box.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Journal {
+    /// Version of this format.
+    pub schema: u32,
+    /// Counts the writes: of several copies the one with the highest is the newest.
+    pub sequence: u64,
+    /// Program and version that wrote it.
+    pub tool: String,
+    /// When.
+    pub written: Timestamp,
+    /// The slot that is meant to boot.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub intended: Option<Place>,
+    /// Slots that have run and were not written since: they may lack a record.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub proven: Vec<Place>,
+    /// A trial that was neither confirmed nor rejected.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trial: Option<Trial>,
+    /// A run that writes, while it does; afterwards one that did not come to its end.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub operation: Option<Operation>,
+    /// How the system came up.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub boot: Option<Boot>,
+    /// The repair of the other slot at boot.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub auto_snapshot: Option<AutoSnapshot>,
+}
+
+/// A slot.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Place {
+    /// 1 or 2.
+    pub slot: u32,
+    /// The node of its root when this was written: on another one the number means nothing.
+    pub device: String,
+}
+
+/// A slot that was to be started once.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Trial {
+    /// The slot.
+    pub slot: Place,
+    /// The one that ran when the trial was armed, and runs after it.
+    pub from: Place,
+    /// When.
+    pub armed: Timestamp,
+}
+
+/// A run.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Operation {
+    /// What: `snapshot`.
+    pub verb: String,
+    /// Its process.
+    pub pid: u32,
+    /// When it began.
+    pub begun: Timestamp,
+    /// What it reads.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source: Option<String>,
+    /// What it writes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub target: Option<String>,
+}
+
+/// A start of the system.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Boot {
+    /// When it was seen.
+    pub time: Timestamp,
+    /// The slot that came up.
+    pub slot: Place,
+    /// How that came about.
+    pub how: How,
+}
+
+/// How a slot came to run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum How {
+    /// It was meant to.
+    Planned,
+    /// It is on trial.
+    Trial,
+    /// Another one was meant to.
+    Fallback,
+}
+
+/// The repair of the other slot at boot.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AutoSnapshot {
+    /// Where it stands.
+    pub state: Auto,
+    /// Why.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub why: Option<String>,
+    /// Since when.
+    pub when: Timestamp,
+}
+
+/// Junos's words for it, and one more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Auto {
+    /// The other slot was repaired.
+    Completed,
+    /// There is nothing to do.
+    Disabled,
+    /// It is being done.
+    #[serde(rename = "In progress")]
+    InProgress,
+    /// It could not be done.
+    Failed,
+}
+
+/// Why a journal cannot be read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Unreadable {
+    /// Another version of this program wrote it: it is whole, and not to be written over.
+    Version(u32),
+    /// It is torn, or none.
+    Damaged(String),
+}
+
+impl std::fmt::Display for Unreadable {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Version(found) => {
+                write!(f, "the journal has version {found}, this program knows version {SCHEMA}")
+            }
+            Self::Damaged(why) => write!(f, "the journal is damaged: {why}"),
+        }
+    }
+}
+
+#[derive(Deserialize)]
+struct Version {
+    schema: u32,
+}
+
+impl Default for Journal {
+    fn default() -> Self {
+        Self {
+            schema: SCHEMA,
+            sequence: 0,
+            tool: concat!("dualroot ", env!("CARGO_PKG_VERSION")).to_owned(),
+            written: Timestamp::UNIX_EPOCH,
+            intended: None,
+            proven: Vec::new(),
+            trial: None,
+            operation: None,
+            boot: None,
+            auto_snapshot: None,
+        }
+    }
+}
+
+impl Journal {
+    /// Reads a journal.
+    ///
+    /// # Errors
+    /// It is of another version, has fields that its version does not know, or is torn.
+    pub fn parse(text: &[u8]) -> Result<Self, Unreadable> {
+        let damaged = |e: serde_json::Error| Unreadable::Damaged(e.to_string());
+        let version: Version = serde_json::from_slice(text).map_err(damaged)?;
+        if version.schema != SCHEMA {
+            return Err(Unreadable::Version(version.schema));
+        }
+        serde_json::from_slice(text).map_err(damaged)
+    }
+
+    /// The journal as it is stored.
+    pub fn to_json(&self) -> Vec<u8> {
+        let mut text = serde_json::to_vec_pretty(self).unwrap_or_default();
+        text.push(b'\n');
+        text
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The journal that version 0.1.0 wrote must be readable for ever.
+    const V1: &str = include_str!("../../testdata/journal-v1.json");
+
+    #[test]
+    fn version_1_is_still_read_and_written() {
+        let journal = Journal::parse(V1.as_bytes()).unwrap();
+        assert_eq!(journal.trial.as_ref().unwrap().slot.slot, 2);
+        assert_eq!(journal.auto_snapshot.as_ref().unwrap().state, Auto::InProgress);
+        assert_eq!(String::from_utf8(journal.to_json()).unwrap(), V1);
+        let bare = Journal::default();
+        assert_eq!(Journal::parse(&bare.to_json()), Ok(bare));
+    }
+
+    #[test]
+    fn a_newer_version_is_refused_by_its_number() {
+        let newer = V1.replace("\"schema\": 1", "\"schema\": 2").replace("\"tool\"", "\"mood\"");
+        let error = Journal::parse(newer.as_bytes()).unwrap_err();
+        assert_eq!(error, Unreadable::Version(2));
+        let text = "the journal has version 2, this program knows version 1";
+        assert_eq!(error.to_string(), text);
+    }
+
+    #[test]
+    fn unknown_fields_and_damage_are_refused() {
+        for (from, to) in
+            [("\"tool\"", "\"mood\": 1,\n  \"tool\""), ("\"pid\"", "\"mood\": 1, \"pid\"")]
+        {
+            let Err(Unreadable::Damaged(why)) = Journal::parse(V1.replace(from, to).as_bytes())
+            else {
+                panic!("{to}");
+            };
+            assert!(why.contains("mood"), "{why}");
+        }
+        for length in 0..V1.len() - 2 {
+            assert!(Journal::parse(&V1.as_bytes()[..length]).is_err(), "cut at {length}");
+        }
+    }
+}

@@ -1,0 +1,150 @@
+//! Which slot starts: flags of MBR and GPT on loop devices, with sfdisk(8) as the one who reads them
+//! after us.
+
+use std::fs;
+use std::os::unix::fs::{FileExt, PermissionsExt};
+
+use crate::harness::{Disk, Layout, Scheme, ready, tool};
+
+const TOOLS: &[&str] = &["sgdisk"];
+/// freebsd-boot and freebsd-ufs.
+const BOOT: &str = "83BD6B9D-7F41-11DC-BE0B-001560B84F0F";
+const UFS: &str = "516E7CB6-6ECF-11D6-8FF8-00022D09712B";
+
+/// A disk whose second slot has a copy.
+fn disk(scheme: Scheme) -> Disk {
+    let mut layout = Layout { scheme, ..Layout::default() };
+    if scheme == Scheme::Gpt {
+        // Slots by their type; the last partition holds what starts them.
+        let last = layout.sizes_mb.len() + 1;
+        layout.sizes_mb.push(1);
+        layout.types = [(1, UFS), (2, UFS), (last, BOOT)].into();
+    }
+    let disk = Disk::new(layout);
+    disk.fill();
+    if scheme == Scheme::Gpt {
+        gptboot(&disk, b"no UFS partition was found");
+    }
+    disk.dualroot(&["snapshot"]).exits(0);
+    disk
+}
+
+/// Puts words into the boot partition.
+fn gptboot(disk: &Disk, words: &[u8]) {
+    let medium = fs::OpenOptions::new().write(true).open(disk.medium()).unwrap();
+    let last = Layout::default().sizes_mb.len() + 1;
+    medium.write_all_at(words, disk.extent(last).0 + 700).unwrap();
+    medium.sync_all().unwrap();
+}
+
+/// sfdisk's lines for the partitions.
+fn dump(disk: &Disk) -> Vec<String> {
+    let text = String::from_utf8(tool("sfdisk", &[&"--dump", &disk.medium()])).unwrap();
+    text.lines().filter(|line| line.contains("start=")).map(str::to_owned).collect()
+}
+
+/// The attributes of both slots, as sfdisk names the bits: 59 is bootme, 58 bootonce.
+fn attributes(disk: &Disk) -> [String; 2] {
+    let lines = dump(disk);
+    [0, 1].map(|n| {
+        let attributes = lines[n].split("attrs=\"").nth(1).unwrap_or_default();
+        attributes.trim_end_matches('"').to_owned()
+    })
+}
+
+fn next(disk: &Disk) -> Vec<(u64, bool)> {
+    let report = disk.dualroot(&["show", "--json"]).exits(0).json();
+    let next = report["next"].as_array().unwrap().iter();
+    next.map(|n| (n["slot"].as_u64().unwrap(), n["once"].as_bool().unwrap())).collect()
+}
+
+#[test]
+fn the_active_flag_moves_and_nothing_else() {
+    if !ready(TOOLS) {
+        return;
+    }
+    let disk = disk(Scheme::Dos);
+    let before = dump(&disk);
+    let sector = fs::read(disk.image()).unwrap()[..446].to_vec();
+    assert_eq!(next(&disk), [(1, false)]);
+    disk.dualroot(&["boot", "2"]).exits(0).prints("Next start: slot 2");
+    let after = dump(&disk);
+    assert!(after[1].contains("bootable") && !after[0].contains("bootable"), "{after:?}");
+    let bare =
+        |lines: &[String]| lines.iter().map(|l| l.replace(", bootable", "")).collect::<Vec<_>>();
+    assert_eq!(bare(&before), bare(&after));
+    tool("sync", &[]);
+    assert_eq!(fs::read(disk.image()).unwrap()[..446], sector, "the boot code");
+    disk.dualroot(&["snapshot"]).fails(6, "boot flags").says("hint: make the running slot active");
+    disk.dualroot(&["boot", "2", "--once"]).fails(6, "no flag for one start only");
+    disk.dualroot(&["boot", "1"]).exits(0);
+    assert_eq!(dump(&disk), before);
+    let log = disk.dualroot(&["log", "--json"]).exits(0).json();
+    let verbs: Vec<_> =
+        log["entries"].as_array().unwrap().iter().map(|e| e["verb"].clone()).collect();
+    assert_eq!(verbs, ["snapshot", "boot", "boot"]);
+    disk.dualroot(&["log"]).exits(0).prints("boot");
+}
+
+#[test]
+fn a_trial_on_a_gpt_is_armed_and_given_up() {
+    if !ready(TOOLS) {
+        return;
+    }
+    let disk = disk(Scheme::Gpt);
+    // The copy is there to fall back on.
+    assert_eq!(attributes(&disk), ["GUID:59", "GUID:59"]);
+    assert_eq!(next(&disk), [(1, false), (2, false)]);
+    disk.dualroot(&["boot", "alternate", "--once"]).exits(0).prints("once; then slot 1");
+    assert_eq!(attributes(&disk), ["GUID:59", "GUID:58,59"]);
+    disk.dualroot(&["show"]).exits(0).prints("Trial: slot 2 from slot 1");
+    disk.dualroot(&["snapshot"]).fails(6, "boot flags");
+    disk.dualroot(&["confirm"]).fails(6, "waits for the next start");
+    disk.dualroot(&["reject"]).exits(0);
+    assert_eq!(attributes(&disk), ["GUID:59", "GUID:59"]);
+    disk.dualroot(&["reject"]).fails(6, "no trial");
+    disk.dualroot(&["boot", "2"]).exits(0);
+    assert_eq!(attributes(&disk), ["", "GUID:59"], "slot 1 would come first");
+    disk.dualroot(&["boot", "1"]).exits(0);
+    let check = tool("sgdisk", &[&"-v", &disk.medium()]);
+    assert!(String::from_utf8_lossy(&check).contains("No problems found"));
+    // Nobody is known who would end a trial.
+    gptboot(&disk, &[0; 40]);
+    disk.dualroot(&["boot", "2", "--once"]).fails(6, "not gptboot");
+}
+
+#[test]
+fn a_slot_without_a_record_is_not_started() {
+    if !ready(TOOLS) {
+        return;
+    }
+    let disk = disk(Scheme::Dos);
+    let before = dump(&disk);
+    disk.format(2);
+    disk.dualroot(&["boot", "2"]).fails(6, "empty").says("hint: dualroot snapshot");
+    assert_eq!(dump(&disk), before);
+    disk.dualroot(&["boot", "3"]).exits(2);
+}
+
+#[test]
+fn health_hooks_are_run_and_told() {
+    if !ready(TOOLS) {
+        return;
+    }
+    let disk = disk(Scheme::Dos);
+    let hook = |name: &str, text: &str, mode| {
+        let path =
+            disk.write(&format!("etc/dualroot/health.d/{name}"), format!("#!/bin/sh\n{text}\n"));
+        fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+    };
+    hook("10-good", "echo fine", 0o755);
+    hook("notes", "exit 1", 0o644);
+    disk.dualroot(&["confirm"]).exits(0).prints("10-good: passed");
+    hook("20-bad", "echo no route; exit 3", 0o755);
+    let run = disk.dualroot(&["confirm"]).fails(1, "20-bad: failed with exit 3");
+    run.says("hint: it said: no route; nothing was changed");
+    hook("20-bad", "exit 0", 0o757);
+    disk.dualroot(&["confirm"]).fails(1, "others than root can write it");
+    let log = disk.dualroot(&["log"]).exits(0);
+    assert_eq!(log.stdout.matches("10-good: passed").count(), 3, "{log}");
+}

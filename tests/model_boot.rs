@@ -1,0 +1,698 @@
+//! `boot`, `confirm` and `reject` on a machine in memory, with a gptboot that obeys the flags: every
+//! failure, every signal and every loss of power, and after each of them something starts.
+
+use std::collections::HashSet;
+use std::fmt::Write as _;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::path::Path;
+
+use dualroot::error::{Error, Kind};
+use dualroot::ops::{Session, boot, check, history, show, snapshot};
+use dualroot::slot::{Choice, State};
+use dualroot::sys::Os;
+use dualroot::sys::command::Ended;
+use dualroot::sys::fake::{Action, Call, Loss, Machine, Tree, When};
+use dualroot::table::flags::{Change, Flags};
+use dualroot::table::gpt::{self, Copy};
+use dualroot::table::{Entry, Scheme, Table, superblock};
+use nix::errno::Errno;
+
+const MB: u64 = 1 << 20;
+const SIGINT: i32 = 2;
+const BOOT: &str = "83bd6b9d-7f41-11dc-be0b-001560b84f0f";
+const UFS: &str = "516e7cb6-6ecf-11d6-8ff8-00022d09712b";
+/// What starts from each slot.
+const KERNEL: &[u8] = b"a kernel";
+/// What only gptboot says.
+const GPTBOOT: &[u8] = b"\0%s: no UFS partition was found\n\0";
+
+// ---- the machine --------------------------------------------------------------------------------
+
+/// da0 with two roots and a `/config` that both use; slot 2 has a copy.
+fn machine(scheme: Scheme) -> Machine {
+    let machine = Machine::new();
+    let parts = parts(scheme);
+    machine.world(|w| {
+        if scheme == Scheme::Gpt {
+            w.add_gpt_disk("da0", &[(BOOT, MB / 2), (UFS, 2 * MB), (UFS, 2 * MB), (UFS, MB)]);
+            w.put("da0p1", 512, GPTBOOT);
+        } else {
+            w.add_disk("da0", &[2 * MB, 2 * MB, MB]);
+        }
+        for (device, label) in parts.iter().zip(["root1", "root2", "config"]) {
+            w.make_fs(device, label).unwrap();
+        }
+        let [one, two, config] = &parts;
+        let fstab = format!(
+            "/dev/{one} / ufs rw 1 1\n/dev/{two} /altroot ufs rw,noauto 0 0\n/dev/{config} /config ufs rw 2 2\n"
+        );
+        w.edit(one, |tree| root(tree, &fstab));
+        w.edit(config, |tree| tree.file("app.conf", b"host-name ex;\n"));
+        w.boot = vec![
+            (format!("/dev/{one}").into(), "/".into()),
+            (format!("/dev/{config}").into(), "/config".into()),
+        ];
+        w.start().unwrap();
+    });
+    done(snapshot(&machine));
+    machine.lose_power(Loss::None)
+}
+
+fn parts(scheme: Scheme) -> [String; 3] {
+    let infix = if scheme == Scheme::Gpt { ["p2", "p3", "p4"] } else { ["s1", "s2", "s3"] };
+    infix.map(|part| format!("da0{part}"))
+}
+
+fn root(tree: &mut Tree, fstab: &str) {
+    for dir in ["dev", "config", "boot", "etc", "var", "var/db", "altroot"] {
+        tree.dir(dir);
+    }
+    tree.file("etc/fstab", fstab.as_bytes());
+    tree.file("boot/kernel", KERNEL);
+}
+
+fn session(machine: &Machine) -> Session {
+    Session { root: "/".into(), config: None, media: None, monitor: machine.monitor() }
+}
+
+fn snapshot(machine: &Machine) -> Result<(), Error> {
+    let options = snapshot::Options::default();
+    snapshot::run(machine, &session(machine), options, &mut |_| {}).map(drop)
+}
+
+fn choose(machine: &Machine, slot: u32, once: bool) -> Result<boot::Report, Error> {
+    boot::run(machine, &session(machine), Choice::Number(slot), once, false)
+}
+
+fn confirm(machine: &Machine) -> Result<boot::Report, Error> {
+    boot::confirm(machine, &session(machine))
+}
+
+fn reject(machine: &Machine) -> Result<boot::Report, Error> {
+    boot::reject(machine, &session(machine), false)
+}
+
+fn show(machine: &Machine) -> show::Report {
+    let fork = machine.fork();
+    done(show::run(&fork, &session(&fork), None))
+}
+
+fn codes(machine: &Machine) -> Vec<&'static str> {
+    let fork = machine.fork();
+    done(check::run(&fork, &session(&fork))).findings.iter().map(|f| f.code).collect()
+}
+
+fn done<T>(result: Result<T, Error>) -> T {
+    result.unwrap_or_else(|e| panic!("{e}"))
+}
+
+fn running(machine: &Machine) -> u32 {
+    let slots = show(machine).slots;
+    slots.iter().find(|slot| slot.booted).unwrap().slot
+}
+
+// ---- what starts it -----------------------------------------------------------------------------
+
+fn scheme(machine: &Machine) -> Scheme {
+    let gpt = machine.world(|w| w.devices.find(Path::new("da0p1")).is_some());
+    if gpt { Scheme::Gpt } else { Scheme::Mbr }
+}
+
+/// The table as the boot code reads it: of a GPT the primary copy, or the backup.
+fn table(machine: &Machine) -> Table {
+    let disk = machine.fork();
+    let size = disk.devices().unwrap().get(0).size;
+    let read = |at, length| disk.read_device(Path::new("/dev/da0"), at, length).unwrap();
+    let bytes = read(0, usize::try_from(size).unwrap());
+    let mut reader = std::io::Cursor::new(bytes);
+    if scheme(machine) == Scheme::Mbr {
+        return dualroot::table::read(&mut reader, size, 512).unwrap().unwrap();
+    }
+    let mut copy = |copy| gpt::read_copy(&mut reader, size, 512, copy).ok().flatten();
+    copy(Copy::Primary).or_else(|| copy(Copy::Backup)).expect("no copy of the gpt is whole")
+}
+
+/// Whether the kernel of a slot can be loaded.
+fn loads(machine: &Machine, device: &str) -> bool {
+    machine.world(|w| {
+        superblock::read(w.head(device)).is_some()
+            && w.tree(device)
+                .listing()
+                .get(Path::new("boot/kernel"))
+                .is_some_and(|f| f.data == [(0, KERNEL.to_vec())] && f.size == KERNEL.len() as u64)
+    })
+}
+
+/// The machine starts: as `gptfind` does it (stand/libsa/gpt.c), or the code of an MBR. The slot
+/// that came up, with what that did to the flags.
+fn start(machine: &Machine, loss: Loss) -> Option<(Machine, u32)> {
+    let machine = machine.lose_power(loss);
+    let found = table(&machine);
+    let all = parts(scheme(&machine));
+    let [one, two, _] = &all;
+    let number = |index: u32| match index {
+        2 => Some((1, one)),
+        3 => Some((2, two)),
+        _ => None,
+    };
+    let ufs = || found.entries.iter().filter(|e| e.kind == "freebsd-ufs");
+    let mut change = Change::none(&found, None);
+    let slot = if found.scheme == Scheme::Mbr {
+        let active: Vec<_> = found.entries.iter().filter(|e| e.active).collect();
+        let [active] = active[..] else { return None };
+        let slot = active.index;
+        loads(&machine, &all[slot as usize - 1]).then_some(slot)
+    } else {
+        // A trial that was begun and did not lead to a system that could say so.
+        for entry in ufs().filter(|e| e.boot_once && !e.boot_me) {
+            let failed = Flags { boot_failed: true, ..Flags::default() };
+            change.entries.insert(entry.index, (Flags::of(entry), failed));
+        }
+        let tried_once: Vec<&Entry> = ufs().filter(|e| e.boot_me && e.boot_once).collect();
+        let flagged: Vec<&Entry> = ufs().filter(|e| e.boot_me && !e.boot_once).collect();
+        let first = ufs().take(usize::from(tried_once.is_empty() && flagged.is_empty()));
+        let mut came = None;
+        for entry in tried_once.into_iter().chain(flagged).chain(first) {
+            let flags = Flags::of(entry);
+            if entry.boot_once {
+                let tried = Flags { boot_me: false, ..flags };
+                change.entries.insert(entry.index, (flags, tried));
+            }
+            match number(entry.index).filter(|(_, device)| loads(&machine, device)) {
+                Some((slot, _)) => {
+                    came = Some(slot);
+                    break;
+                }
+                None if entry.boot_once => {
+                    let failed = Flags { boot_failed: true, ..Flags::default() };
+                    change.entries.insert(entry.index, (flags, failed));
+                }
+                None => {}
+            }
+        }
+        came
+    }?;
+    if !change.is_empty() {
+        // What one copy lacks, gptboot leaves to `gpart recover`.
+        let _ = machine.set_boot(Path::new("/dev/da0"), &change);
+    }
+    machine.world(|w| w.boot[0].0 = format!("/dev/{}", all[slot as usize - 1]).into());
+    Some((machine.lose_power(Loss::None), slot))
+}
+
+fn started(machine: &Machine) -> (Machine, u32) {
+    start(machine, Loss::All).expect("nothing starts")
+}
+
+// ---- plain use ----------------------------------------------------------------------------------
+
+#[test]
+fn a_slot_that_is_chosen_starts_and_leads_back() {
+    for scheme in [Scheme::Mbr, Scheme::Gpt] {
+        let machine = machine(scheme);
+        assert_eq!(show(&machine).next[0].slot, 1);
+        let report = done(choose(&machine, 2, false));
+        assert_eq!((report.slot, report.changed, report.reboot_due), (2, true, true));
+        let next: Vec<_> = show(&machine).next.iter().map(|n| (n.slot, n.once)).collect();
+        // The first slot comes first in the table: it cannot be what a GPT falls back on.
+        assert_eq!(next, [(2, false)], "{scheme}");
+        assert_eq!(snapshot(&machine).unwrap_err().kind, Kind::Refused, "it starts next");
+        let (machine, slot) = started(&machine);
+        assert_eq!((slot, running(&machine)), (2, 2));
+        // Slot 1 has no record, but it has run.
+        let slots = show(&machine).slots;
+        assert_eq!((slots[0].state, slots[0].active), (State::Invalid, false));
+        done(choose(&machine, 1, false));
+        let next: Vec<_> = show(&machine).next.iter().map(|n| n.slot).collect();
+        assert_eq!(next, if scheme == Scheme::Gpt { vec![1, 2] } else { vec![1] });
+        let (machine, slot) = started(&machine);
+        assert_eq!(slot, 1);
+        assert!(!done(choose(&machine, 1, false)).changed, "{scheme}: it was so already");
+        let log = done(history::run(&machine, &session(&machine))).entries;
+        let log: Vec<_> = log.iter().map(|e| (e.verb.as_str(), e.result.name())).collect();
+        // What slot 2 did is in its own history: here the roots hold /var.
+        assert_eq!(log, [("snapshot", "done"), ("boot", "done"), ("boot", "done")]);
+    }
+}
+
+#[test]
+fn a_trial_ends_by_itself_or_is_confirmed_or_rejected() {
+    let machine = machine(Scheme::Gpt);
+    let stage = |machine: &Machine| show(machine).trial.map(|t| t.stage);
+    done(choose(&machine, 2, true));
+    let next: Vec<_> = show(&machine).next.iter().map(|n| (n.slot, n.once)).collect();
+    assert_eq!(next, [(2, true), (1, false)]);
+    assert_eq!(stage(&machine), Some(show::Stage::Armed));
+    assert!(codes(&machine).contains(&"trial-armed"), "{:?}", codes(&machine));
+    assert_eq!(confirm(&machine).unwrap_err().kind, Kind::Refused, "it has not started");
+    let (trial, slot) = started(&machine);
+    assert_eq!((slot, stage(&trial)), (2, Some(show::Stage::Running)));
+    assert!(codes(&trial).contains(&"trial-unconfirmed"), "{:?}", codes(&trial));
+    // The known-good root is not written over.
+    let error = snapshot(&trial).unwrap_err();
+    assert_eq!(error.kind, Kind::Refused, "{error}");
+    // It ends by itself.
+    let (back, slot) = started(&trial);
+    assert_eq!((slot, stage(&back)), (1, Some(show::Stage::Over)));
+    assert!(codes(&back).contains(&"trial-over"), "{:?}", codes(&back));
+    done(confirm(&back));
+    assert_eq!((stage(&back), show(&back).next[0].slot), (None, 1));
+    // It is confirmed.
+    let confirmed = trial.fork();
+    assert_eq!(done(confirm(&confirmed)).slot, 2);
+    assert_eq!(stage(&confirmed), None);
+    let (again, slot) = started(&confirmed);
+    assert_eq!(slot, 2);
+    done(snapshot(&again));
+    assert_eq!(started(&again).1, 2);
+    // It is rejected, before and after the start.
+    for machine in [machine, trial] {
+        let report = done(reject(&machine));
+        assert_eq!((report.slot, report.reboot_due), (1, running(&machine) == 2));
+        assert_eq!(stage(&machine), None);
+        let (machine, slot) = started(&machine);
+        assert_eq!(slot, 1);
+        assert_eq!(reject(&machine).unwrap_err().kind, Kind::Refused, "there is none");
+    }
+}
+
+#[test]
+fn a_trial_that_does_not_even_load_is_given_up_at_once() {
+    let machine = machine(Scheme::Gpt);
+    done(choose(&machine, 2, true));
+    machine.world(|w| w.edit("da0p3", |tree| tree.remove("boot/kernel")));
+    let (machine, slot) = started(&machine);
+    assert_eq!(slot, 1);
+    assert!(codes(&machine).contains(&"boot-failed"), "{:?}", codes(&machine));
+    assert_eq!(show(&machine).trial.unwrap().stage, show::Stage::Over);
+}
+
+#[test]
+fn health_hooks_decide() {
+    let machine = machine(Scheme::Gpt);
+    let hook = |tree: &mut Tree, name: &str, mode, uid| {
+        for dir in ["etc/dualroot", "etc/dualroot/health.d"] {
+            if !tree.has(dir) {
+                tree.dir(dir);
+            }
+        }
+        let path = format!("etc/dualroot/health.d/{name}");
+        tree.file(&path, b"#!/bin/sh\n");
+        let attributes = tree.attributes(&path);
+        (attributes.mode, attributes.uid) = (mode, uid);
+    };
+    machine.world(|w| {
+        w.edit("da0p3", |tree| {
+            hook(tree, "10-ping", 0o755, 0);
+            hook(tree, "20-routes", 0o500, 0);
+            hook(tree, "README", 0o644, 7);
+        });
+    });
+    done(choose(&machine, 2, true));
+    let (machine, _) = started(&machine);
+    let flags = |machine: &Machine| table(machine).entries;
+    for (case, change, says) in [
+        ("exit", Some(Ended { code: Some(3), late: false, tail: "no route".into() }), "exit 3"),
+        ("time", Some(Ended { code: None, late: true, tail: String::new() }), "60 seconds"),
+        ("others", None, "others than root can write it"),
+    ] {
+        let machine = machine.fork();
+        machine.world(|w| match change.clone() {
+            Some(ended) => drop(w.hooks.insert("20-routes".into(), ended)),
+            None => w.edit("da0p3", |tree| hook(tree, "20-routes", 0o775, 0)),
+        });
+        let before = (flags(&machine), show(&machine).trial);
+        let error = confirm(&machine).unwrap_err();
+        assert_eq!(error.kind, Kind::Failed, "{case}");
+        let text = error.to_string();
+        assert!(text.contains(says) && text.contains("20-routes"), "{case}: {text}");
+        assert!(before == (flags(&machine), show(&machine).trial), "{case}: something changed");
+        let log = done(history::run(&machine, &session(&machine))).entries;
+        let last = log.last().unwrap();
+        assert_eq!((last.verb.as_str(), last.code), ("confirm", 1), "{case}");
+        assert_eq!(last.details[0], "10-ping: passed");
+        assert_eq!(started(&machine).1, 1, "{case}");
+    }
+    let report = done(confirm(&machine));
+    let names: Vec<_> = report.hooks.iter().map(|h| (h.name.as_str(), h.passed)).collect();
+    assert_eq!(names, [("10-ping", true), ("20-routes", true)]);
+    assert_eq!(started(&machine).1, 2);
+}
+
+// ---- refusals -----------------------------------------------------------------------------------
+
+#[test]
+fn refusals_change_no_flag_and_no_journal() {
+    type Change = fn(&Machine);
+    let damage = |machine: &Machine| machine.world(|w| w.edit("da0p3", |t| t.remove(".dualroot")));
+    let cases: [(&str, Scheme, bool, Change); 8] = [
+        ("invalid", Scheme::Gpt, false, damage),
+        ("invalid", Scheme::Gpt, true, damage),
+        ("no flag for one start", Scheme::Mbr, true, |_| {}),
+        ("not gptboot", Scheme::Gpt, true, |m| m.world(|w| w.put("da0p1", 512, &[7; 64]))),
+        ("UEFI", Scheme::Mbr, false, |m| {
+            m.world(|w| w.started.firmware = Some(dualroot::table::boot::Firmware::Uefi));
+        }),
+        ("securelevel", Scheme::Gpt, false, |m| {
+            m.world(|w| w.forbids = Some("securelevel is 2".into()));
+        }),
+        ("version 9", Scheme::Gpt, false, |m| {
+            m.world(|w| {
+                w.edit("da0p4", |t| t.file(".dualroot/journal.json", b"{\"schema\": 9, \"x\": 1}"));
+            });
+        }),
+        ("needs root", Scheme::Gpt, false, |m| m.world(|w| w.privileged = false)),
+    ];
+    for (word, scheme, once, change) in cases {
+        let machine = machine(scheme);
+        change(&machine);
+        let content = || {
+            let [one, two, config] = parts(scheme);
+            let trees = machine.world(|w| [&one, &two, &config].map(|d| w.tree(d).listing()));
+            (table(&machine), trees, machine.world(|w| w.pending_tables()))
+        };
+        let before = content();
+        let Err(error) = choose(&machine, 2, once) else { panic!("{word}: not refused") };
+        assert_eq!(error.kind, Kind::Refused, "{word}: {error}");
+        assert!(error.to_string().contains(word), "{word}: {error}");
+        assert!(before == content(), "{word}: something was written");
+    }
+    // A plain choice goes on where only nobody is known who obeys.
+    let machine = machine(Scheme::Gpt);
+    machine.world(|w| w.put("da0p1", 512, &[7; 64]));
+    done(choose(&machine, 2, false));
+}
+
+/// A trial of which nothing would know is none; a plain choice needs nobody to know.
+#[test]
+fn a_trial_needs_a_place_for_the_journal() {
+    let full = |places: &[&str]| {
+        let machine = machine(Scheme::Gpt);
+        for place in places {
+            let full = Action::Fail(Errno::ENOSPC as i32);
+            machine.inject(When::Each("dir.create_file", (*place).to_owned()), full);
+        }
+        machine
+    };
+    let places = ["da0p2:journal.json.new", "da0p4:.dualroot/journal.json.new"];
+    let machine = full(&places);
+    let before = table(&machine);
+    let error = choose(&machine, 2, true).unwrap_err();
+    assert_eq!(error.kind, Kind::Refused, "{error}");
+    assert!(error.to_string().contains("nothing would know"), "{error}");
+    assert_eq!(table(&machine), before);
+    done(choose(&machine, 2, false));
+    assert_eq!(started(&machine).1, 2);
+    // One place is enough.
+    let machine = full(&places[..1]);
+    done(choose(&machine, 2, true));
+    assert_eq!(show(&started(&machine).0).trial.unwrap().stage, show::Stage::Running);
+}
+
+#[test]
+fn boot0_starts_what_it_was_told_and_check_sees_where_it_does_not() {
+    let machine = machine(Scheme::Mbr);
+    machine.world(|w| {
+        let sector = w.table("da0");
+        let start = [0xfc, 0x31, 0xc0, 0x8e, 0xc0, 0x8e, 0xd8, 0x8e, 0xd0, 0xbc, 0x00, 0x7c];
+        sector[..12].copy_from_slice(&start);
+        sector[0x1b2..0x1b8].copy_from_slice(b"Drive ");
+    });
+    assert!(!codes(&machine).contains(&"boot0-differs"));
+    machine.world(|w| w.set_active("da0", 2));
+    assert!(codes(&machine).contains(&"boot0-differs"), "{:?}", codes(&machine));
+    assert_eq!(show(&machine).next[0].slot, 1, "boot0 does not look at the active flag");
+    done(choose(&machine, 2, false));
+    let sector = machine.world(|w| w.table("da0").clone());
+    assert_eq!((sector[0x1b9], sector[446], sector[462]), (1, 0, 0x80));
+    assert!(!codes(&machine).contains(&"boot0-differs"));
+}
+
+// ---- everything that can go wrong ---------------------------------------------------------------
+
+/// A verb, and the machine that it is tried on.
+struct Case {
+    name: &'static str,
+    machine: Machine,
+    run: fn(&Machine) -> Result<(), Error>,
+    /// The slot that starts before it, and after it.
+    before: u32,
+    after: u32,
+}
+
+fn cases() -> Vec<Case> {
+    let [mbr, gpt] = [Scheme::Mbr, Scheme::Gpt].map(machine);
+    let trial = || {
+        let machine = gpt.fork();
+        done(choose(&machine, 2, true));
+        machine
+    };
+    let on_trial = started(&trial()).0;
+    let second = |machine: &Machine| {
+        let machine = machine.fork();
+        done(choose(&machine, 2, false));
+        started(&machine).0
+    };
+    let case = |name, machine: &Machine, run, before, after| {
+        let machine = machine.lose_power(Loss::None);
+        Case { name, machine, run, before, after }
+    };
+    vec![
+        case("boot 2, MBR", &mbr, |m| choose(m, 2, false).map(drop), 1, 2),
+        case("boot 1, MBR", &second(&mbr), |m| choose(m, 1, false).map(drop), 2, 1),
+        case("boot 2, GPT", &gpt, |m| choose(m, 2, false).map(drop), 1, 2),
+        case("boot 1, GPT", &second(&gpt), |m| choose(m, 1, false).map(drop), 2, 1),
+        case("boot 2 --once", &gpt, |m| choose(m, 2, true).map(drop), 1, 2),
+        case("boot 1 --once", &second(&gpt), |m| choose(m, 1, true).map(drop), 2, 1),
+        case("confirm", &on_trial, |m| confirm(m).map(drop), 1, 2),
+        case("reject, armed", &trial(), |m| reject(m).map(drop), 2, 1),
+        case("reject, running", &on_trial, |m| reject(m).map(drop), 1, 1),
+    ]
+}
+
+#[derive(Default)]
+struct Findings(std::collections::BTreeMap<String, Vec<String>>);
+
+impl Findings {
+    fn add(&mut self, what: impl Into<String>, case: &str) {
+        self.0.entry(what.into()).or_default().push(case.to_owned());
+    }
+
+    fn check(&mut self, right: bool, what: &str, case: &str) {
+        if !right {
+            self.add(what, case);
+        }
+    }
+
+    #[track_caller]
+    fn none(self) {
+        let mut text = String::new();
+        for (what, cases) in self.0.iter().take(10) {
+            let first = cases[..cases.len().min(4)].join("\n    ");
+            let _ = write!(text, "\n{} times: {what}\n    {first}", cases.len());
+        }
+        assert!(text.is_empty(), "{} kinds of findings:{text}", self.0.len());
+    }
+}
+
+/// Whether it belongs to what is written down when all is done; or the last look at the medium, of
+/// which only the tables count.
+fn is_history(call: &Call) -> bool {
+    ["os.read_device", "os.read_file", "os.open_dir"].contains(&call.op)
+        || call.op.starts_with("dir.")
+        || call.op.starts_with("file.")
+}
+
+fn calls(case: &Case) -> Vec<Call> {
+    let machine = case.machine.fork();
+    machine.record();
+    done((case.run)(&machine));
+    machine.trace()
+}
+
+/// What is on the disk, as one number.
+fn fingerprint(machine: &Machine) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    format!("{:?}", table(machine)).hash(&mut hasher);
+    let trees = parts(scheme(machine));
+    machine.world(|w| trees.iter().for_each(|d| w.tree(d).listing().hash(&mut hasher)));
+    hasher.finish()
+}
+
+/// What starts is one of the two, nothing that runs was written to, and the verb can be done again.
+fn survives(case: &Case, after: &Machine, how: &str, findings: &mut Findings) {
+    let Some((up, slot)) = start(after, Loss::None) else {
+        findings.add("nothing starts", how);
+        return;
+    };
+    let fits = slot == case.before || slot == case.after;
+    findings.check(fits, &format!("slot {slot} starts"), how);
+    let slots = show(&up).slots;
+    findings.check(slots[1].state == State::Valid || slots[1].booted, "the copy is gone", how);
+    // Whoever is up can say what he wants.
+    for wanted in [1, 2] {
+        let again = up.fork();
+        match choose(&again, wanted, false) {
+            Err(e) => findings.add(format!("boot {wanted} fails then: {e}"), how),
+            Ok(_) => findings.check(
+                start(&again, Loss::All).is_some_and(|(_, slot)| slot == wanted),
+                "boot has no effect then",
+                how,
+            ),
+        }
+    }
+}
+
+#[test]
+fn something_starts_after_every_failure_and_signal() {
+    for case in cases() {
+        let mut findings = Findings::default();
+        let mut seen = HashSet::new();
+        let calls = calls(&case);
+        for call in &calls {
+            let how = format!("{}: {call}", case.name);
+            let rots = call.op == "os.set_boot.write";
+            let mut actions =
+                vec![Action::Fail(Errno::EIO as i32), Action::Signal(SIGINT), Action::Stop];
+            actions.extend(rots.then_some(Action::Rot));
+            for action in actions {
+                let how = format!("{how} {action:?}");
+                let rot = matches!(action, Action::Rot);
+                let machine = case.machine.fork();
+                machine.inject(When::Call(call.clone()), action);
+                let result = (case.run)(&machine);
+                match &result {
+                    Ok(()) => {
+                        findings.check(!rot, "done, though the medium says otherwise", &how);
+                        let slot = start(&machine, Loss::All).map(|(_, slot)| slot);
+                        findings.check(slot == Some(case.after), "done, and without effect", &how);
+                    }
+                    Err(e) => {
+                        let refused = e.kind == Kind::Refused;
+                        let same = table(&machine) == table(&case.machine);
+                        findings.check(!refused || same, "refused after writing", &how);
+                    }
+                }
+                machine.next_process();
+                if !rot && seen.insert(fingerprint(&machine)) {
+                    survives(&case, &machine, &how, &mut findings);
+                }
+            }
+        }
+        println!("{}: {} operations, {} states", case.name, calls.len(), seen.len());
+        findings.none();
+    }
+}
+
+#[test]
+fn something_starts_after_every_loss_of_power() {
+    let mut cuts = 0;
+    for case in cases() {
+        let mut findings = Findings::default();
+        let mut seen = HashSet::new();
+        let calls = calls(&case);
+        let count = calls.len() as u64;
+        for k in 1..=count + 1 {
+            let machine = case.machine.fork();
+            machine.stop_at(k);
+            let stopped = (case.run)(&machine).is_err();
+            // In the end there is only the history.
+            let rest = calls.iter().skip(usize::try_from(k).unwrap() - 1);
+            assert!(stopped || rest.clone().all(is_history), "at {k} of {count}");
+            let pending = machine.world(|w| w.pending_tables());
+            let mut losses = vec![Loss::All, Loss::None, Loss::Half(k), Loss::Half(!k)];
+            losses.extend((1..pending).map(Loss::AllBut));
+            for loss in losses {
+                cuts += 1;
+                let after = machine.lose_power(loss);
+                let at = machine.hits().first().map_or("the end".to_owned(), ToString::to_string);
+                let how = format!("{}: {loss:?} at {k}: {at}", case.name);
+                if seen.insert(fingerprint(&after)) {
+                    survives(&case, &after, &how, &mut findings);
+                }
+            }
+        }
+        println!("{}: {} states", case.name, seen.len());
+        findings.none();
+    }
+    println!("{cuts} losses of power");
+}
+
+/// On a GPT gptboot would fall through to a half copy, were it flagged: neither the first slot nor
+/// the second may be while it is written.
+#[test]
+fn gptboot_never_meets_a_half_copy() {
+    let first = machine(Scheme::Gpt);
+    let second = first.fork();
+    done(choose(&second, 2, false));
+    let second = started(&second).0;
+    for (machine, own) in [(first, 1), (second, 2)] {
+        let trace = machine.fork();
+        trace.record();
+        done(snapshot(&trace));
+        let next: Vec<_> = show(&trace).next.iter().map(|n| n.slot).collect();
+        assert_eq!(next, if own == 1 { vec![1, 2] } else { vec![2] });
+        let calls = trace.trace();
+        let mut findings = Findings::default();
+        let mut seen = HashSet::new();
+        for (k, call) in (1..).zip(&calls) {
+            // Of the copying itself a sample is enough here.
+            let copying = call.op.starts_with("file.") || call.op.starts_with("dir.");
+            if copying && !call.place.contains("dualroot") && k % 8 != 0 {
+                continue;
+            }
+            let machine = machine.fork();
+            machine.stop_at(k);
+            if snapshot(&machine).is_ok() {
+                assert!(calls[usize::try_from(k).unwrap() - 1..].iter().all(is_history), "{call}");
+            }
+            for loss in [Loss::All, Loss::None, Loss::Half(k)] {
+                let how = format!("{loss:?} at {k}: {call}");
+                let after = machine.lose_power(loss);
+                if !seen.insert(fingerprint(&after)) {
+                    continue;
+                }
+                let slot = start(&after, Loss::None).map(|(_, slot)| slot);
+                findings.check(slot == Some(own), &format!("{slot:?} starts"), &how);
+                // Where even the running root is gone, only a whole copy comes up.
+                let [one, two, _] = parts(Scheme::Gpt);
+                let state = show(&after).slots[usize::from(own == 1)].state;
+                let running = if own == 1 { &one } else { &two };
+                after.world(|w| w.edit(running, |tree| tree.remove("boot/kernel")));
+                let slot = start(&after, Loss::None).map(|(_, slot)| slot);
+                findings.check(
+                    slot.is_none() || state == State::Valid,
+                    &format!("slot {slot:?} comes up and is {state:?}"),
+                    &how,
+                );
+            }
+        }
+        println!("slot {own}: {} operations, {} states", calls.len(), seen.len());
+        findings.none();
+    }
+}
+
+#[test]
+fn an_interrupted_run_is_told_until_the_next_one() {
+    let machine = machine(Scheme::Gpt);
+    let count = {
+        let trace = machine.fork();
+        trace.record();
+        done(snapshot(&trace));
+        trace.trace().iter().position(|c| c.op == "os.format").unwrap() as u64
+    };
+    machine.stop_at(count);
+    snapshot(&machine).unwrap_err();
+    let machine = machine.lose_power(Loss::All);
+    let operation = show(&machine).interrupted.expect("nothing is told");
+    assert_eq!(
+        (operation.verb.as_str(), operation.target.as_deref()),
+        ("snapshot", Some("/dev/da0p3"))
+    );
+    assert!(codes(&machine).contains(&"run-interrupted"), "{:?}", codes(&machine));
+    done(snapshot(&machine));
+    assert_eq!(show(&machine).interrupted, None);
+    let log = done(history::run(&machine, &session(&machine))).entries;
+    let log: Vec<_> = log.iter().map(|e| (e.verb.as_str(), e.result.name())).collect();
+    assert_eq!(log[1..], [("snapshot", "interrupted"), ("snapshot", "done")]);
+}
