@@ -7,6 +7,8 @@
 #[cfg(target_os = "freebsd")]
 mod boot;
 #[cfg(target_os = "freebsd")]
+mod boot_control;
+#[cfg(target_os = "freebsd")]
 mod check;
 #[cfg(target_os = "freebsd")]
 mod compare;
@@ -55,6 +57,7 @@ fn main() -> std::process::ExitCode {
         ("check", check::TESTS),
         ("partition", partition::TESTS),
         ("primary", primary::TESTS),
+        ("boot_control", boot_control::TESTS),
         ("boot", boot::TESTS),
     ])
 }
