@@ -159,7 +159,7 @@ if [ "${#suites[@]}" -eq 0 ]; then
 fi
 if $booting; then
     on_box+=(boot::made_)
-    truncate -s 800M "$work"/{mbr,gpt,other,mbr_primary,gpt_primary}.img
+    truncate -s 800M "$work"/{mbr,gpt,other,mbr_in_its_place,gpt_in_its_place}.img
 fi
 
 say "$(basename "$image"), $accel" >&2
@@ -204,8 +204,8 @@ if $booting; then
     set +m
     guest=("${machine[@]}" -device virtio-scsi-pci)
     disk "$work/mbr.img" raw scsi-hd bootindex=0
-    disk "$work/mbr_primary.img" raw scsi-hd removable=on
-    disk "$work/gpt_primary.img" raw scsi-hd removable=on
+    disk "$work/mbr_in_its_place.img" raw scsi-hd removable=on
+    disk "$work/gpt_in_its_place.img" raw scsi-hd removable=on
     chain mbr
     wait "$beside"
     beside=
@@ -217,7 +217,7 @@ if $booting; then
         : >"$log"
         step "$1" "$2"
     }
-    for name in mbr_primary gpt_primary; do
+    for name in mbr_in_its_place gpt_in_its_place; do
         guest=("${machine[@]}" -device virtio-scsi-pci)
         disk "$work/$name.img" raw scsi-hd bootindex=0
         alone "$name" mbr_back_again

@@ -21,8 +21,8 @@ pub const TESTS: &[Test] = tests![
     gpt_first_slot,
     gpt_second_slot,
     gpt_back_again,
-    mbr_primary,
-    gpt_primary,
+    mbr_in_its_place,
+    gpt_in_its_place,
     other_medium,
     other_medium_by_uefi,
 ];
@@ -310,13 +310,13 @@ fn mbr_back_again() {
 }
 
 /// What was the second disk, in the place of the first and alone: nothing has changed.
-fn mbr_primary() {
+fn mbr_in_its_place() {
     primary(&MBR);
     assert_eq!(on("/var"), "/dev/da0s3e");
 }
 
 /// The same, partitioned otherwise.
-fn gpt_primary() {
+fn gpt_in_its_place() {
     const NAMES: Names =
         Names { root: ["/dev/da0p2", "/dev/da0p3"], config: ["/dev/da0p4", "/dev/da0p5"] };
     primary(&NAMES);
