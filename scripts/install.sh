@@ -1,5 +1,6 @@
 #!/bin/sh
-# Puts the program, its manual, its rc.d(8) script and a sample of its configuration in place.
+# Puts the program, its manual, its scripts for rc(8), periodic(8) and newsyslog(8) and a sample of its
+# configuration in place.
 #
 #   scripts/install.sh [--uninstall]
 #
@@ -12,13 +13,17 @@
 #   $PREFIX/sbin/dualroot                            555
 #   $PREFIX/share/man/man8/dualroot.8.gz             444
 #   $PREFIX/share/examples/dualroot/dualroot.conf    444
-#   $PREFIX/etc/rc.d/dualroot                        555, with a program for FreeBSD only
+# and with a program for FreeBSD only:
+#   $PREFIX/etc/rc.d/dualroot                        555
+#   $PREFIX/etc/rc.d/auto-snapshot                   555
+#   $PREFIX/etc/periodic/daily/460.dualroot          555
+#   $PREFIX/etc/newsyslog.conf.d/dualroot.conf       444
 #
 # share/man and not man: it is where FreeBSD's ports put manuals since 2024, man(1) looks there on
 # every release that is alive (man_default_path), and so it does on Linux.
 #
-# The program's file, not the system that runs this, decides whether the rc.d script goes along: on
-# Linux an image for FreeBSD can be filled, and Linux itself has no rc.subr(8).
+# The program's file, not the system that runs this, decides whether the scripts go along: on Linux
+# an image for FreeBSD can be filled, and Linux itself has no rc.subr(8).
 #
 # --uninstall removes these files, and the directory of the sample. It leaves the directories that
 # others use too, /etc/dualroot.conf, and rc.conf(5).
@@ -53,10 +58,16 @@ binary=$base/sbin/dualroot
 manual=$base/share/man/man8/dualroot.8.gz
 examples=$base/share/examples/dualroot
 sample=$examples/dualroot.conf
-rc_script=$base/etc/rc.d/dualroot
+# Below scripts/ and below etc/ alike; those that are run first.
+run_there='rc.d/dualroot rc.d/auto-snapshot periodic/daily/460.dualroot'
+read_there='newsyslog.conf.d/dualroot.conf'
 
 if $uninstall; then
-    for file in "$rc_script" "$sample" "$manual" "$binary"; do
+    for file in $run_there $read_there "$sample" "$manual" "$binary"; do
+        case $file in
+        /*) ;;
+        *) file=$base/etc/$file ;;
+        esac
         # A link is not what was installed, nor followed: it is removed itself, as a file is.
         if [ -e "$file" ] || [ -L "$file" ]; then
             rm -f "$file"
@@ -121,9 +132,8 @@ put() {
     echo "installed $3"
 }
 
-# Both name files of their own below /usr/local.
+# All of them name files of their own below /usr/local.
 sed "s|/usr/local|$prefix|g" "$here/scripts/dualroot.8" >"$work/dualroot.8"
-sed "s|/usr/local|$prefix|g" "$here/scripts/rc.d/dualroot" >"$work/rc"
 # -n: no date and no name, so that the same manual is the same file.
 gzip -9 -n "$work/dualroot.8"
 
@@ -131,6 +141,12 @@ put 555 "$DUALROOT" "$binary"
 put 444 "$work/dualroot.8.gz" "$manual"
 put 444 "$here/scripts/dualroot.conf" "$sample"
 if [ "$target" = FreeBSD ]; then
-    put 555 "$work/rc" "$rc_script"
-    [ -n "$destdir" ] || echo "to have it started at boot: sysrc dualroot_enable=YES"
+    for file in $run_there $read_there; do
+        sed "s|/usr/local|$prefix|g" "$here/scripts/$file" >"$work/script"
+        mode=555
+        [ "$file" != "$read_there" ] || mode=444
+        put "$mode" "$work/script" "$base/etc/$file"
+    done
+    [ -n "$destdir" ] ||
+        echo "to have them started at boot: sysrc dualroot_enable=YES auto_snapshot_enable=YES"
 fi

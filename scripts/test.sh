@@ -40,7 +40,7 @@ else
 fi
 if command -v shellcheck >/dev/null 2>&1; then
     say "shellcheck"
-    shellcheck -x -P scripts scripts/*.sh scripts/rc.d/* tests/fuzz/*.sh vm/*.sh .ci/run
+    shellcheck -x -P scripts scripts/*.sh scripts/rc.d/* scripts/periodic/*/* tests/fuzz/*.sh vm/*.sh .ci/run
 fi
 say "the manual"
 if command -v mandoc >/dev/null 2>&1; then

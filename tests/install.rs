@@ -125,9 +125,18 @@ const EVERYWHERE: [(&str, u32); 3] = [
     ("usr/local/share/man/man8/dualroot.8.gz", 0o444),
 ];
 
-fn expected(rc_script: bool) -> Vec<(String, u32)> {
-    let rc = rc_script.then_some(("usr/local/etc/rc.d/dualroot", 0o555));
-    rc.into_iter().chain(EVERYWHERE).map(|(path, mode)| (path.to_owned(), mode)).collect()
+/// On FreeBSD: below `scripts` and below `etc`.
+const SCRIPTS: [(&str, u32); 4] = [
+    ("newsyslog.conf.d/dualroot.conf", 0o444),
+    ("periodic/daily/460.dualroot", 0o555),
+    ("rc.d/auto-snapshot", 0o555),
+    ("rc.d/dualroot", 0o555),
+];
+
+fn expected(freebsd: bool) -> Vec<(String, u32)> {
+    let scripts = SCRIPTS.iter().filter(|_| freebsd);
+    let scripts = scripts.map(|(path, mode)| (format!("usr/local/etc/{path}"), *mode));
+    scripts.chain(EVERYWHERE.map(|(path, mode)| (path.to_owned(), mode))).collect()
 }
 
 fn source(path: &str) -> String {
@@ -156,8 +165,10 @@ fn what_is_installed() {
         let manual = gunzip(&stage.dest().join("usr/local/share/man/man8/dualroot.8.gz"));
         assert_eq!(manual, source("scripts/dualroot.8"));
         if rc_script {
-            let script = String::from_utf8(stage.read("usr/local/etc/rc.d/dualroot")).unwrap();
-            assert_eq!(script, source("scripts/rc.d/dualroot"));
+            for (path, _) in SCRIPTS {
+                let script = stage.read(&format!("usr/local/etc/{path}"));
+                assert_eq!(String::from_utf8(script).unwrap(), source(&format!("scripts/{path}")));
+            }
         }
     }
 }
@@ -184,12 +195,18 @@ fn another_prefix_is_known_to_all() {
     let moved =
         |(path, mode): (String, u32)| (path.replace("usr/local", "opt/dual-root_1.0+"), mode);
     assert_eq!(stage.files(), expected(true).into_iter().map(moved).collect::<Vec<_>>());
-    let script = stage.read("opt/dual-root_1.0+/etc/rc.d/dualroot");
-    let script = String::from_utf8(script).unwrap();
-    assert!(script.contains("\"/opt/dual-root_1.0+/sbin/dualroot\""), "{script}");
+    let mut texts = Vec::new();
+    for (path, _) in SCRIPTS {
+        let script = stage.read(&format!("opt/dual-root_1.0+/etc/{path}"));
+        let script = String::from_utf8(script).unwrap();
+        let named = script.contains("\"/opt/dual-root_1.0+/sbin/dualroot\"");
+        assert!(named || path.ends_with(".conf"), "{script}");
+        texts.push(script);
+    }
     let manual = gunzip(&stage.dest().join("opt/dual-root_1.0+/share/man/man8/dualroot.8.gz"));
     assert!(manual.contains("/opt/dual-root_1.0+/etc/rc.d/dualroot"));
-    for text in [script, manual] {
+    texts.push(manual);
+    for text in texts {
         assert!(!text.contains("/usr/local"), "{text}");
     }
 }
@@ -203,7 +220,7 @@ fn uninstall_takes_its_own_and_nothing_else() {
         fs::write(stage.dest().join(path), "theirs").unwrap();
     }
     let outcome = stage.uninstall();
-    assert_eq!(outcome.stdout.lines().count(), 4, "{}", outcome.stdout);
+    assert_eq!(outcome.stdout.lines().count(), 7, "{}", outcome.stdout);
     let left: Vec<_> = stage.files().into_iter().map(|(path, _)| path).collect();
     assert_eq!(left, theirs);
     fs::remove_file(stage.dest().join(theirs[1])).unwrap();

@@ -79,12 +79,34 @@ pub enum Command {
     Reject(Reject),
     /// Show what was done, when and with what result
     Log,
+    /// At boot: tell how the system came up, and repair the other slot after an
+    /// unplanned fall-back
+    AutoSnapshot(AutoSnapshot),
     /// Keep the partition tables of both slots' media, and repair them
     #[command(subcommand)]
     Table(Table),
     /// Keep the list of what the box left the factory with
     #[command(subcommand)]
     Factory(Factory),
+}
+
+/// Options of `auto-snapshot`.
+#[derive(Clone, Debug, ClapArgs)]
+#[group(multiple = false)]
+#[allow(clippy::struct_excessive_bools)] // one of them at most
+pub struct AutoSnapshot {
+    /// Only tell what is configured and where it stands
+    #[arg(long)]
+    pub status: bool,
+    /// Let it repair
+    #[arg(long)]
+    pub enable: bool,
+    /// Let it repair nothing
+    #[arg(long)]
+    pub disable: bool,
+    /// Only tell how the system came up, and show or clear the notice
+    #[arg(long)]
+    pub assess: bool,
 }
 
 /// What to do with the list of the factory's files.

@@ -10,9 +10,12 @@ use super::bar;
 use crate::error::{Error, visible};
 use crate::finding::Severity;
 use crate::ops::partitions::Role;
-use crate::ops::{boot, check, clean, factory, history, partitions, show, snapshot, table, verify};
+use crate::ops::{
+    auto_snapshot, boot, check, clean, factory, history, partitions, show, snapshot, table, verify,
+};
 use crate::plan::Step;
 use crate::plan::size::human as size;
+use crate::record::journal::Auto;
 use crate::slot::State;
 use crate::sys::terminal_width;
 
@@ -206,6 +209,37 @@ fn changed(changes: &factory::Changes) -> String {
         1 => format!("1 object is not as it left the factory: {}", first.join(", ")),
         n => format!("{n} objects are not as they left the factory: {}{more}", first.join(", ")),
     }
+}
+
+/// `auto-snapshot --status`, as Junos's `show system auto-snapshot`.
+pub fn auto_snapshot_status(status: &auto_snapshot::Status) -> String {
+    let state = match (status.state, &status.note) {
+        (Auto::Failed, Some(why)) => format!("Failed: {}", visible(why)),
+        (state, _) => state.name().to_owned(),
+    };
+    let mut text = format!(
+        "Auto-snapshot Configuration:   {}\nAuto-snapshot State:  {state}\n",
+        status.configuration
+    );
+    if let Some(note) = status.note.as_ref().filter(|_| status.state != Auto::Failed) {
+        let _ = writeln!(text, "Note: {}", visible(note));
+    }
+    text
+}
+
+/// `auto-snapshot`.
+pub fn auto_snapshot(report: &auto_snapshot::Report) -> String {
+    let mut text = report.snapshot.as_ref().map_or_else(String::new, snapshot);
+    let _ = writeln!(text, "{} runs: {}", report.running, report.how.words());
+    if report.running != report.meant {
+        let _ = writeln!(text, "{} was meant to run", report.meant);
+    }
+    if report.repaired {
+        let _ = writeln!(text, "{} is repaired, and starts next", report.meant);
+    } else if let Some(note) = &report.status.note {
+        let _ = writeln!(text, "{}", visible(note));
+    }
+    text
 }
 
 /// `factory save`.

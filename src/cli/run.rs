@@ -16,8 +16,8 @@ use super::{logger, output};
 use crate::copy::progress::Monitor;
 use crate::error::{Context, Error, Kind, Result};
 use crate::ops::{
-    Session, boot, check, clean, factory, history, partitions, repartition, show, snapshot, table,
-    verify,
+    Session, auto_snapshot, boot, check, clean, factory, history, partitions, repartition, show,
+    snapshot, table, verify,
 };
 use crate::plan::partition::Sizes;
 use crate::slot::{Choice, Part};
@@ -116,6 +116,7 @@ fn dispatch(args: &Args, session: &Session) -> Result<ExitCode> {
                 let report = clean::run(&os, session, options.force)?;
                 Ok((pick(args, &report, output::clean), ExitCode::SUCCESS))
             }
+            Command::AutoSnapshot(options) => run_auto_snapshot(os, session, args, options),
             Command::Factory(Factory::Save) => {
                 let report = factory::save(&os, session)?;
                 Ok((pick(args, &report, output::factory), ExitCode::SUCCESS))
@@ -149,6 +150,29 @@ fn dispatch(args: &Args, session: &Session) -> Result<ExitCode> {
 /// A report as the user wants it.
 fn pick<T: serde::Serialize>(args: &Args, report: &T, text: impl Fn(&T) -> String) -> String {
     if args.json { output::json(report) } else { text(report) }
+}
+
+fn run_auto_snapshot(
+    os: Native,
+    session: &Session,
+    args: &Args,
+    options: &args::AutoSnapshot,
+) -> Result<(String, ExitCode)> {
+    let status = if options.status {
+        auto_snapshot::status(&os, session)
+    } else if options.enable || options.disable {
+        auto_snapshot::configure(&os, session, options.enable)
+    } else {
+        let mut say = |line: &str| {
+            if !args.json {
+                print(&format!("{line}\n"));
+            }
+        };
+        let report = auto_snapshot::run(&os, session, options.assess, &mut say)?;
+        let code = if report.is_open() { Kind::Problems.exit_code() } else { 0 };
+        return Ok((pick(args, &report, output::auto_snapshot), ExitCode::from(code)));
+    }?;
+    Ok((pick(args, &status, output::auto_snapshot_status), ExitCode::SUCCESS))
 }
 
 fn run_table(
@@ -217,7 +241,8 @@ fn run_snapshot(
         as_primary,
     });
     let (force, dry_run, factory) = (options.force, options.dry_run, options.factory);
-    let choices = snapshot::Options { partition, force, dry_run, only, factory };
+    let repair = false;
+    let choices = snapshot::Options { partition, force, repair, dry_run, only, factory };
     let mut say = |line: &str| {
         if !args.json {
             print(&format!("{line}\n"));

@@ -9,5 +9,6 @@ pub mod progress;
 pub mod selection;
 pub mod stack;
 pub mod stream;
+pub mod survey;
 pub mod tree;
 pub mod verify;

@@ -9,7 +9,7 @@ use super::history::{self, Diary};
 use super::journal;
 use super::lock::{self, Observed};
 use super::starter::{self, Starter};
-use super::{Session, show};
+use super::{Session, arrival, show};
 use crate::error::{Error, Kind, Result};
 use crate::record::journal::{Journal, Place, Trial};
 use crate::slot::discover::Layout;
@@ -179,8 +179,16 @@ pub fn run<O: Os>(
         };
         select(os, diary, &work, slot, once)
     })?;
+    settle(os, session);
     restart(os, reboot, &mut report)?;
     Ok(report)
+}
+
+/// The notice of a fall-back goes where a choice settles it.
+fn settle<O: Os>(os: &O, session: &Session) {
+    if let Err(error) = arrival::settle(os, session) {
+        log::warn!("{error}");
+    }
 }
 
 fn select<O: Os>(
@@ -287,7 +295,7 @@ pub fn confirm<O: Os>(os: &O, session: &Session) -> Result<Report> {
     forbidden(os)?;
     let Observed { locks: _locks, view, layout, .. } =
         lock::observed(os, session, "confirm", true, |_, _| Ok(()))?;
-    history::told(os, "confirm", |diary| {
+    let report = history::told(os, "confirm", |diary| {
         let work = Work::new(diary, view, layout)?;
         let number = work.running().number;
         if work.is_armed(3 - number) {
@@ -336,7 +344,9 @@ pub fn confirm<O: Os>(os: &O, session: &Session) -> Result<Report> {
         let mut report = work.report(change.as_ref(), number, false);
         report.hooks = hooks;
         Ok(report)
-    })
+    })?;
+    settle(os, session);
+    Ok(report)
 }
 
 /// Ends a trial: the slot that ran before it starts from now on.
@@ -374,6 +384,7 @@ pub fn reject<O: Os>(os: &O, session: &Session, reboot: bool) -> Result<Report> 
         }
         Ok(work.report(change.as_ref(), number, false))
     })?;
+    settle(os, session);
     restart(os, reboot, &mut report)?;
     Ok(report)
 }

@@ -39,6 +39,20 @@ pub(super) fn put_from<D: Dir>(dir: &D, name: &str, content: &mut dyn Read) -> R
     written
 }
 
+/// The same for a file of the administrator's: it keeps its owner and its mode; a new one can be
+/// read by everybody.
+pub(super) fn put_as_it_was<D: Dir>(dir: &D, name: &str, content: &[u8]) -> Result<()> {
+    let name_os = OsStr::new(name);
+    let old = dir.stat(name_os).ok();
+    put(dir, name, content)?;
+    let mut meta = dir.stat(name_os).doing_to("reading", name)?;
+    meta.mode = old.as_ref().map_or(0o644, |old| old.mode);
+    if let Some(old) = old {
+        dir.set_owner_of(name_os, old.uid, old.gid).doing_to("setting the owner of", name)?;
+    }
+    dir.set_mode_and_times_of(name_os, &meta).doing_to("setting the mode of", name)
+}
+
 fn write<D: Dir>(dir: &D, temporary: &str, name: &str, content: &mut dyn Read) -> Result<()> {
     match dir.remove_file(OsStr::new(temporary)) {
         Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e).doing_to("removing", temporary)?,

@@ -224,7 +224,7 @@ impl<'a, 'b, O: Os> Run<'a, 'b, O> {
         if !same {
             return Err(Error::refused(format!("{} is {open} by now", device.display())));
         }
-        fresh.guard(&layout)?;
+        fresh.guard(&layout, false)?;
         let window = self.os.read_device(&device, 0, superblock::WINDOW)?;
         let size = claim.size()?;
         self.written = true;

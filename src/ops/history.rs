@@ -257,6 +257,43 @@ impl<O: Os> Diary<'_, O> {
     }
 }
 
+/// A run that keeps no operation of its own in the journal, since it consists of others.
+pub(super) struct Whole {
+    verb: &'static str,
+    begun: Timestamp,
+    clock: Instant,
+    dir: std::path::PathBuf,
+    from: String,
+    to: String,
+}
+
+impl Whole {
+    pub(super) fn begin(verb: &'static str, view: &View, layout: &Layout) -> Self {
+        let root = layout.root();
+        let (from, to) = (view.node(root.source), view.node(root.target));
+        let (begun, clock) = (Timestamp::now(), Instant::now());
+        Self { verb, begun, clock, dir: view.below(VAR), from, to }
+    }
+
+    /// Adds it to the history.
+    pub(super) fn end<O: Os>(self, os: &O, error: Option<&Error>, details: Vec<String>) {
+        let entry = Entry {
+            when: self.begun,
+            verb: self.verb.to_owned(),
+            from: Some(self.from),
+            to: Some(self.to),
+            result: if error.is_none() { Outcome::Done } else { Outcome::Failed },
+            seconds: self.clock.elapsed().as_secs_f64(),
+            code: error.map_or(0, |e| e.kind.exit_code()),
+            error: error.map(ToString::to_string),
+            details,
+        };
+        if let Err(error) = append(os, &self.dir, &entry) {
+            log::warn!("keeping the history: {error}");
+        }
+    }
+}
+
 /// A run that was interrupted, in words.
 pub fn describe(operation: &Operation) -> String {
     let Operation { verb, source, target, begun, .. } = operation;

@@ -1,9 +1,13 @@
 //! One file per verb: observe, plan, execute, report.
 
+mod arrival;
+pub mod auto_snapshot;
 pub mod boot;
 pub mod check;
 pub mod clean;
 pub mod clear;
+mod diagnosis;
+mod direction;
 mod durable;
 mod execute;
 pub mod factory;
@@ -14,6 +18,7 @@ pub mod history;
 mod journal;
 pub mod lock;
 pub mod mounted;
+mod notice;
 pub mod observe;
 pub mod partitions;
 mod preflight;

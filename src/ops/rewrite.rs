@@ -6,12 +6,14 @@ use std::sync::Arc;
 
 use nix::errno::Errno;
 
+use super::notice;
 use crate::device::Id;
 use crate::error::{Context, Result};
 use crate::slot::discover::Layout;
 use crate::slot::fstab::{self, Change};
 use crate::slot::loader;
 use crate::slot::names::Names;
+use crate::slot::notice::put;
 use crate::slot::view::View;
 use crate::sys::Os;
 use crate::sys::tree::{Dir, Kind};
@@ -59,7 +61,7 @@ pub fn files<O: Os>(
         let id = named.or_else(|| view.find(spec))?;
         Some(swapped.get(&id)?.spell_like(spec))
     };
-    let mut files = BTreeMap::new();
+    let mut files = without_notice(os, root)?;
     let mut add = |path: &str, text: &[u8], new: Vec<u8>| {
         if new != text {
             files.insert(path.as_bytes().to_vec(), Arc::from(new));
@@ -96,6 +98,20 @@ pub(super) fn stays_behind(view: &View, layout: &Layout, entry: &fstab::Entry) -
     let own = layout.own.iter().filter_map(|own| own.source);
     let mut kept = pairs.chain(own).chain(layout.shared_config);
     view.devices.medium(id) == view.running_medium() && !kept.any(|kept| kept == id)
+}
+
+/// The files of motd(5) without the notice of a fall-back: it is the running slot's.
+fn without_notice<O: Os>(os: &O, root: &Path) -> Result<BTreeMap<Vec<u8>, Arc<[u8]>>> {
+    let mut files = BTreeMap::new();
+    for path in notice::FILES {
+        if let Some(text) = notice::content(os, &root.join(path))? {
+            let new = put(&text, None);
+            if new != text {
+                files.insert(path.as_bytes().to_vec(), Arc::from(new));
+            }
+        }
+    }
+    Ok(files)
 }
 
 /// `boot/loader.conf`, `boot/loader.conf.local`, `boot/loader.conf.d/*.conf` and their like.

@@ -14,7 +14,7 @@ use crate::record::packages::{self, Package, Software};
 use crate::slot::discover::Layout;
 use crate::slot::flags;
 use crate::slot::view::View;
-use crate::slot::{Choice, Slot, State};
+use crate::slot::{Choice, Part, Slot, State};
 use crate::sys::Os;
 use crate::sys::tree::Dir;
 
@@ -214,12 +214,24 @@ pub(super) fn whole<O: Os>(
     layout: &Layout,
     visit: &mut dyn FnMut(&O::Dir),
 ) -> Result<Seen> {
-    let mut seen = alternate(os, view, layout.root().target, visit)?;
+    all(layout, |target, part| {
+        let visit: &mut dyn FnMut(&O::Dir) = if part == Part::Root { visit } else { &mut |_| {} };
+        alternate(os, view, target, visit)
+    })
+}
+
+/// The same for a run that has the locks itself.
+pub(super) fn held<O: Os>(os: &O, view: &View, layout: &Layout) -> Result<Seen> {
+    all(layout, |target, _| unlocked(os, view, target, &mut |_| {}))
+}
+
+fn all(layout: &Layout, mut see: impl FnMut(Id, Part) -> Result<Seen>) -> Result<Seen> {
+    let mut seen = see(layout.root().target, Part::Root)?;
     for pair in &layout.pairs[1..] {
         if seen.found.state != State::Valid {
             break;
         }
-        let part = alternate(os, view, pair.target, &mut |_| {})?.found;
+        let part = see(pair.target, pair.part)?.found;
         if part.state != State::Valid {
             let why = part.reason.unwrap_or_default();
             let reason = format!("{} is {}: {why}", pair.part.alternate(), part.state.name());
@@ -236,10 +248,6 @@ fn alternate<O: Os>(
     target: Id,
     visit: &mut dyn FnMut(&O::Dir),
 ) -> Result<Seen> {
-    let mut look = |root: &O::Dir| {
-        visit(root);
-        look(root)
-    };
     let reading = lock::shared(os, view, target)?;
     if let lock::Reading::Taken(owner) = &reading {
         match owner {
@@ -251,6 +259,19 @@ fn alternate<O: Os>(
             None => return Ok(Seen::without_content(State::Writing, "it is locked".to_owned())),
         }
     }
+    unlocked(os, view, target, visit)
+}
+
+fn unlocked<O: Os>(
+    os: &O,
+    view: &View,
+    target: Id,
+    visit: &mut dyn FnMut(&O::Dir),
+) -> Result<Seen> {
+    let mut look = |root: &O::Dir| {
+        visit(root);
+        look(root)
+    };
     let mounts = os.mounts()?;
     // Mounted already, by whomever: read there, where nothing was mounted over it later.
     let there = mounts.iter().enumerate().find(|(n, m)| {

@@ -11,14 +11,14 @@ use super::execute::{PairReport, Run, Source, check_empty};
 use super::history::{self, Diary};
 use super::repartition::{self, Repartition};
 use super::table::{self, save::Home};
-use super::{Session, clear, flags, journal, lock, preflight, rewrite};
+use super::{Session, arrival, clear, direction, flags, journal, lock, preflight, rewrite};
 use crate::copy::progress::interrupted;
 use crate::device::Id;
 use crate::error::{Context, Error, Result};
 use crate::mounts::Mount;
 use crate::mounts::stale::Obstacle;
 use crate::plan::{self, Step, consistency};
-use crate::record::journal::Journal;
+use crate::record::journal::{Auto, Journal};
 use crate::slot::discover::{Layout, Purpose};
 use crate::slot::names::is_identity;
 use crate::slot::view::View;
@@ -28,11 +28,14 @@ use crate::sys::{FsType, Os};
 
 /// The command line's choices.
 #[derive(Clone, Copy, Debug, Default)]
+#[allow(clippy::struct_excessive_bools)] // independent switches
 pub struct Options {
     /// Put a new table on the medium first.
     pub partition: Option<repartition::Options>,
-    /// Clear busy and foreign mounts by force.
+    /// Clear busy and foreign mounts by force; copy over a slot that was meant to run, or is newer.
     pub force: bool,
+    /// It is known that the alternate slot is broken.
+    pub repair: bool,
     /// Only tell what would be done.
     pub dry_run: bool,
     /// Copy only this part.
@@ -79,7 +82,13 @@ pub fn run<O: Os>(
     options: Options,
     say: &mut dyn FnMut(&str),
 ) -> Result<Outcome> {
-    history::told(os, "snapshot", |diary| attempt(os, session, options, say, diary))
+    let outcome = history::told(os, "snapshot", |diary| attempt(os, session, options, say, diary))?;
+    if matches!(outcome, Outcome::Done(_))
+        && let Err(error) = arrival::settle(os, session)
+    {
+        log::warn!("{error}");
+    }
+    Ok(outcome)
 }
 
 fn attempt<O: Os>(
@@ -96,7 +105,8 @@ fn attempt<O: Os>(
     let sweep = !options.dry_run;
     let (_locks, work) = match &options.partition {
         None => {
-            let observed = lock::observed(os, session, "snapshot", sweep, View::guard)?;
+            let check = |view: &View, layout: &Layout| view.guard(layout, options.force);
+            let observed = lock::observed(os, session, "snapshot", sweep, check)?;
             (
                 observed.locks,
                 Work { view: observed.view, layout: observed.layout, partitioning: None },
@@ -113,6 +123,9 @@ fn attempt<O: Os>(
     let Work { view, layout, partitioning } = work;
     let layout = chosen(&view, layout, &options)?;
     guard_trial(&view, &layout, &diary.journal(&view, &layout)?)?;
+    if partitioning.is_none() && !options.force && !options.repair {
+        direction::guard(os, &view, &layout)?;
+    }
     rewrite::files(os, &view, &view.root, &layout, &BTreeMap::new())?;
     for entry in view.fstab.iter().filter(|e| rewrite::stays_behind(&view, &layout, e)) {
         let [spec, file] = [&entry.spec, &entry.file].map(|field| String::from_utf8_lossy(field));
@@ -165,6 +178,14 @@ fn attempt<O: Os>(
         done.map_err(|e| session.monitor.stopped().map_or(e, interrupted))?;
     }
     let pairs = run.finish()?;
+    // What could not be repaired at boot is replaced.
+    if options.only.is_none()
+        && let Err(error) = diary.note(|journal| {
+            journal.auto_snapshot.take_if(|auto| auto.state == Auto::Failed);
+        })
+    {
+        log::warn!("{error}");
+    }
     if let (true, Some(now)) = (layout.purpose.as_primary, view.elsewhere()) {
         let then = view.running_medium().map_or_else(String::new, |id| view.node(id));
         log::warn!("{} calls itself {then}: let no system start with both of them", view.node(now));
@@ -245,7 +266,7 @@ impl Work {
     fn on_new_table(view: &View, medium: Id, wanted: &repartition::Options) -> Result<Self> {
         let (future, partitioning) = repartition::plan(view, medium, wanted)?;
         let layout = future.discover()?;
-        future.guard(&layout)?;
+        future.guard(&layout, false)?;
         Ok(Self { view: future, layout, partitioning: Some(partitioning) })
     }
 }

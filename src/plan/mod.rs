@@ -153,7 +153,8 @@ pub fn with_flags(
 ) -> Vec<Step> {
     let selection = view.selection_of(layout);
     let gpt = |s: &Selection| s.table.scheme == Scheme::Gpt && s.is_started();
-    let Some(selection) = selection.filter(gpt) else { return steps };
+    let concerned = |s: &Selection| gpt(s) || layout.alternate().active;
+    let Some(selection) = selection.filter(concerned) else { return steps };
     let (medium, number) = (view.node(selection.medium), 3 - layout.alternate().number);
     let before = selection.select(number, false);
     let after = selection.after(&before).select(number, fall_back);

@@ -84,6 +84,8 @@ pub struct Operation {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Boot {
+    /// Which one, in the system's own words.
+    pub id: String,
     /// When it was seen.
     pub time: Timestamp,
     /// The slot that came up.
@@ -100,6 +102,8 @@ pub enum How {
     Planned,
     /// It is on trial.
     Trial,
+    /// A trial was armed, and its slot did not come up.
+    Returned,
     /// Another one was meant to.
     Fallback,
 }
@@ -117,6 +121,18 @@ pub struct AutoSnapshot {
     pub when: Timestamp,
 }
 
+impl How {
+    /// What that means.
+    pub fn words(self) -> &'static str {
+        match self {
+            Self::Planned => "it was meant to",
+            Self::Trial => "it is on trial",
+            Self::Returned => "the trial of the other slot did not come up",
+            Self::Fallback => "another slot was meant to, and did not come up",
+        }
+    }
+}
+
 /// Junos's words for it, and one more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Auto {
@@ -129,6 +145,18 @@ pub enum Auto {
     InProgress,
     /// It could not be done.
     Failed,
+}
+
+impl Auto {
+    /// The word for it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Completed => "Completed",
+            Self::Disabled => "Disabled",
+            Self::InProgress => "In progress",
+            Self::Failed => "Failed",
+        }
+    }
 }
 
 /// Why a journal cannot be read.

@@ -4,6 +4,7 @@
 //! product = "JUNOS"                          # instead of os-release's name
 //! file_system_snapshots = false              # copy a live UFS without a snapshot of it
 //! mirror-flash-on-disk = true                # refuse every snapshot
+//! auto-snapshot = true                       # repair a broken slot after a fall-back
 //! [media]
 //! usb = "da1"                                # what --media usb means here
 //! [factory]
@@ -39,6 +40,9 @@ pub struct Config {
     /// Junos's word for media that mirror each other by other means: no snapshot is made then.
     #[serde(default, rename = "mirror-flash-on-disk")]
     pub mirror_flash_on_disk: bool,
+    /// Junos's word for the repair of the other slot at boot.
+    #[serde(default, rename = "auto-snapshot")]
+    pub auto_snapshot: bool,
     /// Devices by Junos's words for media: `usb = "da1"`.
     #[serde(default)]
     pub media: BTreeMap<String, String>,
@@ -96,6 +100,38 @@ impl Config {
     }
 }
 
+/// The file's content with `auto-snapshot` switched on or off: the line that says so, or a new first
+/// one; every other byte stays.
+pub fn with_auto_snapshot(text: &[u8], enabled: bool) -> Vec<u8> {
+    let own = format!("auto-snapshot = {enabled}");
+    let is_key = |line: &[u8]| {
+        let rest = line.trim_ascii_start().strip_prefix(b"auto-snapshot");
+        rest.is_some_and(|rest| rest.trim_ascii_start().starts_with(b"="))
+    };
+    let mut new = Vec::with_capacity(text.len() + own.len() + 1);
+    let (mut done, mut inside) = (false, false);
+    for line in text.split_inclusive(|&b| b == b'\n') {
+        // A table's keys are its own.
+        inside |= line.trim_ascii_start().starts_with(b"[");
+        if !done && !inside && is_key(line) {
+            let comment = line.iter().position(|&b| b == b'#').map_or(&b""[..], |at| &line[at..]);
+            new.extend_from_slice(own.as_bytes());
+            if !comment.is_empty() {
+                new.push(b' ');
+                new.extend_from_slice(comment.strip_suffix(b"\n").unwrap_or(comment));
+            }
+            new.extend_from_slice(if line.ends_with(b"\n") { b"\n" } else { b"" });
+            done = true;
+        } else {
+            new.extend_from_slice(line);
+        }
+    }
+    if !done {
+        new.splice(..0, format!("{own}\n").into_bytes());
+    }
+    new
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -110,6 +146,29 @@ mod tests {
         assert_eq!(config.root.slots, Some(["/dev/a".to_owned(), "/dev/b".to_owned()]));
         assert_eq!(config.config.slots, None);
         assert_eq!(Config::parse(b"").unwrap(), Config::default());
+    }
+
+    #[test]
+    fn auto_snapshot_is_switched_and_nothing_else_changes() {
+        for (text, on) in [
+            ("", "auto-snapshot = true\n"),
+            ("# mine\n", "auto-snapshot = true\n# mine\n"),
+            ("auto-snapshot=false", "auto-snapshot = true"),
+            (
+                "product = \"x\"\n auto-snapshot = false # later\n[root]\n",
+                "product = \"x\"\nauto-snapshot = true # later\n[root]\n",
+            ),
+            (
+                "#auto-snapshot = false\n[media]\nusb = \"da1\"\n",
+                "auto-snapshot = true\n#auto-snapshot = false\n[media]\nusb = \"da1\"\n",
+            ),
+        ] {
+            let new = with_auto_snapshot(text.as_bytes(), true);
+            assert_eq!(String::from_utf8(new.clone()).unwrap(), on);
+            assert!(Config::parse(&new).unwrap().auto_snapshot);
+            assert_eq!(with_auto_snapshot(&new, true), new);
+            assert!(!Config::parse(&with_auto_snapshot(&new, false)).unwrap().auto_snapshot);
+        }
     }
 
     #[test]

@@ -15,12 +15,13 @@ use crate::sys::FsType;
 const MIRRORED: &str = "Snapshot is not possible since mirror-flash-on-disk is configured.";
 
 impl View {
-    /// Checks that no target of `layout` shares storage with anything in use.
+    /// Checks that no target of `layout` shares storage with anything in use, and that the alternate
+    /// slot is not the one that starts next; with `reselect` the flags will be moved first.
     ///
     /// # Errors
     /// The first refusal. A mount of a target itself is not one: it may be stale, and clearing
     /// decides that.
-    pub fn guard(&self, layout: &Layout) -> Result<()> {
+    pub fn guard(&self, layout: &Layout, reselect: bool) -> Result<()> {
         for pair in &layout.pairs {
             self.guard_mirror(pair.source, pair.target)?;
             self.guard_tables(pair.source)?;
@@ -35,13 +36,16 @@ impl View {
             }
         }
         let alternate = layout.alternate();
-        if alternate.active {
+        if alternate.active && !(reselect && self.selection_of(layout).is_some()) {
             return Err(Error::refused(format!(
                 "the boot flags select the alternate slot {} ({}): if the copy failed, nothing would boot",
                 alternate.number,
                 self.node(alternate.root)
             ))
-            .hint(format!("make the running slot active first: dualroot boot {}", 3 - alternate.number)));
+            .hint(format!(
+                "make the running slot active first: dualroot boot {}; --force does so, too",
+                3 - alternate.number
+            )));
         }
         Ok(())
     }

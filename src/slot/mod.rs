@@ -1,5 +1,6 @@
 //! The two roots: which is which, what belongs to them, and what the copy calls itself.
 
+pub mod arrival;
 pub mod config;
 pub mod discover;
 mod elsewhere;

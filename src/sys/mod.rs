@@ -140,6 +140,8 @@ pub struct Boot {
     pub roots: Vec<String>,
     /// How the machine starts.
     pub firmware: Option<Firmware>,
+    /// What tells this start from every other one.
+    pub id: String,
 }
 
 /// A device opened for writing by nobody else.
@@ -173,6 +175,15 @@ pub enum Rewrite {
     },
     /// Boot code: 512 bytes on a medium, 8 KiB in a slice with a BSD label.
     BootCode(Vec<u8>),
+}
+
+/// Runs a checker, which exits with 0 where it is content. That it is not there is no complaint.
+fn complaint<S: AsRef<std::ffi::OsStr>>(program: &[&str], args: &[S]) -> Result<Option<String>> {
+    if !program.iter().any(|path| Path::new(path).exists()) {
+        let cause = format!("not found (looked for {})", program.join(", "));
+        return Err(crate::error::Error::new(crate::error::Kind::Failed, "checking", cause));
+    }
+    Ok(command::run(program, args).err().map(|e| e.to_string()))
 }
 
 /// Erases what an old table, label or file system left where the new ones of `drawing` will be, and
@@ -225,6 +236,9 @@ pub trait Os: Sync {
     /// [`WINDOW`](crate::table::superblock::WINDOW) bytes: what a format would offer, told by the
     /// tool that will make it, before anything is written.
     fn rehearse(&self, format: &Format, size: u64) -> Result<Vec<u8>>;
+    /// Lets the system's own tool check an unmounted file system, without a change. Its complaint,
+    /// or `None` where it is content or there is no such check.
+    fn inspect(&self, device: &Path, fs: FsType) -> Result<Option<String>>;
     /// Mounts.
     fn mount(&self, device: &Path, point: &Path, fs: &str, access: Access) -> Result<()>;
     /// Unmounts exactly this mount. `force` breaks open files.

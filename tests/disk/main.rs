@@ -4,6 +4,7 @@
 #![cfg(target_os = "linux")]
 
 mod attributes;
+mod auto_snapshot;
 mod boot;
 mod check;
 mod discovery;

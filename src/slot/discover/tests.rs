@@ -311,11 +311,11 @@ fn a_partition_that_its_slices_label_hides_is_still_the_slot() {
         let mount = b.0.mount_at(Path::new(point)).unwrap();
         assert_eq!(b.0.provider_of(mount), Some(id));
         let layout = b.0.discover().unwrap();
-        b.0.guard(&layout).unwrap();
+        b.0.guard(&layout, false).unwrap();
         // Where no mount of it explains that it is gone, somebody else uses it.
         if hidden != running {
             b.0.mounts.retain(|m| m.point != Path::new(point));
-            let error = b.0.guard(&layout).unwrap_err();
+            let error = b.0.guard(&layout, false).unwrap_err();
             assert_eq!(error.kind, Kind::Busy);
             assert!(error.to_string().contains("by /dev/ufs/hides"), "{error}");
         }

@@ -187,6 +187,10 @@ impl Os for Machine {
         Ok(image.head.as_ref().clone())
     }
 
+    fn inspect(&self, _device: &Path, _fs: crate::sys::FsType) -> Result<Option<String>> {
+        Ok(None)
+    }
+
     fn mount(&self, device: &Path, point: &Path, fs: &str, access: Access) -> Result<()> {
         let mounted = self.with_path("os.mount", device, |turn| {
             turn.world().mount(device, point, fs, access == Access::Read)

@@ -21,7 +21,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::command::Ended;
-use super::{Access, Boot, Format, Holder, Os, Rewrite, Snapshots, Usage, command, unix};
+use super::{Access, Boot, Format, FsType, Holder, Os, Rewrite, Snapshots, Usage, command, unix};
 use crate::device::Devices;
 use crate::error::{Context, Result};
 use crate::mounts::Mount;
@@ -111,6 +111,17 @@ impl Os for Native {
 
     fn rehearse(&self, format: &Format, size: u64) -> Result<Vec<u8>> {
         ufs::rehearse(format, size)
+    }
+
+    fn inspect(&self, device: &Path, fs: FsType) -> Result<Option<String>> {
+        match fs {
+            // -f: whatever its clean flag says.
+            FsType::Ufs2 => crate::sys::complaint(
+                &["/sbin/fsck_ffs"],
+                &[Path::new("-f"), Path::new("-n"), device],
+            ),
+            FsType::Ext4 | FsType::Xfs => Ok(None),
+        }
     }
 
     fn mount(&self, device: &Path, point: &Path, fs: &str, access: Access) -> Result<()> {
@@ -228,6 +239,10 @@ impl Os for Native {
             loader: kenv::value(c"currdev").or_else(|| kenv::value(c"loaddev")),
             roots: roots.map(|(_, device)| device.to_owned()).collect(),
             firmware,
+            // The moment moves with every step of the clock; a clock is set early.
+            id: sysctl::value(c"kern.boottime")?
+                .first_chunk()
+                .map_or_else(String::new, |seconds| i64::from_ne_bytes(*seconds).to_string()),
         })
     }
 

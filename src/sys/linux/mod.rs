@@ -137,6 +137,17 @@ impl Os for Native {
         unix::read_device(file.path(), 0, crate::table::superblock::WINDOW)
     }
 
+    fn inspect(&self, device: &Path, fs: FsType) -> Result<Option<String>> {
+        match fs {
+            FsType::Ext4 => crate::sys::complaint(
+                &["/sbin/e2fsck", "/usr/sbin/e2fsck"],
+                &[Path::new("-fn"), device],
+            ),
+            // xfs_repair(8) does not know a log that is to be replayed from damage.
+            FsType::Xfs | FsType::Ufs2 => Ok(None),
+        }
+    }
+
     fn mount(&self, device: &Path, point: &Path, fs: &str, access: Access) -> Result<()> {
         mount::mount(device, point, fs, access)
     }
@@ -229,7 +240,10 @@ impl Os for Native {
         } else {
             cfg!(any(target_arch = "x86", target_arch = "x86_64")).then_some(Firmware::Bios)
         };
-        Ok(Boot { loader: None, roots: root.map(str::to_owned).into_iter().collect(), firmware })
+        let id = unix::read_file(Path::new("/proc/sys/kernel/random/boot_id"))?.unwrap_or_default();
+        let id = String::from_utf8_lossy(&id).trim().to_owned();
+        let roots = root.map(str::to_owned).into_iter().collect();
+        Ok(Boot { loader: None, roots, firmware, id })
     }
 
     fn run_dir(&self) -> PathBuf {

@@ -1,0 +1,164 @@
+//! How the running slot came up: told once per start, kept in the journal, shown while it matters.
+
+use jiff::Timestamp;
+use serde::Serialize;
+
+use super::journal::{self, Store};
+use super::{Session, notice, observe};
+use crate::error::Result;
+use crate::record::journal::{Auto, AutoSnapshot, Boot, How, Journal};
+use crate::slot::Slot;
+use crate::slot::arrival::{Arrival, arrival};
+use crate::slot::discover::Layout;
+use crate::slot::notice as text;
+use crate::slot::view::View;
+use crate::sys::Os;
+
+/// What is known of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Found {
+    /// How it came about, and which slot was meant.
+    pub(super) arrival: Arrival,
+    /// The journal, with this start in it.
+    pub(super) journal: Journal,
+}
+
+impl Found {
+    /// Whether another slot was meant to run, and nobody has settled that.
+    pub(super) fn is_open(&self) -> bool {
+        let state = self.journal.auto_snapshot.as_ref().map(|auto| auto.state);
+        self.arrival.how == How::Fallback && state != Some(Auto::Completed)
+    }
+}
+
+/// A slot, in words.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct SlotName {
+    /// 1 or 2.
+    pub slot: u32,
+    /// Its device.
+    pub device: String,
+}
+
+impl SlotName {
+    pub(super) fn new(view: &View, slot: &Slot) -> Self {
+        Self { slot: slot.number, device: view.node(slot.root) }
+    }
+}
+
+impl std::fmt::Display for SlotName {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "slot {} ({})", self.slot, self.device)
+    }
+}
+
+/// Tells how this start came about. Writes nothing.
+///
+/// # Errors
+/// The system does not tell which start this is; or another version of this program keeps the
+/// journal.
+pub(super) fn look<O: Os>(os: &O, view: &View, layout: &Layout) -> Result<Found> {
+    let mut journal = Store::of(view, layout).read(os).current()?;
+    let next = view.selection_of(layout).map(|s| s.next()).unwrap_or_default();
+    let place = |slot: &Slot| journal::place(view, slot);
+    let mut arrival = arrival(layout, &next, &journal, place);
+    let other = place(layout.alternate());
+    let running = place(&layout.slots[usize::from(!layout.slots[0].running)]);
+    let id = os.boot()?.id;
+    match journal.boot.take() {
+        // The same start: what was chosen since is for the next one.
+        Some(boot) if boot.id == id && boot.slot == running => {
+            if arrival.how == How::Fallback || boot.how != How::Fallback {
+                arrival.how = boot.how;
+            }
+            journal.boot = Some(boot);
+        }
+        last => {
+            // What ran before is a system that came up, and nobody has written to its slot since.
+            if last.is_some_and(|last| last.slot == other) {
+                journal.proven = Some(other);
+            }
+            // A repair of an earlier fall-back says nothing of this one.
+            journal.auto_snapshot.take_if(|auto| auto.state == Auto::Completed);
+            let (time, how) = (Timestamp::now(), arrival.how);
+            journal.boot = Some(Boot { id, time, slot: running.clone(), how });
+        }
+    }
+    if arrival.how == How::Planned && arrival.meant == running.slot {
+        let repaired = journal.intended.as_ref() == Some(&running);
+        if let Some(auto) = &mut journal.auto_snapshot
+            && matches!(auto.state, Auto::InProgress | Auto::Failed)
+        {
+            // Power was lost after the flags were back, or somebody else has settled it.
+            let state = if repaired { Auto::Completed } else { Auto::Disabled };
+            *auto = AutoSnapshot { state, why: None, when: Timestamp::now() };
+        }
+        journal.intended = Some(running);
+    }
+    Ok(Found { arrival, journal })
+}
+
+/// The same, written down.
+///
+/// # Errors
+/// As [`look`].
+pub(super) fn note<O: Os>(os: &O, view: &View, layout: &Layout) -> Result<Found> {
+    let store = Store::of(view, layout);
+    let before = store.read(os).journal;
+    let mut found = look(os, view, layout)?;
+    if before.as_ref() != Some(&found.journal)
+        && let Err(e) = store.write(os, &mut found.journal)
+    {
+        log::warn!("{e}");
+    }
+    Ok(found)
+}
+
+/// Shows the notice while a fall-back is open, and takes it away when it is settled. Returns whether
+/// it is shown.
+///
+/// # Errors
+/// A file of motd(5) cannot be read or written.
+pub(super) fn announce<O: Os>(
+    os: &O,
+    view: &View,
+    layout: &Layout,
+    found: &Found,
+    product: Option<&str>,
+) -> Result<bool> {
+    if !found.is_open() {
+        return notice::show(os, &view.root, None);
+    }
+    let (meant, running) = (layout.alternate().number, 3 - layout.alternate().number);
+    let name = |number: u32| SlotName::new(view, &layout.slots[usize::from(number == 2)]);
+    let mut more = vec![format!("{} was to run; {} runs.", name(meant), name(running))];
+    let auto = found.journal.auto_snapshot.as_ref();
+    more.extend(auto.and_then(|auto| {
+        let why = auto.why.as_deref()?;
+        Some(match auto.state {
+            Auto::Completed => return None,
+            Auto::InProgress => format!("It is being repaired: {why}"),
+            Auto::Failed => format!("It could not be repaired: {why}"),
+            Auto::Disabled => why.to_owned(),
+        })
+    }));
+    let product = view.config.product.as_deref().or(product).unwrap_or("the software");
+    notice::show(os, &view.root, Some(&text::text(product, &more)))
+}
+
+/// Takes the notice away where what it tells of is settled by now.
+///
+/// # Errors
+/// As [`note`] and [`announce`].
+pub(super) fn settle<O: Os>(os: &O, session: &Session) -> Result<()> {
+    if !notice::is_up(os, &os.canonical(&session.root)?)? {
+        return Ok(());
+    }
+    let view = observe::view(os, session)?;
+    let layout = view.discover()?;
+    let found = note(os, &view, &layout)?;
+    if !found.is_open() {
+        notice::show(os, &view.root, None)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,246 @@
+//! `dualroot auto-snapshot`: at boot, tell how the system came up, and repair the other slot where
+//! that was an unplanned fall-back and the slot is broken.
+
+use jiff::Timestamp;
+use serde::Serialize;
+
+use super::arrival::{self, Found, SlotName};
+use super::diagnosis::{self, Verdict};
+use super::journal::{self, Store};
+use super::lock::{self, Observed};
+use super::{Session, durable, flags, history, observe, show, snapshot};
+use crate::error::{During, Error, Kind, Result};
+use crate::record::journal::{Auto, AutoSnapshot, How};
+use crate::slot::config::{self, Config};
+use crate::slot::view::View;
+use crate::sys::Os;
+
+/// What is configured, and where it stands.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Status {
+    /// Version of this shape.
+    pub schema: u32,
+    /// `Enabled` or `Disabled`.
+    pub configuration: &'static str,
+    /// `Completed`, `Disabled`, `In progress` or `Failed`.
+    pub state: Auto,
+    /// Why.
+    pub note: Option<String>,
+}
+
+/// What a run at boot found and did.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Report {
+    /// Version of this shape.
+    pub schema: u32,
+    /// How the running slot came up.
+    pub how: How,
+    /// The slot that runs.
+    pub running: SlotName,
+    /// The slot that was meant to.
+    pub meant: SlotName,
+    /// Whether the notice of a fall-back is shown.
+    pub notice: bool,
+    /// Whether the other slot was repaired.
+    pub repaired: bool,
+    /// The snapshot by which it was.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub snapshot: Option<snapshot::Report>,
+    /// Where it stands.
+    #[serde(flatten)]
+    pub status: Status,
+}
+
+impl Report {
+    /// Whether somebody should look: another slot was meant to run, and is not repaired.
+    pub fn is_open(&self) -> bool {
+        self.how == How::Fallback && self.status.state != Auto::Completed
+    }
+}
+
+fn status_of(view: &View, auto: Option<&AutoSnapshot>) -> Status {
+    Status {
+        schema: 1,
+        configuration: if view.config.auto_snapshot { "Enabled" } else { "Disabled" },
+        state: auto.map_or(Auto::Disabled, |auto| auto.state),
+        note: auto.and_then(|auto| auto.why.clone()),
+    }
+}
+
+/// What is configured, and where it stands. Never waits for a run and changes nothing.
+///
+/// # Errors
+/// The system cannot be observed.
+pub fn status<O: Os>(os: &O, session: &Session) -> Result<Status> {
+    let view = observe::view(os, session)?;
+    let layout = view.discover()?;
+    let journal = Store::of(&view, &layout).read(os).current()?;
+    Ok(status_of(&view, journal.auto_snapshot.as_ref()))
+}
+
+/// Switches the repair on or off, in the configuration file.
+///
+/// # Errors
+/// The file makes no sense, or cannot be written.
+pub fn configure<O: Os>(os: &O, session: &Session, enabled: bool) -> Result<Status> {
+    let view = observe::view(os, session)?;
+    let path = view.config_path.clone();
+    let old = os.read_file(&path)?.unwrap_or_default();
+    let new = config::with_auto_snapshot(&old, enabled);
+    // What was understood before is understood again, and says what was asked for.
+    if Config::parse(&new).map_err(|e| e.path(&path))?.auto_snapshot != enabled {
+        return Err(Error::refused("the key stands where it cannot be changed").path(path));
+    }
+    if new != old {
+        let (Some(dir), Some(name)) = (path.parent(), path.file_name().and_then(|n| n.to_str()))
+        else {
+            return Err(Error::refused("no such file").path(path));
+        };
+        durable::put_as_it_was(&os.open_dir(dir)?, name, &new)
+            .during(format!("writing {}", path.display()))?;
+    }
+    status(os, session)
+}
+
+/// Tells how the system came up and shows the notice of a fall-back; then, unless only that was
+/// asked for, finds out what is wrong with the slot that was meant to run, and repairs it where it
+/// is broken and the configuration says so. `say` gets the lines of the snapshot.
+///
+/// # Errors
+/// The repair failed; the slot is then not valid, and the running one is what starts next.
+pub fn run<O: Os>(
+    os: &O,
+    session: &Session,
+    only_assess: bool,
+    say: &mut dyn FnMut(&str),
+) -> Result<Report> {
+    let mut work = Work::new(os, session)?;
+    work.found = arrival::note(os, &work.observed.view, &work.observed.layout)?;
+    let auto = |found: &Found| found.journal.auto_snapshot.as_ref().map(|auto| auto.state);
+    // Once: what has failed fails again, and flash wears.
+    let due = work.found.arrival.how == How::Fallback
+        && !matches!(auto(&work.found), Some(Auto::Completed | Auto::Failed));
+    if only_assess || !due {
+        return work.report(None);
+    }
+    let Observed { view, layout, .. } = &work.observed;
+    let other = journal::place(view, layout.alternate());
+    let proven = work.found.journal.proven.as_ref() == Some(&other);
+    let verdict = diagnosis::diagnose(os, session, view, layout, proven)?;
+    let (number, running) = (layout.alternate().number, 3 - layout.alternate().number);
+    let give_up = format!("dualroot boot {running}, then dualroot snapshot, writes it anew.");
+    let why = match verdict {
+        Verdict::Broken(why) if view.config.auto_snapshot => return work.repair(why, say),
+        Verdict::Broken(why) => format!("Slot {number} is broken: {why}. {give_up}"),
+        Verdict::Intact => format!(
+            "Slot {number} is intact and was left as it is: it may hold newer software. dualroot \
+             boot {number} --reboot tries it again. {give_up}"
+        ),
+        Verdict::Unknown(why) => {
+            format!(
+                "Slot {number} was left as it is, since nothing tells what is wrong: {why}. {give_up}"
+            )
+        }
+    };
+    work.set(Auto::Disabled, Some(why))?;
+    work.report(None)
+}
+
+/// A run under way.
+struct Work<'a, O: Os> {
+    os: &'a O,
+    session: &'a Session,
+    observed: Observed,
+    found: Found,
+}
+
+impl<'a, O: Os> Work<'a, O> {
+    fn new(os: &'a O, session: &'a Session) -> Result<Self> {
+        let observed = lock::observed(os, session, "auto-snapshot", true, |_, _| Ok(()))?;
+        let found = arrival::look(os, &observed.view, &observed.layout)?;
+        Ok(Self { os, session, observed, found })
+    }
+
+    fn report(&self, snapshot: Option<snapshot::Report>) -> Result<Report> {
+        let Observed { view, layout, .. } = &self.observed;
+        let software = show::running(self.os, view)?.software;
+        let product = software.product.map(|product| product.name);
+        let notice = arrival::announce(self.os, view, layout, &self.found, product.as_deref())?;
+        let slot = |number: u32| SlotName::new(view, &layout.slots[usize::from(number == 2)]);
+        Ok(Report {
+            schema: 1,
+            how: self.found.arrival.how,
+            running: slot(3 - layout.alternate().number),
+            meant: slot(self.found.arrival.meant),
+            notice,
+            repaired: snapshot.is_some(),
+            snapshot,
+            status: status_of(view, self.found.journal.auto_snapshot.as_ref()),
+        })
+    }
+
+    /// Writes down where it stands.
+    fn set(&mut self, state: Auto, why: Option<String>) -> Result<()> {
+        let store = Store::of(&self.observed.view, &self.observed.layout);
+        let mut journal = store.read(self.os).current()?;
+        journal.auto_snapshot = Some(AutoSnapshot { state, why, when: Timestamp::now() });
+        store.write(self.os, &mut journal)?;
+        self.found.journal = journal;
+        Ok(())
+    }
+
+    /// Lets `slot` start first.
+    fn select(&self, slot: u32, fall_back: bool) -> Result<()> {
+        let Observed { view, layout, .. } = &self.observed;
+        let Some(selection) = view.selection_of(layout) else { return Ok(()) };
+        flags::guard(view, &selection)?;
+        let through = view.devices.get(layout.root().target).path();
+        let change = selection.select(slot, fall_back);
+        flags::apply(self.os, view, selection.medium, &change, &through)
+    }
+
+    /// Copies the running slot over the broken one: flags on the running slot first, then the copy,
+    /// verified, then the flags back.
+    fn repair(mut self, why: String, say: &mut dyn FnMut(&str)) -> Result<Report> {
+        let layout = &self.observed.layout;
+        let (meant, running) = (layout.alternate().number, 3 - layout.alternate().number);
+        // What nobody would know of after a loss of power is not begun.
+        self.set(Auto::InProgress, Some(why.clone()))?;
+        self.report(None)?;
+        let (os, session) = (self.os, self.session);
+        let whole =
+            history::Whole::begin("auto-snapshot", &self.observed.view, &self.observed.layout);
+        let done = self.select(running, false).and_then(|()| {
+            // The snapshot takes the locks itself.
+            self.observed.locks.clear();
+            let options = snapshot::Options { repair: true, ..snapshot::Options::default() };
+            let snapshot::Outcome::Done(snapshot) = snapshot::run(os, session, options, say)?
+            else {
+                return Err(Error::new(Kind::Failed, "", "it was only planned"));
+            };
+            let mut work = Work::new(os, session)?;
+            if work.observed.layout.alternate().number != meant {
+                let cause = "the slots changed places while one was repaired";
+                return Err(Error::new(Kind::Failed, "", cause));
+            }
+            work.select(meant, true)?;
+            work.set(Auto::Completed, None)?;
+            Ok((work, snapshot))
+        });
+        let error = done.as_ref().err();
+        whole.end(os, error, vec![why]);
+        match done {
+            Ok((work, snapshot)) => work.report(Some(snapshot)),
+            // Stopped: the next start goes on with it.
+            Err(error) if matches!(error.kind, Kind::Signal(_)) => Err(error),
+            Err(error) => {
+                let said = self.set(Auto::Failed, Some(error.to_string()));
+                if let Err(e) = said.and_then(|()| self.report(None).map(drop)) {
+                    log::warn!("{e}");
+                }
+                Err(if error.kind == Kind::Refused { error.kind(Kind::Failed) } else { error })
+            }
+        }
+        .map_err(|e| e.during("repairing the other slot"))
+    }
+}

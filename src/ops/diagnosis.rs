@@ -1,0 +1,195 @@
+//! What is wrong with a slot that was meant to run and does not.
+
+use std::collections::BTreeSet;
+use std::ffi::OsStr;
+use std::io::BufReader;
+use std::path::Path;
+
+use super::mounted::Mounted;
+use super::{Session, clear, record};
+use crate::copy::pool;
+use crate::copy::progress::Phase;
+use crate::copy::survey;
+use crate::copy::verify::{Difference, verify};
+use crate::error::{Context, During, Kind, Result};
+use crate::record::{DIR, MANIFEST, Record};
+use crate::slot::discover::Layout;
+use crate::slot::view::View;
+use crate::slot::{Pair, State};
+use crate::sys::tree::Dir;
+use crate::sys::{FsType, Os};
+
+/// What became of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Verdict {
+    /// All of it can be read, and is what it is to be: that it did not come up is evidence, and it
+    /// may hold newer software.
+    Intact,
+    /// It cannot be told.
+    Unknown(String),
+    /// It is damaged.
+    Broken(String),
+}
+
+/// Looks at the alternate slot. `proven`: it has run since it was last written, so that it need have
+/// no record, and has changed since it had one.
+///
+/// # Errors
+/// It is in use, or a signal came. What cannot be read is a verdict.
+pub(super) fn diagnose<O: Os>(
+    os: &O,
+    session: &Session,
+    view: &View,
+    layout: &Layout,
+    proven: bool,
+) -> Result<Verdict> {
+    // What is mounted would be read from memory, not from the medium.
+    for obstacle in clear::find(os, view, &layout.pairs, false)? {
+        clear::unmount(os, obstacle.mount(), false)?;
+    }
+    for pair in &layout.pairs {
+        let point = pair.part.alternate();
+        let found = part(os, session, view, pair, proven).during(format!("examining {point}"));
+        match found {
+            Ok(Verdict::Intact) => {}
+            Ok(Verdict::Broken(why)) => return Ok(Verdict::Broken(format!("{point}: {why}"))),
+            Ok(Verdict::Unknown(why)) => return Ok(Verdict::Unknown(format!("{point}: {why}"))),
+            Err(e) if matches!(e.kind, Kind::Signal(_) | Kind::Busy) => return Err(e),
+            Err(e) => return Ok(Verdict::Broken(e.to_string())),
+        }
+    }
+    Ok(Verdict::Intact)
+}
+
+fn part<O: Os>(
+    os: &O,
+    session: &Session,
+    view: &View,
+    pair: &Pair,
+    proven: bool,
+) -> Result<Verdict> {
+    let broken = |why: &str| Ok(Verdict::Broken(why.to_owned()));
+    if let Some(fault) = view.faults.get(&pair.target) {
+        return broken(fault);
+    }
+    let Some(superblock) = view.superblocks.get(&pair.target) else {
+        return broken("there is no file system on it");
+    };
+    let device = view.devices.get(pair.target).path();
+    os.drop_cache(&device)?;
+    // One that was in use when the power went has something to repair, which its own boot does.
+    if superblock.clean
+        && let Some(fs) = FsType::from_name(superblock.fs.name())
+        && let Some(complaint) = os.inspect(&device, fs)?
+    {
+        return broken(&complaint);
+    }
+    let mounted = Mounted::private(os, &device, superblock.fs.name(), "examine")?;
+    let root = os.open_dir(mounted.point())?;
+    let found = record::read(&root);
+    let verdict = match (&found.record, found.state) {
+        (Some(record), _) => against_manifest(os, session, pair, root, record, proven),
+        (None, State::Invalid) if proven => {
+            session.monitor.begin(Phase {
+                name: format!("reading {}", pair.part.alternate()),
+                ..Phase::default()
+            });
+            match survey::read_all(root, &session.monitor) {
+                Ok(()) => Ok(Verdict::Intact),
+                Err(e) if matches!(e.kind, Kind::Signal(_)) => Err(e),
+                Err(e) => Ok(Verdict::Broken(e.to_string())),
+            }
+        }
+        (None, _) => {
+            drop(root);
+            Ok(Verdict::Broken(found.reason.unwrap_or_default()))
+        }
+    }?;
+    mounted.unmount()?;
+    // Linux's journals are not replayed for a look: what lacks then is no damage.
+    let replay = !superblock.clean && superblock.fs.name() != FsType::Ufs2.name();
+    Ok(match verdict {
+        Verdict::Broken(why) if proven && replay => Verdict::Unknown(format!(
+            "it was in use when it stopped, and without its journal {why}"
+        )),
+        verdict => verdict,
+    })
+}
+
+fn against_manifest<O: Os>(
+    os: &O,
+    session: &Session,
+    pair: &Pair,
+    root: O::Dir,
+    record: &Record,
+    proven: bool,
+) -> Result<Verdict> {
+    session.monitor.begin(Phase {
+        name: format!("verifying {}", pair.part.alternate()),
+        bytes: record.bytes,
+        objects: record.objects,
+    });
+    let manifest = root
+        .open_dir(OsStr::new(DIR))
+        .and_then(|own| own.open_file(OsStr::new(MANIFEST)))
+        .doing_to("opening", MANIFEST)?;
+    let manifest = BufReader::with_capacity(64 << 10, manifest);
+    let reference = pair.mounted.as_ref().map(|point| os.open_dir(point)).transpose()?;
+    let report = verify(root, manifest, reference.as_ref(), pool::cores(), &session.monitor)?;
+    let damage = damage(&report.differences, proven);
+    Ok(match damage.first() {
+        None => Verdict::Intact,
+        Some(Difference { path, what, .. }) => {
+            let path = path.display();
+            let more = match damage.len() {
+                1 => String::new(),
+                n => format!(" ({n} differences in all)"),
+            };
+            Verdict::Broken(format!("{path}: {what} is not as its manifest says{more}"))
+        }
+    })
+}
+
+/// What of the differences is damage. A slot that has run has changed since: there it is what cannot
+/// be read, and content that is another although size and time say that nobody has written it.
+fn damage(differences: &[Difference], proven: bool) -> Vec<&Difference> {
+    let written: BTreeSet<&Path> = differences
+        .iter()
+        .filter(|d| d.what != "content" && !is_unreadable(d))
+        .map(|d| d.path.as_path())
+        .collect();
+    let counts = |d: &&Difference| {
+        !proven || is_unreadable(d) || d.what == "content" && !written.contains(d.path.as_path())
+    };
+    differences.iter().filter(counts).collect()
+}
+
+fn is_unreadable(difference: &Difference) -> bool {
+    difference.what.starts_with("unreadable")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn use_is_no_damage() {
+        let difference = |path: &str, what: &str| Difference {
+            path: path.into(),
+            offset: None,
+            what: what.to_owned(),
+        };
+        let all = [
+            difference("var/log/messages", "size"),
+            difference("var/log/messages", "time"),
+            difference("etc/rc.conf", "content"),
+            difference("etc/rc.conf", "time"),
+            difference("boot/kernel/kernel", "content"),
+            difference("usr/lib/libc.so", "unreadable: Input/output error"),
+            difference("new", "extra"),
+        ];
+        assert_eq!(damage(&all, false).len(), all.len());
+        let paths: Vec<_> = damage(&all, true).iter().map(|d| d.path.to_str().unwrap()).collect();
+        assert_eq!(paths, ["boot/kernel/kernel", "usr/lib/libc.so"]);
+    }
+}

@@ -1,0 +1,131 @@
+//! How the running slot came to run: whether it was meant to. Pure.
+
+use super::Slot;
+use super::discover::Layout;
+use super::flags::Next;
+use crate::record::journal::{Auto, How, Journal, Place};
+
+/// How a system came up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Arrival {
+    /// How that came about.
+    pub how: How,
+    /// The slot that was meant to run.
+    pub meant: u32,
+}
+
+/// Tells from the boot flags, `next`, and from the journal how this start came about. `place` tells
+/// how the journal calls a slot.
+///
+/// The flags say what was meant to run: whoever chooses a slot, with this program or without, sets
+/// them. Only while the other slot is being repaired they are on the running one, and then the
+/// journal knows which was meant.
+pub fn arrival(
+    layout: &Layout,
+    next: &[Next],
+    journal: &Journal,
+    place: impl Fn(&Slot) -> Place,
+) -> Arrival {
+    let other = layout.alternate();
+    let running = 3 - other.number;
+    let number = |known: &Place| layout.slots.iter().find(|s| place(s) == *known).map(|s| s.number);
+    if let Some(trial) = &journal.trial {
+        let armed = next.first().is_some_and(|n| n.once);
+        match (number(&trial.slot), number(&trial.from)) {
+            (Some(slot), _) if slot == running => return Arrival { how: How::Trial, meant: slot },
+            (Some(slot), Some(from)) if from == running && !armed => {
+                return Arrival { how: How::Returned, meant: slot };
+            }
+            _ => {}
+        }
+    }
+    let flagged = next.iter().find(|n| !n.once).map(|n| n.slot);
+    let intended = journal.intended.as_ref().and_then(number);
+    let state = journal.auto_snapshot.as_ref().map(|auto| auto.state);
+    let repairing = matches!(state, Some(Auto::InProgress | Auto::Failed));
+    let meant = if repairing { intended.or(flagged) } else { flagged.or(intended) };
+    let meant = meant.unwrap_or(running);
+    Arrival { how: if meant == running { How::Planned } else { How::Fallback }, meant }
+}
+
+#[cfg(test)]
+mod tests {
+    use jiff::Timestamp;
+
+    use super::*;
+    use crate::record::journal::{AutoSnapshot, Trial};
+    use crate::slot::discover::{Layout, Purpose};
+
+    fn layout(running: u32) -> Layout {
+        let slot = |number: u32| Slot {
+            number,
+            root: number as usize,
+            running: number == running,
+            active: number == 1,
+        };
+        Layout {
+            slots: [slot(1), slot(2)],
+            pairs: Vec::new(),
+            others: Vec::new(),
+            shared_config: None,
+            own: Vec::new(),
+            purpose: Purpose::default(),
+        }
+    }
+
+    fn place(slot: &Slot) -> Place {
+        Place { slot: slot.number, device: format!("/dev/da0s{}a", slot.number) }
+    }
+
+    fn at(number: u32) -> Place {
+        place(&layout(1).slots[number as usize - 1])
+    }
+
+    fn tell(running: u32, next: &[(u32, bool)], journal: &Journal) -> (How, u32) {
+        let next: Vec<_> = next.iter().map(|&(slot, once)| Next { slot, once }).collect();
+        let Arrival { how, meant } = arrival(&layout(running), &next, journal, place);
+        (how, meant)
+    }
+
+    fn auto(state: Auto) -> Journal {
+        let auto = AutoSnapshot { state, why: None, when: Timestamp::UNIX_EPOCH };
+        Journal { intended: Some(at(1)), auto_snapshot: Some(auto), ..Journal::default() }
+    }
+
+    #[test]
+    fn what_the_flags_select_was_meant() {
+        let none = Journal::default();
+        assert_eq!(tell(1, &[(1, false)], &none), (How::Planned, 1));
+        assert_eq!(tell(1, &[(1, false), (2, false)], &none), (How::Planned, 1));
+        assert_eq!(tell(2, &[(1, false), (2, false)], &none), (How::Fallback, 1));
+        assert_eq!(tell(2, &[(1, false)], &none), (How::Fallback, 1));
+        // Whoever sets them by other means has chosen, too.
+        let intended = Journal { intended: Some(at(1)), ..Journal::default() };
+        assert_eq!(tell(2, &[(2, false)], &intended), (How::Planned, 2));
+        // Nothing tells: the journal does, and without it nothing was wrong.
+        assert_eq!(tell(2, &[], &intended), (How::Fallback, 1));
+        assert_eq!(tell(2, &[], &none), (How::Planned, 2));
+        let elsewhere = Place { slot: 1, device: "/dev/da9s1a".to_owned() };
+        let other = Journal { intended: Some(elsewhere), ..Journal::default() };
+        assert_eq!(tell(2, &[], &other), (How::Planned, 2));
+    }
+
+    #[test]
+    fn a_trial_is_no_fall_back() {
+        let trial = Trial { slot: at(2), from: at(1), armed: Timestamp::UNIX_EPOCH };
+        let journal = Journal { trial: Some(trial), intended: Some(at(1)), ..Journal::default() };
+        assert_eq!(tell(2, &[(1, false)], &journal), (How::Trial, 2));
+        assert_eq!(tell(1, &[(1, false)], &journal), (How::Returned, 2));
+        assert_eq!(tell(1, &[(2, true), (1, false)], &journal), (How::Planned, 1), "not yet tried");
+    }
+
+    #[test]
+    fn a_repair_goes_on_after_a_loss_of_power() {
+        // The flags are on the running slot while the other one is written.
+        assert_eq!(tell(2, &[(2, false)], &auto(Auto::InProgress)), (How::Fallback, 1));
+        assert_eq!(tell(2, &[(2, false)], &auto(Auto::Failed)), (How::Fallback, 1));
+        assert_eq!(tell(2, &[(2, false)], &auto(Auto::Completed)), (How::Planned, 2));
+        assert_eq!(tell(2, &[(2, false)], &auto(Auto::Disabled)), (How::Planned, 2));
+        assert_eq!(tell(1, &[(1, false)], &auto(Auto::InProgress)), (How::Planned, 1));
+    }
+}

@@ -1,0 +1,341 @@
+//! How the system came up, the notice of a fall-back, and the repair of the slot that was meant to
+//! run. A fall-back is made by the boot flag: it is on slice 2, and slice 1 runs.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+
+use serde_json::Value;
+
+use crate::harness::{Disk, Layout, pattern, ready};
+
+const TITLE: &str = "WARNING: THIS DEVICE HAS BOOTED FROM THE BACKUP EXAMPLE OS ";
+
+/// A disk with a valid copy in slot 2, which starts next: as if it had been chosen.
+fn disk() -> Disk {
+    disk_of(Layout::default())
+}
+
+fn disk_of(layout: Layout) -> Disk {
+    let disk = Disk::new(layout);
+    disk.fill();
+    disk.write("etc/motd.template", "Welcome.\n");
+    let template = disk.root().join("etc/motd.template");
+    fs::set_permissions(&template, fs::Permissions::from_mode(0o640)).unwrap();
+    disk.snapshot();
+    disk.dualroot(&["boot", "2"]).exits(0);
+    disk
+}
+
+/// The next start of the system, in which slot 1 runs.
+fn restart(disk: &Disk) {
+    let path = disk.root().join("var/db/dualroot/journal.json");
+    for path in [path, disk.root().join("config/.dualroot/journal.json")] {
+        if let Ok(text) = fs::read_to_string(&path) {
+            let mut journal: Value = serde_json::from_str(&text).unwrap();
+            if let Some(boot) = journal.get_mut("boot") {
+                boot["id"] = "another start".into();
+            }
+            fs::write(&path, serde_json::to_vec(&journal).unwrap()).unwrap();
+        }
+    }
+}
+
+fn motd(disk: &Disk) -> String {
+    fs::read_to_string(disk.root().join("etc/motd.template")).unwrap()
+}
+
+fn run(disk: &Disk, code: i32) -> Value {
+    disk.dualroot(&["auto-snapshot", "--json"]).exits(code).json()
+}
+
+fn status(disk: &Disk) -> String {
+    disk.dualroot(&["auto-snapshot", "--status"]).exits(0).stdout
+}
+
+/// Destroys the file system of slot 2.
+fn destroy(disk: &Disk) {
+    for offset in (0..64 << 10).step_by(1024) {
+        disk.flip_on_medium(2, offset + 56);
+    }
+    disk.flush(2);
+}
+
+#[test]
+fn it_is_switched_in_the_configuration() {
+    if !ready(&[]) {
+        return;
+    }
+    let disk = Disk::new(Layout::default());
+    disk.fill();
+    let text = "# mine\nproduct = \"EX\" # of ours\n";
+    let path = disk.write("etc/dualroot.conf", text);
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+    let said = "Auto-snapshot Configuration:   Disabled\nAuto-snapshot State:  Disabled\n";
+    assert_eq!(status(&disk), said);
+    let on = disk.dualroot(&["auto-snapshot", "--enable"]).exits(0);
+    assert_eq!(on.stdout, said.replacen("Disabled", "Enabled", 1));
+    assert_eq!(fs::read_to_string(&path).unwrap(), format!("auto-snapshot = true\n{text}"));
+    assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o7777, 0o600);
+    disk.dualroot(&["auto-snapshot", "--disable"]).exits(0);
+    assert_eq!(fs::read_to_string(&path).unwrap(), format!("auto-snapshot = false\n{text}"));
+    assert_eq!(status(&disk), said);
+    disk.dualroot(&["auto-snapshot", "--enable", "--status"]).exits(2);
+}
+
+/// A start as it was meant changes nothing, whatever state the other slot is in.
+#[test]
+fn nothing_happens_where_the_slot_was_meant_to_run() {
+    if !ready(&[]) {
+        return;
+    }
+    let disk = Disk::new(Layout::default());
+    disk.fill();
+    disk.dualroot(&["auto-snapshot", "--enable"]).exits(0);
+    let before = disk.hash_device(2);
+    for _ in 0..2 {
+        let report = run(&disk, 0);
+        assert_eq!((&report["how"], &report["notice"]), (&"planned".into(), &false.into()));
+        restart(&disk);
+    }
+    // A choice is for the next start: it is no fall-back before that.
+    disk.snapshot();
+    run(&disk, 0);
+    disk.dualroot(&["boot", "2"]).exits(0);
+    assert_eq!(run(&disk, 0)["how"], "planned");
+    disk.dualroot(&["boot", "1"]).exits(0);
+    // An operator who chooses the alternate, with whatever tool, and it comes up: no copy.
+    restart(&disk);
+    assert_eq!(run(&disk, 0)["how"], "planned");
+    assert_ne!(before, disk.hash_device(2));
+}
+
+#[test]
+fn a_broken_slot_is_repaired_once() {
+    if !ready(&[]) {
+        return;
+    }
+    let disk = disk();
+    destroy(&disk);
+    // Where it is not enabled, it is told.
+    let report = run(&disk, 3);
+    assert_eq!(report["how"], "fallback", "{report}");
+    assert_eq!((&report["notice"], &report["repaired"]), (&true.into(), &false.into()));
+    assert!(report["note"].as_str().unwrap().contains("Slot 2 is broken: /altroot: "), "{report}");
+    assert!(motd(&disk).contains(TITLE) && motd(&disk).ends_with("Welcome.\n"), "{}", motd(&disk));
+    let mode = fs::metadata(disk.root().join("etc/motd.template")).unwrap().permissions().mode();
+    assert_eq!(mode & 0o7777, 0o640);
+    assert_eq!(disk.state(), "empty");
+    disk.dualroot(&["auto-snapshot", "--enable"]).exits(0);
+    let said = disk.dualroot(&["auto-snapshot"]).exits(0);
+    said.clone().prints("The following filesystems").prints("is repaired, and starts next\n");
+    assert_eq!(motd(&disk), "Welcome.\n");
+    let (one, two) = (disk.slot(1), disk.slot(2));
+    assert_eq!((&two["state"], &two["active"]), (&"valid".into(), &true.into()), "{two}");
+    assert_eq!((&one["booted"], &one["active"]), (&true.into(), &false.into()), "{one}");
+    let completed = "Auto-snapshot Configuration:   Enabled\nAuto-snapshot State:  Completed\n";
+    assert_eq!(status(&disk), completed);
+    // The copy has no notice.
+    let copy = disk.mount_alternate(true);
+    assert_eq!(fs::read_to_string(copy.path().join("etc/motd.template")).unwrap(), "Welcome.\n");
+    drop(copy);
+    let log = disk.dualroot(&["log"]).exits(0).stdout;
+    assert!(log.contains("auto-snapshot"), "{log}");
+    // Nothing more to do in this start; in the next one it is evidence that it did not come up.
+    let before = disk.hash_device(2);
+    run(&disk, 0);
+    restart(&disk);
+    let report = run(&disk, 3);
+    assert_eq!((&report["how"], &report["repaired"]), (&"fallback".into(), &false.into()));
+    assert!(report["note"].as_str().unwrap().contains("Slot 2 is intact"), "{report}");
+    assert_eq!(disk.hash_device(2), before);
+}
+
+/// A slot whose every byte is what it is to be, and that did not come up all the same.
+#[test]
+fn an_intact_slot_is_evidence() {
+    if !ready(&[]) {
+        return;
+    }
+    let disk = disk();
+    disk.dualroot(&["auto-snapshot", "--enable"]).exits(0);
+    let before = [2, 4].map(|n| disk.hash_device(n));
+    let report = run(&disk, 3);
+    assert!(report["note"].as_str().unwrap().contains("Slot 2 is intact"), "{report}");
+    assert_eq!([2, 4].map(|n| disk.hash_device(n)), before);
+    assert!(motd(&disk).contains("dualroot boot 2 --reboot"), "{}", motd(&disk));
+    // A snapshot by hand does not either, unless it is told to.
+    disk.dualroot(&["snapshot"]).fails(6, "the boot flags select the alternate slot 2");
+    assert_eq!([2, 4].map(|n| disk.hash_device(n)), before);
+    // The operator gives it up.
+    disk.dualroot(&["boot", "1"]).exits(0);
+    assert_eq!(motd(&disk), "Welcome.\n");
+    disk.snapshot();
+    restart(&disk);
+    assert_eq!(run(&disk, 0)["how"], "planned");
+}
+
+/// The flags go to the running slot before anything is written.
+#[test]
+fn force_copies_over_the_slot_that_was_meant() {
+    if !ready(&[]) {
+        return;
+    }
+    let disk = disk();
+    run(&disk, 3);
+    assert!(motd(&disk).contains(TITLE));
+    let plan = disk.dualroot(&["snapshot", "--force", "-n"]).exits(0);
+    let line = |words: &str| plan.stdout.lines().position(|l| l.contains(words)).unwrap();
+    assert!(line("let only the running slot start") < line("erase the old copy"), "{plan}");
+    disk.dualroot(&["snapshot", "--force"]).exits(0);
+    assert_eq!(disk.slot(1)["active"], true);
+    assert_eq!(motd(&disk), "Welcome.\n");
+}
+
+/// One bit of one file: nothing but reading all of it finds that.
+#[test]
+fn a_rotten_file_is_damage() {
+    if !ready(&[]) {
+        return;
+    }
+    for used in [false, true] {
+        let disk = Disk::new(Layout::default());
+        disk.fill();
+        let needle = pattern(8192, 1031);
+        disk.write("usr/needle", &needle);
+        disk.snapshot();
+        disk.dualroot(&["boot", "2"]).exits(0);
+        disk.dualroot(&["auto-snapshot", "--enable"]).exits(0);
+        if used {
+            // It has run since, so that much of it is not as the manifest says.
+            let copy = disk.mount_alternate(false);
+            fs::write(copy.path().join("etc/os-release"), "NAME=\"Example OS\"\nVERSION_ID=2\n")
+                .unwrap();
+            fs::write(copy.path().join("etc/new"), "new\n").unwrap();
+            fs::remove_file(copy.path().join("usr/share/doc/3.txt")).unwrap();
+            drop(copy);
+            ran(&disk, 2);
+            let report = run(&disk, 3);
+            assert!(report["note"].as_str().unwrap().contains("is intact"), "{report}");
+        }
+        let at = disk.find_on_medium(2, &needle[..512]);
+        disk.flip_on_medium(2, at + 100);
+        disk.flush(2);
+        restart(&disk);
+        if used {
+            ran(&disk, 2);
+        }
+        let report = run(&disk, 0);
+        assert_eq!(report["repaired"], true, "{report}");
+        assert_eq!(disk.state(), "valid");
+    }
+}
+
+/// The start before this one was slot `n`'s.
+fn ran(disk: &Disk, n: usize) {
+    let path = disk.root().join("config/.dualroot/journal.json");
+    let mut journal: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+    let place = serde_json::json!({"slot": n, "device": disk.node(n)});
+    journal["boot"] = serde_json::json!({"id": "1", "time": "2026-11-25T20:00:00Z", "slot": place, "how": "planned"});
+    journal["sequence"] = 10_000.into();
+    fs::write(&path, serde_json::to_vec(&journal).unwrap()).unwrap();
+}
+
+/// A root that was installed and never copied has no record: it is none the worse for it.
+#[test]
+fn an_installed_root_needs_no_record() {
+    if !ready(&[]) {
+        return;
+    }
+    let disk = disk();
+    disk.dualroot(&["auto-snapshot", "--enable"]).exits(0);
+    let copy = disk.mount_alternate(false);
+    fs::remove_file(copy.path().join(".dualroot/record.json")).unwrap();
+    drop(copy);
+    ran(&disk, 2);
+    let before = disk.hash_device(2);
+    let report = run(&disk, 3);
+    assert!(report["note"].as_str().unwrap().contains("is intact"), "{report}");
+    assert_eq!(disk.hash_device(2), before);
+    // One of which nobody knows that it ever ran is an unfinished copy.
+    restart(&disk);
+    let path = disk.root().join("config/.dualroot/journal.json");
+    for path in [path, disk.root().join("var/db/dualroot/journal.json")] {
+        let mut journal: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+        journal.as_object_mut().unwrap().remove("proven");
+        fs::write(&path, serde_json::to_vec(&journal).unwrap()).unwrap();
+    }
+    assert_eq!(run(&disk, 0)["repaired"], true);
+}
+
+/// Killed in the middle of the repair: the running slot starts next, and goes on with it.
+#[test]
+fn a_repair_that_was_cut_off_is_finished() {
+    if !ready(&[]) {
+        return;
+    }
+    let disk = disk();
+    disk.write("usr/much", pattern(6 << 20, 5));
+    destroy(&disk);
+    disk.dualroot(&["auto-snapshot", "--enable"]).exits(0);
+    let mut running = disk.spawn(&["auto-snapshot"]);
+    running.wait_line("Copying / to /altroot");
+    running.signal(nix::sys::signal::Signal::SIGKILL);
+    crate::harness::wait_until("it is dead", || running.ended());
+    assert_eq!(disk.slot(1)["active"], true, "flags are on the running slot first");
+    assert!(status(&disk).contains("Auto-snapshot State:  In progress\n"), "{}", status(&disk));
+    disk.dualroot(&["clean"]).exits(0);
+    assert!(motd(&disk).contains("It is being repaired"), "{}", motd(&disk));
+    restart(&disk);
+    let report = run(&disk, 0);
+    assert_eq!((&report["how"], &report["repaired"]), (&"fallback".into(), &true.into()));
+    assert_eq!((&disk.slot(2)["state"], &disk.slot(2)["active"]), (&"valid".into(), &true.into()));
+    assert_eq!(motd(&disk), "Welcome.\n");
+}
+
+/// What cannot be repaired is tried once and then told.
+#[test]
+fn a_repair_that_fails_is_told() {
+    if !ready(&[]) {
+        return;
+    }
+    let disk = disk_of(Layout { sizes_mb: vec![32, 16, 8, 8], ..Layout::default() });
+    destroy(&disk);
+    disk.dualroot(&["auto-snapshot", "--enable"]).exits(0);
+    disk.write("var/large", pattern(16 << 20, 6));
+    disk.dualroot(&["auto-snapshot"]).fails(1, "does not fit");
+    assert!(status(&disk).contains("Auto-snapshot State:  Failed: "), "{}", status(&disk));
+    assert_eq!(disk.slot(1)["active"], true);
+    for _ in 0..2 {
+        assert!(motd(&disk).contains("It could not be repaired"), "{}", motd(&disk));
+        restart(&disk);
+        let report = run(&disk, 3);
+        assert_eq!(report["how"], "fallback", "{report}");
+    }
+    // By hand, with the cause gone.
+    fs::remove_file(disk.root().join("var/large")).unwrap();
+    disk.snapshot();
+    assert_eq!(motd(&disk), "Welcome.\n");
+    assert_eq!(run(&disk, 0)["how"], "planned", "it is settled");
+    restart(&disk);
+    assert_eq!(run(&disk, 0)["how"], "planned");
+}
+
+/// Software that is older than that of the other slot is not copied over it by accident.
+#[test]
+fn old_does_not_replace_new() {
+    if !ready(&[]) {
+        return;
+    }
+    let disk = Disk::new(Layout::default());
+    disk.fill();
+    disk.write_junos_packages(&["jbase-ex-12.3R12-S15", "jdocs-ex-12.3R12-S15"]);
+    disk.snapshot();
+    let package = |version: &str| disk.root().join(format!("var/db/pkg/jbase-ex-{version}"));
+    fs::rename(package("12.3R12-S15"), package("12.3R3")).unwrap();
+    let before = disk.hash_device(2);
+    let run = disk.dualroot(&["snapshot"]);
+    run.fails(6, "is older than the copy of").says("hint: --force copies all the same");
+    assert_eq!(disk.hash_device(2), before);
+    disk.dualroot(&["snapshot", "--force"]).exits(0);
+    disk.snapshot();
+}
