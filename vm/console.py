@@ -1,12 +1,13 @@
 #!/usr/bin/env python3
 """Boots a FreeBSD guest, logs in on its serial console, runs one command and powers off.
 
-    console.py --log FILE [--timeout SECONDS] [--boot-timeout SECONDS] COMMAND QEMU [ARGUMENT...]
+    console.py --log FILE [--timeout SECONDS] [--boot-timeout SECONDS] [--cut] COMMAND QEMU [ARGUMENT...]
 
 The guest needs a login prompt on its first serial port and a root without a password. What the
 command prints goes to stdout as it comes, the whole console to the log. The exit code is the
 command's; 125 says that the guest did not do its part, and stderr says how: no login prompt, a
-panic, a silent end, a command that took too long.
+panic, a silent end, a command that took too long. With --cut the guest is not powered off: its power
+goes as soon as the command has ended.
 """
 
 import argparse
@@ -141,6 +142,7 @@ def main():
     parser.add_argument("--log", required=True)
     parser.add_argument("--timeout", type=float, default=1800)
     parser.add_argument("--boot-timeout", type=float, default=300)
+    parser.add_argument("--cut", action="store_true")
     parser.add_argument("command")
     parser.add_argument("qemu", nargs=argparse.REMAINDER)
     arguments = parser.parse_args()
@@ -152,7 +154,8 @@ def main():
             step = "running the command"
             code = guest.run(arguments.command, time.monotonic() + arguments.timeout)
             step = "powering off"
-            guest.power_off()
+            if not arguments.cut:
+                guest.power_off()
             return code
         except GuestError as error:
             print(f"console.py: {step}: the guest {error}", file=sys.stderr)

@@ -8,7 +8,7 @@
 #   --sysroot DIR  links against that FreeBSD (scripts/cross.sh). Else DUALROOT_VM_SYSROOT, else zig.
 #   --keep         keeps the guest's disks after a failure and says how to boot them
 #   SUITE          unit, tree, guard, stale, faults, consistency, install, table, check, partition,
-#                  primary, boot; or a part of a test's name
+#                  primary, boot, fallback; or a part of a test's name
 #
 # QEMU=PROGRAM names another qemu-system-x86_64, OVMF=FILE another UEFI firmware,
 # DUALROOT_VM_ACCEL=tcg does without KVM.
@@ -108,10 +108,10 @@ disk() {
         -device "$device,drive=disk$disks${more%,}")
 }
 
-# boot COMMAND: its lines go to the screen and to the results, but for those that begin a test.
+# boot COMMAND [OPTION]: its lines go to the screen and to the results, but for those that begin a test.
 boot() {
     {
-        timeout --foreground 3600 "$here/vm/console.py" --log "$log" --timeout 2400 "$1" \
+        timeout --foreground 3600 "$here/vm/console.py" --log "$log" --timeout 2400 ${2:+"$2"} "$1" \
             "$qemu" -accel "$accel" "${guest[@]}" 2>"$complaint_file" || code=$?
         # 1 says that a test failed, which its line says too.
         [ "${code:-0}" -le 1 ] || [ -s "$complaint_file" ] ||
@@ -120,7 +120,7 @@ boot() {
     if [ "$accel" = kvm ] && grep -q 'KVM internal error' "$complaint_file"; then
         echo "KVM does not work here: going on without it" >&2
         accel=tcg
-        boot "$1"
+        boot "$@"
         return
     fi
     if [ -s "$complaint_file" ]; then
@@ -146,41 +146,47 @@ cp -R "$here/testdata" "$here/scripts" "$work/in/"
 tar --format=ustar --owner=0 --group=0 -C "$work" -cf "$work/in.tar" in
 qemu-img create -q -f qcow2 -F raw -b "$image" "$work/overlay.qcow2"
 
-# What was asked for: parts of test names for the guest, and whether the boot suite is among it.
+# What was asked for: parts of test names for the guest, and whether suites that boot are among it.
 on_box=()
 booting=false
+falling=false
 for suite in "${suites[@]}"; do
-    if [[ $suite == boot* ]]; then booting=true; else on_box+=("$suite"); fi
+    case $suite in
+    boot | boot::*) booting=true ;;
+    fallback | fallback::*) falling=true ;;
+    *) on_box+=("$suite") ;;
+    esac
 done
 if [ "${#suites[@]}" -eq 0 ]; then
     on_box=(unit:: tree:: guard:: stale:: faults:: consistency:: install:: table:: check:: partition::
-        primary::)
+        primary:: boot_control::)
     booting=true
+    falling=true
 fi
-if $booting; then
-    on_box+=(boot::made_)
-    truncate -s 800M "$work"/{mbr,gpt,other,mbr_in_its_place,gpt_in_its_place}.img
-fi
+truncate -s 800M "$work"/{mbr,gpt,other,mbr_in_its_place,gpt_in_its_place,fallback}.img
+! $booting || on_box+=(boot::made_)
+! $falling || on_box+=(fallback::made)
 
 say "$(basename "$image"), $accel" >&2
 guest=("${machine[@]}")
 disk "$work/overlay.qcow2" qcow2 virtio-blk-pci bootindex=0
 disk "$work/in.tar" raw virtio-blk-pci
-if $booting; then
-    disk "$work/gpt.img" raw virtio-blk-pci
-    guest+=(-device virtio-scsi-pci)
-    disk "$work/mbr.img" raw scsi-hd
-fi
+disk "$work/gpt.img" raw virtio-blk-pci
+disk "$work/fallback.img" raw virtio-blk-pci
+guest+=(-device virtio-scsi-pci)
+disk "$work/mbr.img" raw scsi-hd
 boot "mkdir -p /root && tar xf /dev/vtbd1 -C /root && sh /root/in/begin.sh ${on_box[*]}" || true
 
 # ---- what was made there, booted by itself ----------------------------------------------------
 
-# step NAME: the last thing that one of those disks is to do, unless what goes before it failed.
+# step NAME BEFORE [OPTION]: the next thing that one of those disks is to do, unless what goes before
+# it failed.
+suite=boot
 step() {
-    if grep -q "^ok boot::$2" "$work/results"; then
-        boot "sh /root/in/begin.sh boot::$1" || true
+    if grep -q "^ok $suite::$2" "$work/results"; then
+        boot "sh /root/in/begin.sh $suite::$1" "${3:-}" || true
     else
-        echo "FAILED boot::$1: not tried, $2 did not pass" | tee -a "$work/results"
+        echo "FAILED $suite::$1: not tried, $2 did not pass" | tee -a "$work/results"
     fi
 }
 # chain NAME: the boots of one of those disks, one after the other, with a log of their own.
@@ -228,6 +234,28 @@ if $booting; then
     guest=("${machine[@]}" -bios "$firmware")
     disk "$work/other.img" raw virtio-blk-pci bootindex=0
     alone other_medium_by_uefi other_medium
+fi
+
+if $falling; then
+    suite=fallback
+    log=$logs/serial-fallback.log
+    complaint_file=$work/complaint-fallback
+    mine=fallback::
+    : >"$log"
+    guest=("${machine[@]}")
+    disk "$work/fallback.img" raw virtio-blk-pci bootindex=0
+    # The first slot begins at the first MiB: its superblock, and much behind it.
+    destroy() {
+        dd if=/dev/zero of="$work/fallback.img" bs=1M seek=1 count=8 conv=notrunc status=none
+    }
+    step first_slot made
+    destroy
+    step falls_back first_slot
+    step primary_again falls_back
+    step chosen primary_again
+    destroy
+    step cut_off chosen --cut
+    step finishes cut_off
 fi
 
 # ---- the sum ----------------------------------------------------------------------------------

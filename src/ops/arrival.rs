@@ -1,11 +1,14 @@
 //! How the running slot came up: told once per start, kept in the journal, shown while it matters.
 
+use std::ffi::OsStr;
+
 use jiff::Timestamp;
 use serde::Serialize;
 
 use super::journal::{self, Store};
-use super::{Session, notice, observe};
+use super::{Session, durable, notice, observe};
 use crate::error::Result;
+use crate::record::USED;
 use crate::record::journal::{Auto, AutoSnapshot, Boot, How, Journal};
 use crate::slot::Slot;
 use crate::slot::arrival::{Arrival, arrival};
@@ -13,6 +16,7 @@ use crate::slot::discover::Layout;
 use crate::slot::notice as text;
 use crate::slot::view::View;
 use crate::sys::Os;
+use crate::sys::tree::Dir;
 
 /// What is known of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -111,7 +115,21 @@ pub(super) fn note<O: Os>(os: &O, view: &View, layout: &Layout) -> Result<Found>
     {
         log::warn!("{e}");
     }
+    if view.mount_at(&view.root).is_some_and(|m| !m.read_only)
+        && let Err(e) = mark(os, view)
+    {
+        log::warn!("marking the running root as used: {e}");
+    }
     Ok(found)
+}
+
+/// A root that runs changes: from now on it is not what its manifest says, and none the worse for it.
+fn mark<O: Os>(os: &O, view: &View) -> Result<()> {
+    let own = durable::own_dir(&os.open_dir(&view.root)?)?;
+    match own.stat(OsStr::new(USED)) {
+        Ok(_) => Ok(()),
+        Err(_) => durable::put(&own, USED, b""),
+    }
 }
 
 /// Shows the notice while a fall-back is open, and takes it away when it is settled. Returns whether

@@ -12,10 +12,10 @@ use crate::copy::progress::Phase;
 use crate::copy::survey;
 use crate::copy::verify::{Difference, verify};
 use crate::error::{Context, During, Kind, Result};
-use crate::record::{DIR, MANIFEST, Record};
+use crate::record::{DIR, MANIFEST, Record, USED};
 use crate::slot::discover::Layout;
 use crate::slot::view::View;
-use crate::slot::{Pair, State};
+use crate::slot::{Pair, Part, State};
 use crate::sys::tree::Dir;
 use crate::sys::{FsType, Os};
 
@@ -31,8 +31,8 @@ pub(super) enum Verdict {
     Broken(String),
 }
 
-/// Looks at the alternate slot. `proven`: it has run since it was last written, so that it need have
-/// no record, and has changed since it had one.
+/// Looks at the alternate slot. `proven`: it is known to have run since it was last written, so that
+/// it need have no record, and has changed since it had one. It may show that itself, too.
 ///
 /// # Errors
 /// It is in use, or a signal came. What cannot be read is a verdict.
@@ -41,7 +41,7 @@ pub(super) fn diagnose<O: Os>(
     session: &Session,
     view: &View,
     layout: &Layout,
-    proven: bool,
+    mut proven: bool,
 ) -> Result<Verdict> {
     // What is mounted would be read from memory, not from the medium.
     for obstacle in clear::find(os, view, &layout.pairs, false)? {
@@ -49,7 +49,8 @@ pub(super) fn diagnose<O: Os>(
     }
     for pair in &layout.pairs {
         let point = pair.part.alternate();
-        let found = part(os, session, view, pair, proven).during(format!("examining {point}"));
+        let found = part(os, session, view, pair, &mut proven);
+        let found = found.during(format!("examining {point}"));
         match found {
             Ok(Verdict::Intact) => {}
             Ok(Verdict::Broken(why)) => return Ok(Verdict::Broken(format!("{point}: {why}"))),
@@ -66,7 +67,7 @@ fn part<O: Os>(
     session: &Session,
     view: &View,
     pair: &Pair,
-    proven: bool,
+    proven: &mut bool,
 ) -> Result<Verdict> {
     let broken = |why: &str| Ok(Verdict::Broken(why.to_owned()));
     if let Some(fault) = view.faults.get(&pair.target) {
@@ -87,9 +88,15 @@ fn part<O: Os>(
     let mounted = Mounted::private(os, &device, superblock.fs.name(), "examine")?;
     let root = os.open_dir(mounted.point())?;
     let found = record::read(&root);
+    let installed = root.stat(OsStr::new(DIR)).is_err();
+    if pair.part == Part::Root {
+        *proven |= !superblock.clean || has_run(os, view, pair, &root, found.record.as_ref())?;
+    }
+    let proven = *proven;
     let verdict = match (&found.record, found.state) {
         (Some(record), _) => against_manifest(os, session, pair, root, record, proven),
-        (None, State::Invalid) if proven => {
+        // What nobody copied has no record.
+        (None, State::Invalid) if proven || installed => {
             session.monitor.begin(Phase {
                 name: format!("reading {}", pair.part.alternate()),
                 ..Phase::default()
@@ -114,6 +121,23 @@ fn part<O: Os>(
         )),
         verdict => verdict,
     })
+}
+
+/// Whether the system on `root` has run since it was copied: it has left its mark; or it is what the
+/// running slot was copied from, later.
+fn has_run<O: Os>(
+    os: &O,
+    view: &View,
+    pair: &Pair,
+    root: &O::Dir,
+    record: Option<&Record>,
+) -> Result<bool> {
+    let mark = root.open_dir(OsStr::new(DIR)).and_then(|own| own.stat(OsStr::new(USED)));
+    let running = record::read(&os.open_dir(&view.root)?).record;
+    let copied = running.is_some_and(|copy| {
+        copy.source == view.node(pair.target) && record.is_none_or(|r| r.created < copy.created)
+    });
+    Ok(mark.is_ok() || copied)
 }
 
 fn against_manifest<O: Os>(

@@ -19,6 +19,8 @@ pub const RECORD: &str = "record.json";
 pub const MANIFEST: &str = "manifest.mtree";
 /// The file of partition tables there, and in the same directory of `/config`.
 pub const TABLES: &str = "tables";
+/// An empty file there: the system on this root has run since it was copied.
+pub const USED: &str = "used";
 /// The version of the record's format that this program writes.
 pub const SCHEMA: u32 = 1;
 

@@ -6,7 +6,7 @@ use std::os::unix::fs::PermissionsExt;
 
 use serde_json::Value;
 
-use crate::harness::{Disk, Layout, pattern, ready};
+use crate::harness::{Disk, Layout, pattern, ready, tool};
 
 const TITLE: &str = "WARNING: THIS DEVICE HAS BOOTED FROM THE BACKUP EXAMPLE OS ";
 
@@ -249,21 +249,54 @@ fn an_installed_root_needs_no_record() {
     let disk = disk();
     disk.dualroot(&["auto-snapshot", "--enable"]).exits(0);
     let copy = disk.mount_alternate(false);
-    fs::remove_file(copy.path().join(".dualroot/record.json")).unwrap();
+    let own = copy.path().join(".dualroot");
+    let saved = disk.tmp().join("own");
+    fs::rename(own.join("manifest.mtree"), own.join("manifest.mtree.new")).unwrap();
+    fs::remove_file(own.join("record.json")).unwrap();
+    tool("cp", &[&"-a", &own, &saved]);
+    fs::remove_dir_all(&own).unwrap();
     drop(copy);
-    ran(&disk, 2);
     let before = disk.hash_device(2);
     let report = run(&disk, 3);
     assert!(report["note"].as_str().unwrap().contains("is intact"), "{report}");
     assert_eq!(disk.hash_device(2), before);
-    // One of which nobody knows that it ever ran is an unfinished copy.
+    // One that was begun and not finished is no root.
+    let copy = disk.mount_alternate(false);
+    tool("cp", &[&"-a", &saved, &copy.path().join(".dualroot")]);
+    drop(copy);
     restart(&disk);
-    let path = disk.root().join("config/.dualroot/journal.json");
-    for path in [path, disk.root().join("var/db/dualroot/journal.json")] {
-        let mut journal: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
-        journal.as_object_mut().unwrap().remove("proven");
-        fs::write(&path, serde_json::to_vec(&journal).unwrap()).unwrap();
+    assert_eq!(run(&disk, 0)["repaired"], true);
+}
+
+/// Whoever runs leaves a mark, and so does the copy that is made of it.
+#[test]
+fn a_root_that_ran_is_known_to_have_changed() {
+    if !ready(&[]) {
+        return;
     }
+    let disk = disk();
+    disk.dualroot(&["auto-snapshot", "--enable"]).exits(0);
+    assert!(disk.root().join(".dualroot/used").exists() || run(&disk, 3)["notice"] == true);
+    assert!(disk.root().join(".dualroot/used").exists());
+    let change = |path: &str, text: &str| {
+        let copy = disk.mount_alternate(false);
+        fs::write(copy.path().join(path), text).unwrap();
+        drop(copy);
+        restart(&disk);
+    };
+    // The copy itself never has it.
+    assert!(!disk.mount_alternate(true).path().join(".dualroot/used").exists());
+    change("etc/upgraded", "newer software\n");
+    change(".dualroot/used", "");
+    let before = disk.hash_device(2);
+    let report = run(&disk, 3);
+    assert!(report["note"].as_str().unwrap().contains("is intact"), "{report}");
+    assert_eq!(disk.hash_device(2), before);
+    // Without it, it is a copy that is not what it was.
+    let copy = disk.mount_alternate(false);
+    fs::remove_file(copy.path().join(".dualroot/used")).unwrap();
+    drop(copy);
+    restart(&disk);
     assert_eq!(run(&disk, 0)["repaired"], true);
 }
 

@@ -48,9 +48,9 @@ const EXCLUDED: [&str; 14] = [
 ];
 
 /// Where a slot's parts are, as the appliance itself calls them.
-struct Names {
-    root: [&'static str; 2],
-    config: [&'static str; 2],
+pub struct Names {
+    pub root: [&'static str; 2],
+    pub config: [&'static str; 2],
 }
 
 /// EX: Junos's names come from the SCSI driver.
@@ -61,7 +61,7 @@ const GPT: Names = Names {
     config: ["/dev/gpt/configA", "/dev/gpt/configB"],
 };
 
-fn gpart(words: &str) {
+pub fn gpart(words: &str) {
     Run::of(program("gpart").args(words.split(' '))).exits(0);
 }
 
@@ -119,7 +119,7 @@ fn made_gpt() {
 }
 
 /// Fills slot 1 with what runs here.
-fn install(root: &str, config: &str, names: &Names, more: &[(&str, &str)]) {
+pub fn install(root: &str, config: &str, names: &Names, more: &[(&str, &str)]) {
     let mut mounted = Vec::new();
     let point = PathBuf::from(BASE).join("appliance");
     let mut fstab = format!("{} / ufs rw 1 1\n", names.root[0]);
@@ -179,12 +179,12 @@ fn on(point: &str) -> String {
 }
 
 #[track_caller]
-fn run(args: &[&str]) -> Run {
+pub fn run(args: &[&str]) -> Run {
     Run::of(dualroot().args(["--progress", "none"]).args(args)).exits(0)
 }
 
 /// Both slots, as `show` tells of them.
-fn slots() -> [Value; 2] {
+pub fn slots() -> [Value; 2] {
     let report = run(&["show", "--json"]).json();
     let slots = report["slots"].as_array().unwrap();
     assert_eq!(slots.len(), 2, "{report}");
@@ -194,7 +194,7 @@ fn slots() -> [Value; 2] {
 /// The running slot is this one (0 or 1) in every respect: what the loader was told, what is
 /// mounted, what fstab says, what `show` says.
 #[track_caller]
-fn runs_from(names: &Names, slot: usize) {
+pub fn runs_from(names: &Names, slot: usize) {
     assert_eq!(on("/"), names.root[slot]);
     assert_eq!(on("/config"), names.config[slot]);
     let told = tool("kenv", &[&"vfs.root.mountfrom"]);

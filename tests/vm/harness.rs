@@ -24,6 +24,8 @@ const PATIENCE: Duration = Duration::from_secs(240);
 /// The exit code of a test that cannot run here.
 const SKIPPED: u8 = 77;
 const EXACT: &str = "--exact";
+/// The suites that are sequences of boots, which somebody outside has to make.
+const SEQUENCES: [&str; 2] = ["boot", "fallback"];
 
 // ---- tests ----------------------------------------------------------------------------------
 
@@ -60,16 +62,16 @@ pub fn main(suites: &Suites) -> ExitCode {
     let wanted: Vec<&String> = words.iter().filter(|w| !w.starts_with('-')).collect();
     let mut failed = 0_u32;
     // The program of those tests is not everywhere.
-    if wanted.is_empty() || wanted.iter().any(|w| !w.starts_with("boot::")) {
+    let in_sequence = |name: &str| SEQUENCES.iter().any(|s| name.starts_with(&format!("{s}::")));
+    if wanted.is_empty() || wanted.iter().any(|w| !in_sequence(w)) {
         let is_wanted = |name: &str| wanted.is_empty() || wanted.iter().any(|w| name.contains(*w));
         failed += crate::unit::run(is_wanted);
     }
     for (suite, tests) in suites {
         for test in *tests {
             let name = format!("{suite}::{}", test.name);
-            // The boot suite is a sequence of boots, which somebody outside has to make.
             let by_name = wanted.iter().any(|w| name.contains(w.as_str()));
-            if by_name || (wanted.is_empty() && *suite != "boot") {
+            if by_name || (wanted.is_empty() && !SEQUENCES.contains(suite)) {
                 failed += u32::from(!supervise(&name));
             }
         }

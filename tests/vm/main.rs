@@ -17,6 +17,8 @@ mod consistency;
 #[cfg(target_os = "freebsd")]
 mod disk;
 #[cfg(target_os = "freebsd")]
+mod fallback;
+#[cfg(target_os = "freebsd")]
 mod faults;
 #[cfg(target_os = "freebsd")]
 mod guard;
@@ -59,5 +61,6 @@ fn main() -> std::process::ExitCode {
         ("primary", primary::TESTS),
         ("boot_control", boot_control::TESTS),
         ("boot", boot::TESTS),
+        ("fallback", fallback::TESTS),
     ])
 }
