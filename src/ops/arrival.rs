@@ -79,8 +79,8 @@ pub(super) fn look<O: Os>(os: &O, view: &View, layout: &Layout) -> Result<Found>
         }
         last => {
             // What ran before is a system that came up, and nobody has written to its slot since.
-            if last.is_some_and(|last| last.slot == other) {
-                journal.proven = Some(other);
+            if last.is_some_and(|last| last.slot == other) && !journal.proven.contains(&other) {
+                journal.proven.push(other);
             }
             // A repair of an earlier fall-back says nothing of this one.
             journal.auto_snapshot.take_if(|auto| auto.state == Auto::Completed);

@@ -125,7 +125,7 @@ pub fn run<O: Os>(
     }
     let Observed { view, layout, .. } = &work.observed;
     let other = journal::place(view, layout.alternate());
-    let proven = work.found.journal.proven.as_ref() == Some(&other);
+    let proven = work.found.journal.proven.contains(&other);
     let verdict = diagnosis::diagnose(os, session, view, layout, proven)?;
     let (number, running) = (layout.alternate().number, 3 - layout.alternate().number);
     let give_up = format!("dualroot boot {running}, then dualroot snapshot, writes it anew.");
