@@ -9,7 +9,7 @@ use super::history::{self, Diary};
 use super::journal;
 use super::lock::{self, Observed};
 use super::starter::{self, Starter};
-use super::{Session, arrival, show};
+use super::{Session, arrival, record, show};
 use crate::error::{Error, Kind, Result};
 use crate::record::journal::{Journal, Place, Trial};
 use crate::slot::discover::Layout;
@@ -91,8 +91,10 @@ impl Work {
     /// since. Why not, otherwise.
     fn is_good<O: Os>(&self, os: &O) -> Result<std::result::Result<(), String>> {
         let alternate = self.layout.alternate().number;
-        let seen = show::whole(os, &self.view, &self.layout, &mut |_| {})?.found;
-        let proven = self.journal.proven.iter().any(|p| self.is(p, alternate));
+        let mut ran = false;
+        let visit = &mut |root: &O::Dir| ran = record::has_run(root);
+        let seen = show::whole(os, &self.view, &self.layout, visit)?.found;
+        let proven = ran || self.journal.proven.iter().any(|p| self.is(p, alternate));
         Ok(match seen.state {
             State::Valid => Ok(()),
             State::Invalid if proven => Ok(()),

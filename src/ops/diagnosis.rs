@@ -12,7 +12,7 @@ use crate::copy::progress::Phase;
 use crate::copy::survey;
 use crate::copy::verify::{Difference, verify};
 use crate::error::{Context, During, Kind, Result};
-use crate::record::{DIR, MANIFEST, Record, USED};
+use crate::record::{DIR, MANIFEST, Record};
 use crate::slot::discover::Layout;
 use crate::slot::view::View;
 use crate::slot::{Pair, Part, State};
@@ -132,12 +132,11 @@ fn has_run<O: Os>(
     root: &O::Dir,
     record: Option<&Record>,
 ) -> Result<bool> {
-    let mark = root.open_dir(OsStr::new(DIR)).and_then(|own| own.stat(OsStr::new(USED)));
     let running = record::read(&os.open_dir(&view.root)?).record;
     let copied = running.is_some_and(|copy| {
         copy.source == view.node(pair.target) && record.is_none_or(|r| r.created < copy.created)
     });
-    Ok(mark.is_ok() || copied)
+    Ok(record::has_run(root) || copied)
 }
 
 fn against_manifest<O: Os>(

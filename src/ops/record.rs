@@ -7,7 +7,7 @@ use sha2::{Digest, Sha256};
 
 use super::durable;
 use crate::error::{Context, Result};
-use crate::record::{DIR, MANIFEST, RECORD, Record};
+use crate::record::{DIR, MANIFEST, RECORD, Record, USED};
 use crate::slot::State;
 use crate::sys::tree::Dir;
 
@@ -82,6 +82,11 @@ pub fn read<D: Dir>(root: &D) -> Found {
         Ok(found) => found,
         Err(e) => Found::new(State::Unknown, &crate::error::describe(&e)),
     }
+}
+
+/// Whether the system on `root` has left its mark there: it has run since it was copied.
+pub(super) fn has_run<D: Dir>(root: &D) -> bool {
+    root.open_dir(OsStr::new(DIR)).and_then(|own| own.stat(OsStr::new(USED))).is_ok()
 }
 
 fn try_read<D: Dir>(root: &D) -> io::Result<Found> {
