@@ -21,14 +21,16 @@ done
 echo "fsck=$fsck"
 [ "$fsck" = 0 ] || cat /tmp/fsck.out
 mount -o ro "${disk}s1a" $root && mount -o ro "${disk}s4d" $root/config || exit 1
-# What the system needs to come up, and the configuration; not what changes while it runs, nor what
-# fsck_ffs found of a file that was being written.
-running=$(cd $root && find boot bin sbin libexec etc config -type f ! -path '*/.dualroot/*' \
-    ! -path '*/lost+found/*' -print0 | sort -z | xargs -0 sha256 | sha256)
+# What the system needs to come up, and the configuration; not what changes while it runs, nor a
+# snapshot that a run left to the next one, nor what fsck_ffs found of a file that was being written.
+(cd $root && find boot bin sbin libexec etc config -type f ! -path '*/.dualroot/*' \
+    ! -path '*/.snap/*' ! -path '*/lost+found/*' -print0 | sort -z | xargs -0 sha256) >"/tmp/running.$1"
+# The first disk is the one of the run's beginning.
+diff /tmp/running.cut0 "/tmp/running.$1" | sed 's/^/differs: /'
+echo "running=$(sha256 -q "/tmp/running.$1")"
 for part in $root $root/config; do
     [ ! -d "$part/lost+found" ] || ls -lR "$part/lost+found"
 done
-echo "running=$running"
 # The active slice, out of the table's own bytes.
 active=
 for n in 1 2 3 4; do

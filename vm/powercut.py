@@ -216,7 +216,8 @@ def wrong(cut, facts, running):
     if cut[0] == "p" and facts["fsck"] != "0":
         bad.append(f"fsck -p of the running slot ends with {facts['fsck']}")
     if facts["running"] != running:
-        bad.append("the files of the running slot have changed")
+        lines = [line for line in facts["said"] if line.startswith("differs: ")]
+        bad.append("the files of the running slot have changed: " + " / ".join(lines))
     if facts["active"] != "1":
         bad.append(f"slice {facts['active']} is active, the running one is 1")
     if facts["state"] == "valid":
