@@ -246,7 +246,7 @@ fn select<O: Os>(
             let cause = format!("nothing would know of the trial: {e}");
             return Err(Error::refused(cause).hint("mount /config or /var read-write"));
         }
-        Err(e) if history::is_only_lost(&e) => log::warn!("{e}"),
+        Err(e) if history::is_only_lost(&e) => {}
         done => done?,
     }
     work.set(os, diary, &change)?;
@@ -317,7 +317,6 @@ pub fn confirm<O: Os>(os: &O, session: &Session) -> Result<Report> {
             if work.journal.trial.is_some() || !history::is_only_lost(&e) {
                 return Err(e);
             }
-            log::warn!("{e}");
         }
         if let Some(hook) = hooks.iter().find(|hook| !hook.passed) {
             let error = Error::new(Kind::Failed, "confirming", &hook.result);
@@ -337,11 +336,10 @@ pub fn confirm<O: Os>(os: &O, session: &Session) -> Result<Report> {
             journal.intended = Some(work.place(number));
             journal.trial = None;
         });
-        if let Err(e) = known {
-            if work.journal.trial.is_some() {
-                return Err(e);
-            }
-            log::warn!("{e}");
+        if let Err(e) = known
+            && (work.journal.trial.is_some() || !history::is_only_lost(&e))
+        {
+            return Err(e);
         }
         let mut report = work.report(change.as_ref(), number, false);
         report.hooks = hooks;

@@ -196,7 +196,8 @@ fn kept<O: Os>(os: &O, view: &View, layout: &Layout, findings: &mut Vec<Finding>
         });
     }
     let known = |slot: &&Slot| journal.intended == Some(journal::place(view, slot));
-    let meant = layout.slots.iter().find(known);
+    // Of the running one `active-not-running` tells.
+    let meant = layout.slots.iter().filter(|slot| !slot.running).find(known);
     if let (Some(meant), Some(first)) = (meant, next.iter().find(|n| !n.once))
         && first.slot != meant.number
     {

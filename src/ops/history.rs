@@ -231,7 +231,7 @@ impl<O: Os> Diary<'_, O> {
             Ok(())
         };
         if let Err(e) = done() {
-            log::warn!("{e}");
+            journal::tell(&e);
         }
         self.append(
             &open.dir,
@@ -252,7 +252,7 @@ impl<O: Os> Diary<'_, O> {
     /// What cannot be written down is no reason to stop.
     fn append(&self, dir: &Path, entry: &Entry) {
         if let Err(error) = append(self.os, dir, entry) {
-            log::warn!("keeping the history: {error}");
+            journal::tell(&error.during("keeping the history"));
         }
     }
 }
@@ -302,7 +302,11 @@ pub fn describe(operation: &Operation) -> String {
     format!("{verb}{from}{to}, begun {begun:.0}, was interrupted")
 }
 
-/// Whether the journal could not be kept for want of a place, and not because it must not be.
+/// Whether the journal could not be kept for want of a place, which is told, and not because it must
+/// not be: then work goes on.
 pub(super) fn is_only_lost(error: &Error) -> bool {
+    if error.kind != Kind::Refused {
+        journal::tell(error);
+    }
     error.kind != Kind::Refused
 }

@@ -129,10 +129,17 @@ impl Store {
             return results.swap_remove(0).during("keeping the journal");
         }
         for error in results.into_iter().filter_map(Result::err) {
-            log::warn!("keeping the journal: {error}");
+            tell(&error.during("keeping the journal"));
         }
         Ok(())
     }
+}
+
+/// Tells of what could not be kept. On a root that is meant to be read-only that is nothing to warn
+/// of.
+pub(super) fn tell(error: &Error) {
+    let read_only = error.errno == Some(nix::errno::Errno::EROFS as i32);
+    log::log!(if read_only { log::Level::Info } else { log::Level::Warn }, "{error}");
 }
 
 /// Puts a file into a directory of the root, which is made where it is missing.

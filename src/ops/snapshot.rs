@@ -244,7 +244,7 @@ fn begin<O: Os>(diary: &mut Diary<'_, O>, view: &View, layout: &Layout) -> Resul
         journal.intended.get_or_insert(running);
     };
     match diary.begin(view, layout, (view.node(source), view.node(target)), change) {
-        Err(e) if history::is_only_lost(&e) => log::warn!("{e}"),
+        Err(e) if history::is_only_lost(&e) => {}
         done => done?,
     }
     Ok(())

@@ -777,6 +777,59 @@ fn a_run_is_at_work() {
     finds(&disk, &[]);
 }
 
+/// What the journal says, against the flags and the slot that runs.
+#[test]
+fn what_the_journal_says_is_compared() {
+    if !ready(&[]) {
+        return;
+    }
+    let disk = healthy(dos());
+    let place = |slot: usize| serde_json::json!({"slot": slot, "device": disk.node(slot)});
+    let trial = |slot: usize, from: usize| {
+        let armed = "2026-11-25T20:00:02Z";
+        serde_json::json!({"trial": {"slot": place(slot), "from": place(from), "armed": armed}})
+    };
+    let operation = serde_json::json!({"operation": {
+        "verb": "snapshot", "pid": 1, "begun": "2026-11-25T20:00:02Z", "target": disk.node(2),
+    }});
+    for (journal, severity, code) in [
+        (serde_json::json!({"intended": place(2)}), "warning", "intended-not-next"),
+        (trial(1, 2), "warning", "trial-unconfirmed"),
+        (trial(2, 1), "warning", "trial-over"),
+        (operation, "warning", "run-interrupted"),
+        (serde_json::json!({"mood": 1}), "warning", "journal-unreadable"),
+        (serde_json::json!({"schema": 2}), "warning", "journal-unreadable"),
+        (serde_json::json!({"intended": place(1)}), "", ""),
+    ] {
+        let mut whole = serde_json::json!({
+            "schema": 1, "sequence": 9, "tool": "a test", "written": "2026-11-25T20:00:03Z",
+        });
+        whole.as_object_mut().unwrap().extend(journal.as_object().unwrap().clone());
+        disk.write("var/db/dualroot/journal.json", whole.to_string());
+        let expected: &[_] = if code.is_empty() { &[] } else { &[(severity, code)] };
+        finds(&disk, expected);
+    }
+    // The code of boot0 tells what starts, whatever is active.
+    let good = peek(&disk, 0, 512);
+    poke(&disk, 0, &[0xfc, 0x31, 0xc0, 0x8e, 0xc0, 0x8e, 0xd8, 0x8e, 0xd0, 0xbc, 0x00, 0x7c]);
+    poke(&disk, 0x1b2, b"Drive \0\x01");
+    finds(&disk, &[("warning", "active-not-running"), ("warning", "boot0-differs")]);
+    poke(&disk, 0, &good);
+    // A trial that waits.
+    let types = [1, 2].map(|n| (n, "516E7CB6-6ECF-11D6-8FF8-00022D09712B")).into();
+    let disk = healthy(Layout { types, ..gpt() });
+    tool("sfdisk", &[&"--no-reread", &"--part-attrs", &disk.medium(), &"2", &"GUID:58,59"]);
+    let place = |slot: usize| serde_json::json!({"slot": slot, "device": disk.node(slot)});
+    let armed = "2026-11-25T20:00:02Z";
+    let journal = serde_json::json!({
+        "schema": 1, "sequence": 9, "tool": "a test", "written": armed,
+        "trial": {"slot": place(2), "from": place(1), "armed": armed},
+    });
+    disk.write("var/db/dualroot/journal.json", journal.to_string());
+    let found = findings(&disk);
+    assert!(found.contains(&("info".to_owned(), "trial-armed".to_owned())), "{found:?}");
+}
+
 #[test]
 fn not_root() {
     if !ready(&["setpriv"]) {

@@ -495,7 +495,9 @@ impl Disk {
         for n in 0..40 {
             self.write(&format!("usr/share/doc/{n}.txt"), pattern(100 * n + n, n));
         }
-        fs::create_dir_all(self.root.join("var/empty")).unwrap();
+        for dir in ["var/empty", "var/db/dualroot"] {
+            fs::create_dir_all(self.root.join(dir)).unwrap();
+        }
         fs::hard_link(self.root.join("boot/kernel/kernel"), self.root.join("boot/kernel.old"))
             .unwrap();
         std::os::unix::fs::symlink("../usr/share/doc/1.txt", self.root.join("etc/motd")).unwrap();
@@ -818,12 +820,16 @@ pub fn hex(bytes: &[u8]) -> String {
 }
 
 /// Everything below a directory on the same file system, told by path: type, mode, owner, times
-/// and content, but no access times. For trees of ordinary depth.
+/// and content, but no access times, and without the journal. For trees of ordinary depth.
 pub fn fingerprint(dir: &Path) -> BTreeMap<PathBuf, String> {
     let mut found = BTreeMap::new();
     let device = fs::symlink_metadata(dir).unwrap().dev();
     let mut left = vec![dir.to_path_buf()];
     while let Some(path) = left.pop() {
+        // What the box knows of its slots is no part of one.
+        if path.strip_prefix(dir) == Ok(Path::new("var/db/dualroot")) {
+            continue;
+        }
         let meta = fs::symlink_metadata(&path).unwrap();
         let kind = meta.file_type();
         let mut text = format!(
