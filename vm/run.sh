@@ -179,17 +179,21 @@ boot "mkdir -p /root && tar xf /dev/vtbd1 -C /root && sh /root/in/begin.sh ${on_
 
 # ---- what was made there, booted by itself ----------------------------------------------------
 
-# step NAME BEFORE [OPTION]: the next thing that one of those disks is to do, unless what goes before
+# step NAMES BEFORE [OPTION]: what one of those disks is to do in its next boot, unless what goes before
 # it failed.
 suite=boot
 step() {
-    if grep -q "^ok $suite::$2" "$work/results"; then
-        boot "sh /root/in/begin.sh $suite::$1" "${3:-}" || true
+    local name names
+    read -ra names <<<"$1"
+    if grep -q "^ok $suite::$2 " "$work/results"; then
+        boot "sh /root/in/begin.sh ${names[*]/#/$suite::}" "${3:-}" || true
     else
-        echo "FAILED $suite::$1: not tried, $2 did not pass" | tee -a "$work/results"
+        for name in "${names[@]}"; do
+            echo "FAILED $suite::$name: not tried, $2 did not pass" | tee -a "$work/results"
+        done
     fi
 }
-# chain NAME: the boots of one of those disks, one after the other, with a log of their own.
+# chain NAME [MORE]: the boots of one of those disks, one after the other, with a log of their own.
 chain() {
     log=$logs/serial-$1.log
     complaint_file=$work/complaint-$1
@@ -197,7 +201,7 @@ chain() {
     : >"$log"
     step "$1_first_slot" "made_$1"
     step "$1_second_slot" "$1_first_slot"
-    step "$1_back_again" "$1_second_slot"
+    step "$1_back_again${2:+ $2}" "$1_second_slot"
 }
 if $booting; then
     # Side by side: a guest that boots keeps hardly more than one core busy.
@@ -212,7 +216,7 @@ if $booting; then
     disk "$work/mbr.img" raw scsi-hd bootindex=0
     disk "$work/mbr_in_its_place.img" raw scsi-hd removable=on
     disk "$work/gpt_in_its_place.img" raw scsi-hd removable=on
-    chain mbr
+    chain mbr "mbr_makes_its_like mbr_makes_another"
     wait "$beside"
     beside=
     # What they made of other media: each alone, where the one that it was made by had been.
@@ -223,17 +227,19 @@ if $booting; then
         : >"$log"
         step "$1" "$2"
     }
+    before=mbr_makes_its_like
     for name in mbr_in_its_place gpt_in_its_place; do
         guest=("${machine[@]}" -device virtio-scsi-pci)
         disk "$work/$name.img" raw scsi-hd bootindex=0
-        alone "$name" mbr_back_again
+        alone "$name" "$before"
+        before=mbr_makes_another
     done
     guest=("${machine[@]}")
     disk "$work/other.img" raw virtio-blk-pci bootindex=0
     alone other_medium gpt_back_again
     guest=("${machine[@]}" -bios "$firmware")
     disk "$work/other.img" raw virtio-blk-pci bootindex=0
-    alone other_medium_by_uefi other_medium
+    alone by_uefi_as_well other_medium
 fi
 
 if $falling; then

@@ -18,13 +18,15 @@ pub const TESTS: &[Test] = tests![
     mbr_first_slot,
     mbr_second_slot,
     mbr_back_again,
+    mbr_makes_its_like,
+    mbr_makes_another,
     gpt_first_slot,
     gpt_second_slot,
     gpt_back_again,
     mbr_in_its_place,
     gpt_in_its_place,
     other_medium,
-    other_medium_by_uefi,
+    by_uefi_as_well,
 ];
 
 /// What an appliance has of the base system: without compilers, modules and manuals.
@@ -298,15 +300,24 @@ fn mbr_second_slot() {
 
 fn mbr_back_again() {
     back(&MBR);
-    // Two disks that can be taken out, to come in the place of this one: both kinds of tables.
+}
+
+/// Two disks that can be taken out, to come in the place of this one: both kinds of tables.
+fn mbr_makes_its_like() {
+    makes_primary("da1", "mbr");
+}
+
+fn mbr_makes_another() {
+    makes_primary("da2", "gpt");
+}
+
+fn makes_primary(medium: &str, scheme: &str) {
     let sizes = ["--root-size", "320", "--config-size", "16", "--swap-size", "0"];
-    for (medium, scheme) in [("da1", "mbr"), ("da2", "gpt")] {
-        let words = ["--media", medium, "snapshot", "--as-primary", "--scheme", scheme];
-        run(&[&words[..], &sizes].concat())
-            .prints(&format!("Partitioning {medium} ...\n"))
-            .says("/var/tmp (/dev/da0s3d) has no counterpart there");
-        run(&["--media", medium, "verify"]);
-    }
+    let words = ["--media", medium, "snapshot", "--as-primary", "--scheme", scheme];
+    run(&[&words[..], &sizes].concat())
+        .prints(&format!("Partitioning {medium} ...\n"))
+        .says("/var/tmp (/dev/da0s3d) has no counterpart there");
+    run(&["--media", medium, "verify"]);
 }
 
 /// What was the second disk, in the place of the first and alone: nothing has changed.
@@ -365,7 +376,7 @@ fn other_medium() {
 }
 
 /// Its EFI system partition came along.
-fn other_medium_by_uefi() {
+fn by_uefi_as_well() {
     assert_eq!(tool("sysctl", &[&"-n", &"machdep.bootmethod"]).trim(), "UEFI");
     runs_from(&OTHER, 0);
 }
