@@ -7,7 +7,8 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::Path;
 
 use dualroot::error::{Error, Kind};
-use dualroot::ops::{Session, boot, check, history, show, snapshot};
+use dualroot::ops::{Session, auto_snapshot, boot, check, history, show, snapshot};
+use dualroot::record::journal::{Auto, How};
 use dualroot::slot::{Choice, State};
 use dualroot::sys::Os;
 use dualroot::sys::command::Ended;
@@ -196,7 +197,10 @@ fn start(machine: &Machine, loss: Loss) -> Option<(Machine, u32)> {
         // What one copy lacks, gptboot leaves to `gpart recover`.
         let _ = machine.set_boot(Path::new("/dev/da0"), &change);
     }
-    machine.world(|w| w.boot[0].0 = format!("/dev/{}", all[slot as usize - 1]).into());
+    machine.world(|w| {
+        w.boot[0].0 = format!("/dev/{}", all[slot as usize - 1]).into();
+        w.started.id.push('+'); // another start than the one before
+    });
     Some((machine.lose_power(Loss::None), slot))
 }
 
@@ -695,4 +699,108 @@ fn an_interrupted_run_is_told_until_the_next_one() {
     let log = done(history::run(&machine, &session(&machine))).entries;
     let log: Vec<_> = log.iter().map(|e| (e.verb.as_str(), e.result.name())).collect();
     assert_eq!(log[1..], [("snapshot", "interrupted"), ("snapshot", "done")]);
+}
+
+// ---- a fall-back, and its repair ----------------------------------------------------------------
+
+/// The first slot was destroyed, and the machine has come up from the second.
+fn fallen_back() -> Machine {
+    let machine = machine(Scheme::Gpt);
+    machine.world(|w| {
+        w.edit("da0p3", |tree| tree.file("etc/dualroot.conf", b"auto-snapshot = true\n"));
+        w.put("da0p2", 64 << 10, &[0; 8192]);
+    });
+    let (machine, slot) = started(&machine);
+    assert_eq!(slot, 2);
+    machine
+}
+
+fn auto(machine: &Machine) -> Result<auto_snapshot::Report, Error> {
+    auto_snapshot::run(machine, &session(machine), false, &mut |_| {})
+}
+
+/// What is up after a loss of power is whole, and goes on with the repair until that is done.
+fn goes_on(after: &Machine, how: &str, findings: &mut Findings) {
+    let Some((up, slot)) = start(after, Loss::None) else {
+        findings.add("nothing starts", how);
+        return;
+    };
+    let whole = show(&up).slots[slot as usize - 1].state;
+    findings.check(slot == 2 || whole == State::Valid, "a half copy starts", how);
+    match auto(&up) {
+        Err(e) => findings.add(format!("the repair fails then: {e}"), how),
+        Ok(report) => findings.check(!report.is_open(), "it stays open", how),
+    }
+    let Some((up, slot)) = start(&up, Loss::All) else {
+        findings.add("nothing starts after the repair", how);
+        return;
+    };
+    findings.check(slot == 1, "the repaired slot does not start", how);
+    match auto(&up) {
+        Err(e) => findings.add(format!("it fails on the repaired slot: {e}"), how),
+        Ok(report) => {
+            let settled = report.how == How::Planned && report.status.state != Auto::InProgress;
+            findings.check(settled, &format!("{:?} on the repaired slot", report.how), how);
+        }
+    }
+}
+
+#[test]
+fn a_repair_ends_whenever_the_power_goes() {
+    let begin = fallen_back();
+    let trace = begin.fork();
+    trace.record();
+    assert!(done(auto(&trace)).repaired);
+    let calls = trace.trace();
+    let (mut findings, mut seen, mut cuts) = (Findings::default(), HashSet::new(), 0);
+    for k in 1..=calls.len() as u64 + 1 {
+        let machine = begin.fork();
+        machine.stop_at(k);
+        let _ = auto(&machine); // stopped, but for what is only written down
+        let pending = machine.world(|w| w.pending_tables());
+        let mut losses = vec![Loss::All, Loss::None, Loss::Half(k), Loss::Half(!k)];
+        losses.extend((1..pending).map(Loss::AllBut));
+        for loss in losses {
+            cuts += 1;
+            let after = machine.lose_power(loss);
+            if seen.insert(fingerprint(&after)) {
+                let at = machine.hits().first().map_or("the end".to_owned(), ToString::to_string);
+                goes_on(&after, &format!("{loss:?} at {k}: {at}"), &mut findings);
+            }
+        }
+    }
+    println!("repair: {} operations, {cuts} losses of power, {} states", calls.len(), seen.len());
+    findings.none();
+}
+
+/// Whatever fails, the running slot is there afterwards, and an operator can end the matter.
+#[test]
+fn a_repair_that_fails_leaves_what_runs() {
+    let begin = fallen_back();
+    let trace = begin.fork();
+    trace.record();
+    done(auto(&trace));
+    let calls = trace.trace();
+    let mut findings = Findings::default();
+    for (n, call) in calls.iter().enumerate() {
+        for action in [Action::Fail(Errno::EIO as i32), Action::Signal(SIGINT)] {
+            let how = format!("{call} {action:?}");
+            let machine = begin.fork();
+            machine.inject(When::Call(call.clone()), action);
+            let result = auto(&machine);
+            machine.next_process();
+            let Some((up, slot)) = start(&machine, Loss::All) else {
+                findings.add("nothing starts", &how);
+                continue;
+            };
+            let whole = show(&up).slots[slot as usize - 1].state;
+            findings.check(slot == 2 || whole == State::Valid, "a half copy starts", &how);
+            findings.check(result.is_err() || slot == 1 || n > 0, "done, without effect", &how);
+            if slot == 2 {
+                let ended = choose(&up, 2, false).and_then(|_| snapshot(&up));
+                findings.check(ended.is_ok(), &format!("no way out: {ended:?}"), &how);
+            }
+        }
+    }
+    findings.none();
 }

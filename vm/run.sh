@@ -8,7 +8,7 @@
 #   --sysroot DIR  links against that FreeBSD (scripts/cross.sh). Else DUALROOT_VM_SYSROOT, else zig.
 #   --keep         keeps the guest's disks after a failure and says how to boot them
 #   SUITE          unit, tree, guard, stale, faults, consistency, install, table, check, partition,
-#                  primary, boot_control, boot, fallback; or a part of a test's name
+#                  primary, flags, boot, fallback; or a part of a test's name
 #
 # QEMU=PROGRAM names another qemu-system-x86_64, OVMF=FILE another UEFI firmware,
 # DUALROOT_VM_ACCEL=tcg does without KVM.
@@ -159,7 +159,7 @@ for suite in "${suites[@]}"; do
 done
 if [ "${#suites[@]}" -eq 0 ]; then
     on_box=(unit:: tree:: guard:: stale:: faults:: consistency:: install:: table:: check:: partition::
-        primary:: boot_control::)
+        primary:: flags::)
     booting=true
     falling=true
 fi

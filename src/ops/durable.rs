@@ -63,5 +63,5 @@ fn write<D: Dir>(dir: &D, temporary: &str, name: &str, content: &mut dyn Read) -
     file.sync().doing_to("flushing", temporary)?;
     drop(file);
     dir.rename(OsStr::new(temporary), OsStr::new(name)).doing_to("renaming", temporary)?;
-    dir.sync().doing_to("flushing", name)
+    dir.sync().doing_to("flushing the directory of", name)
 }

@@ -236,6 +236,7 @@ impl<'a> Look<'a> {
         self.tally.different += 1;
         let mut wrong = self.film.running.wrong(&machine);
         wrong.extend(judge::slot(&machine, self.verb));
+        wrong.extend(judge::journals(&machine));
         match judge::kept_tables(&machine) {
             Ok(there) if there || !self.film.tables => {}
             Ok(_) => wrong.push("the partition tables that were kept are gone".to_owned()),

@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
 use dualroot::ops::show;
+use dualroot::record::journal::Journal;
 use dualroot::slot::{Choice, Part, State};
 use dualroot::sys::fake::{Machine, Seen};
 use dualroot::sys::tree::Kind;
@@ -37,9 +38,10 @@ impl Copy {
 /// What runs, as it was before the verb.
 pub struct Running([Listing; 2]);
 
-/// The running slot without what a run may add to it: mount points, snapshots, partition tables.
+/// The running slot without what a run may add to it: mount points, snapshots, partition tables, the
+/// journal and the history. Nothing else of these machines is in `/var`.
 fn running(machine: &Machine) -> [Listing; 2] {
-    let added = ["altroot", "altconfig", ".snap", ".dualroot"];
+    let added = ["altroot", "altconfig", ".snap", ".dualroot", "var"];
     ["da0s1", "da0s3"].map(|device| {
         let mut listing = machine.world(|w| w.tree(device).listing());
         listing.retain(|path, _| !added.iter().any(|a| path.starts_with(a)));
@@ -277,6 +279,17 @@ pub fn kept_tables(machine: &Machine) -> Result<bool, String> {
     }
 }
 
+/// Which journals there are that are not whole: each is put in its place by a rename.
+pub fn journals(machine: &Machine) -> Vec<String> {
+    let places = [("da0s1", "var/db/dualroot/journal.json"), ("da0s3", ".dualroot/journal.json")];
+    let torn = |(device, path): (&str, &str)| {
+        let listing = machine.world(|w| w.tree(device).listing());
+        let why = Journal::parse(&content(listing.get(Path::new(path))?)).err()?;
+        Some(format!("{path} of {device}: {why}"))
+    };
+    places.into_iter().filter_map(torn).collect()
+}
+
 /// What is wrong once the job is done: not valid, or not as the source is.
 pub fn finished(machine: &Machine, verb: &Verb) -> Vec<String> {
     let (state, mut wrong) = truth(machine, verb.copy);
@@ -301,7 +314,7 @@ pub fn snapshots(machine: &Machine) -> Vec<String> {
 
 /// Where a finished copy has other names or other content than its source. fstab is rewritten.
 fn differ(machine: &Machine, source: &str, copy: &str) -> Vec<String> {
-    let apart = [".snap", ".dualroot", "etc/fstab", "altroot", "altconfig"];
+    let apart = [".snap", ".dualroot", "etc/fstab", "altroot", "altconfig", "var"];
     let listing = |device: &str| {
         let all = machine.world(|w| w.tree(device).listing()).into_iter();
         let own = all.filter(|(path, _)| !apart.iter().any(|a| path.starts_with(a)));

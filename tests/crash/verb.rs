@@ -36,8 +36,8 @@ const BOTH: &[Part] = &[Part::Root, Part::Config];
 pub const VERBS: [Verb; 8] = [
     Verb { name: "first", before: machine::blank, ..SNAPSHOT },
     SNAPSHOT,
-    Verb { name: "root", run: root, again: root, renews: &[Part::Root], ..SNAPSHOT },
-    Verb { name: "config", run: config, again: config, renews: &[Part::Config], ..SNAPSHOT },
+    Verb { name: "root", run: root, again: root_again, renews: &[Part::Root], ..SNAPSHOT },
+    Verb { name: "config", run: config, again: config_again, renews: &[Part::Config], ..SNAPSHOT },
     Verb {
         name: "partition",
         before: machine::two_disks,
@@ -55,7 +55,7 @@ pub const VERBS: [Verb; 8] = [
         name: "clean",
         before: machine::littered,
         run: cleaned,
-        again: |m| cleaned(m).and_then(|()| whole(m)),
+        again: |m| cleaned(m).and_then(|()| whole_again(m)),
         ends: false,
         ..SNAPSHOT
     },
@@ -86,23 +86,46 @@ const SNAPSHOT: Verb = Verb {
     name: "snapshot",
     before: machine::copied,
     run: whole,
-    again: whole,
+    again: whole_again,
     ends: true,
     copy: HERE,
     renews: BOTH,
     done: |_| vec![],
 };
 
+/// The next run is told to copy over whatever there is: then it does not look at it, and one run
+/// stands for all states that differ in it.
+const OVER: Options = Options {
+    partition: None,
+    force: true,
+    repair: false,
+    dry_run: false,
+    only: None,
+    factory: false,
+};
+
 fn whole(machine: &Machine) -> Result<(), Error> {
     snapshot(machine, None, Options::default())
+}
+
+fn whole_again(machine: &Machine) -> Result<(), Error> {
+    snapshot(machine, None, OVER)
 }
 
 fn root(machine: &Machine) -> Result<(), Error> {
     snapshot(machine, None, Options { only: Some(Part::Root), ..Options::default() })
 }
 
+fn root_again(machine: &Machine) -> Result<(), Error> {
+    snapshot(machine, None, Options { only: Some(Part::Root), ..OVER })
+}
+
 fn config(machine: &Machine) -> Result<(), Error> {
     snapshot(machine, None, Options { only: Some(Part::Config), ..Options::default() })
+}
+
+fn config_again(machine: &Machine) -> Result<(), Error> {
+    snapshot(machine, None, Options { only: Some(Part::Config), ..OVER })
 }
 
 fn partitioned(machine: &Machine) -> Result<(), Error> {

@@ -458,7 +458,11 @@ const CALLS: [(Call<'static>, i32, &str); 19] = [
     (("umount", "/altroot", 2), 1, "keeping the partition tables: unmounting "),
     (("fsync", "record.json.new", 0), 1, "recording /altroot: flushing record.json.new: "),
     (("rename", "record.json", 0), 1, "recording /altroot: renaming record.json.new: "),
-    (("fsync", "altroot/.dualroot", 2), 1, "recording /altroot: flushing .dualroot: "),
+    (
+        ("fsync", "altroot/.dualroot", 2),
+        1,
+        "recording /altroot: flushing the directory of record.json: ",
+    ),
     (("syncfs", "/altroot", 2), 1, "recording /altroot: flushing "),
 ];
 

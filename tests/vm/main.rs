@@ -7,8 +7,6 @@
 #[cfg(target_os = "freebsd")]
 mod boot;
 #[cfg(target_os = "freebsd")]
-mod boot_control;
-#[cfg(target_os = "freebsd")]
 mod check;
 #[cfg(target_os = "freebsd")]
 mod compare;
@@ -20,6 +18,8 @@ mod disk;
 mod fallback;
 #[cfg(target_os = "freebsd")]
 mod faults;
+#[cfg(target_os = "freebsd")]
+mod flags;
 #[cfg(target_os = "freebsd")]
 mod guard;
 #[cfg(target_os = "freebsd")]
@@ -59,7 +59,7 @@ fn main() -> std::process::ExitCode {
         ("check", check::TESTS),
         ("partition", partition::TESTS),
         ("primary", primary::TESTS),
-        ("boot_control", boot_control::TESTS),
+        ("flags", flags::TESTS),
         ("boot", boot::TESTS),
         ("fallback", fallback::TESTS),
     ])

@@ -79,7 +79,7 @@ fn flags_of_a_gpt() {
 fn a_trial_and_its_end() {
     let disk = disk(Scheme::Gpt);
     disk.dualroot(&["boot", "2", "--once"]).exits(0).prints("once; then slot 1");
-    assert_eq!(both(&disk), ["[bootme]", "[bootme,bootonce]"]);
+    assert_eq!(both(&disk), ["[bootme]", "[bootonce,bootme]"]);
     disk.dualroot(&["show"]).exits(0).prints("Trial: slot 2 from slot 1");
     disk.dualroot(&["reject"]).exits(0);
     assert_eq!(both(&disk), ["[bootme]", "[bootme]"]);
