@@ -502,7 +502,7 @@ impl Findings {
 /// Whether it belongs to what is written down when all is done; or the last look at the medium, of
 /// which only the tables count.
 fn is_history(call: &Call) -> bool {
-    ["os.read_device", "os.read_file", "os.open_dir"].contains(&call.op)
+    ["os.canonical", "os.read_device", "os.read_file", "os.open_dir"].contains(&call.op)
         || call.op.starts_with("dir.")
         || call.op.starts_with("file.")
 }
@@ -798,7 +798,10 @@ fn a_repair_that_fails_leaves_what_runs() {
             findings.check(result.is_err() || slot == 1 || n > 0, "done, without effect", &how);
             if slot == 2 {
                 let ended = choose(&up, 2, false).and_then(|_| snapshot(&up));
-                findings.check(ended.is_ok(), &format!("no way out: {ended:?}"), &how);
+                // Of a table of which a write failed the system's own tool makes both copies whole.
+                let told = |e: &Error| e.hint.as_ref().is_some_and(|h| h.contains("gpart recover"));
+                let right = ended.as_ref().map_or_else(told, |()| true);
+                findings.check(right, &format!("no way out: {ended:?}"), &how);
             }
         }
     }

@@ -80,13 +80,17 @@ pub(super) fn look<O: Os>(os: &O, view: &View, layout: &Layout) -> Result<Found>
         last => {
             // What ran before is a system that came up, and nobody has written to its slot since.
             if last.is_some_and(|last| last.slot == other) && !journal.proven.contains(&other) {
-                journal.proven.push(other);
+                journal.proven.push(other.clone());
             }
             // A repair of an earlier fall-back says nothing of this one.
             journal.auto_snapshot.take_if(|auto| auto.state == Auto::Completed);
             let (time, how) = (Timestamp::now(), arrival.how);
             journal.boot = Some(Boot { id, time, slot: running.clone(), how });
         }
+    }
+    if arrival.how == How::Fallback {
+        // While it is repaired the flags say something else.
+        journal.intended = Some(other.clone());
     }
     if arrival.how == How::Planned && arrival.meant == running.slot {
         let repaired = journal.intended.as_ref() == Some(&running);

@@ -5,7 +5,7 @@ use jiff::Timestamp;
 use serde::Serialize;
 
 use super::arrival::{self, Found, SlotName};
-use super::diagnosis::{self, Verdict};
+use super::diagnosis::{self, Past, Verdict};
 use super::journal::{self, Store};
 use super::lock::{self, Observed};
 use super::{Session, durable, flags, history, observe, show, snapshot};
@@ -125,13 +125,23 @@ pub fn run<O: Os>(
     }
     let Observed { view, layout, .. } = &work.observed;
     let other = journal::place(view, layout.alternate());
-    let proven = work.found.journal.proven.contains(&other);
-    let verdict = diagnosis::diagnose(os, session, view, layout, proven)?;
+    let resumed = auto(&work.found) == Some(Auto::InProgress);
+    let past = match resumed {
+        true => Past::Writing,
+        false if work.found.journal.proven.contains(&other) => Past::Ran,
+        false => Past::Unknown,
+    };
+    let verdict = diagnosis::diagnose(os, session, view, layout, past)?;
     let (number, running) = (layout.alternate().number, 3 - layout.alternate().number);
     let give_up = format!("dualroot boot {running}, then dualroot snapshot, writes it anew.");
     let why = match verdict {
         Verdict::Broken(why) if view.config.auto_snapshot => return work.repair(why, say),
         Verdict::Broken(why) => format!("Slot {number} is broken: {why}. {give_up}"),
+        // Only the flags are missing.
+        Verdict::Intact if resumed => {
+            work.finish(number)?;
+            return work.report(None);
+        }
         Verdict::Intact => format!(
             "Slot {number} is intact and was left as it is: it may hold newer software. dualroot \
              boot {number} --reboot tries it again. {give_up}"
@@ -199,6 +209,12 @@ impl<'a, O: Os> Work<'a, O> {
         flags::apply(self.os, view, selection.medium, &change, &through)
     }
 
+    /// The flags go back to the slot that is whole again.
+    fn finish(&mut self, meant: u32) -> Result<()> {
+        self.select(meant, true)?;
+        self.set(Auto::Completed, None)
+    }
+
     /// Copies the running slot over the broken one: flags on the running slot first, then the copy,
     /// verified, then the flags back.
     fn repair(mut self, why: String, say: &mut dyn FnMut(&str)) -> Result<Report> {
@@ -223,8 +239,7 @@ impl<'a, O: Os> Work<'a, O> {
                 let cause = "the slots changed places while one was repaired";
                 return Err(Error::new(Kind::Failed, "", cause));
             }
-            work.select(meant, true)?;
-            work.set(Auto::Completed, None)?;
+            work.finish(meant)?;
             Ok((work, snapshot))
         });
         let error = done.as_ref().err();

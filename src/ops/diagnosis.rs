@@ -31,8 +31,19 @@ pub(super) enum Verdict {
     Broken(String),
 }
 
-/// Looks at the alternate slot. `proven`: it is known to have run since it was last written, so that
-/// it need have no record, and has changed since it had one. It may show that itself, too.
+/// What is known of it before it is looked at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Past {
+    /// Nothing. It may show that it has run.
+    Unknown,
+    /// It has run since it was last written: it need have no record, and has changed since it had
+    /// one.
+    Ran,
+    /// A repair of it did not come to its end.
+    Writing,
+}
+
+/// Looks at the alternate slot.
 ///
 /// # Errors
 /// It is in use, or a signal came. What cannot be read is a verdict.
@@ -41,7 +52,7 @@ pub(super) fn diagnose<O: Os>(
     session: &Session,
     view: &View,
     layout: &Layout,
-    mut proven: bool,
+    mut past: Past,
 ) -> Result<Verdict> {
     // What is mounted would be read from memory, not from the medium.
     for obstacle in clear::find(os, view, &layout.pairs, false)? {
@@ -49,7 +60,7 @@ pub(super) fn diagnose<O: Os>(
     }
     for pair in &layout.pairs {
         let point = pair.part.alternate();
-        let found = part(os, session, view, pair, &mut proven);
+        let found = part(os, session, view, pair, &mut past);
         let found = found.during(format!("examining {point}"));
         match found {
             Ok(Verdict::Intact) => {}
@@ -67,7 +78,7 @@ fn part<O: Os>(
     session: &Session,
     view: &View,
     pair: &Pair,
-    proven: &mut bool,
+    past: &mut Past,
 ) -> Result<Verdict> {
     let broken = |why: &str| Ok(Verdict::Broken(why.to_owned()));
     if let Some(fault) = view.faults.get(&pair.target) {
@@ -88,14 +99,18 @@ fn part<O: Os>(
     let mounted = Mounted::private(os, &device, superblock.fs.name(), "examine")?;
     let root = os.open_dir(mounted.point())?;
     let found = record::read(&root);
-    let installed = root.stat(OsStr::new(DIR)).is_err();
-    if pair.part == Part::Root {
-        *proven |= !superblock.clean || has_run(os, view, pair, &root, found.record.as_ref())?;
+    // What nobody copied has no directory of ours, and no record.
+    let installed = root.stat(OsStr::new(DIR)).is_err() && *past != Past::Writing;
+    if pair.part == Part::Root && *past == Past::Unknown {
+        // A copy is unmounted when it is done.
+        let used = !superblock.clean && found.record.is_some();
+        if used || has_run(os, view, pair, &root, found.record.as_ref())? {
+            *past = Past::Ran;
+        }
     }
-    let proven = *proven;
+    let proven = *past == Past::Ran;
     let verdict = match (&found.record, found.state) {
         (Some(record), _) => against_manifest(os, session, pair, root, record, proven),
-        // What nobody copied has no record.
         (None, State::Invalid) if proven || installed => {
             session.monitor.begin(Phase {
                 name: format!("reading {}", pair.part.alternate()),

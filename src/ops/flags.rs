@@ -37,7 +37,8 @@ pub(super) fn guard(view: &View, selection: &Selection) -> Result<()> {
     }
 }
 
-/// Makes a change. `through` is a partition of the medium that nobody has mounted: where a medium is
+/// Makes a change; and, where it changes nothing, the copies of a GPT the same again that a loss of
+/// power left different. `through` is a partition of the medium that nobody has mounted: where a medium is
 /// in use, its own cache can only be flushed that way (`g_io_check`).
 ///
 /// # Errors
@@ -49,7 +50,7 @@ pub(super) fn apply<O: Os>(
     change: &Change,
     through: &Path,
 ) -> Result<()> {
-    if change.is_empty() {
+    if change.is_empty() && look(os, view, medium, change)? == Now::New {
         return Ok(());
     }
     let node = view.devices.get(medium).path();
