@@ -24,7 +24,10 @@ pub const TESTS: &[Test] = tests![
 const SCRIPT: &str = "/usr/local/etc/rc.d/dualroot";
 /// Where `load_rc_config` looks for variables of this script alone.
 const VARIABLES: &str = "/etc/rc.conf.d/dualroot";
-const FILES: [(&str, u32); 4] = [
+const FILES: [(&str, u32); 7] = [
+    ("etc/newsyslog.conf.d/dualroot.conf", 0o444),
+    ("etc/periodic/daily/460.dualroot", 0o555),
+    ("etc/rc.d/auto-snapshot", 0o555),
     ("etc/rc.d/dualroot", 0o555),
     ("sbin/dualroot", 0o555),
     ("share/examples/dualroot/dualroot.conf", 0o444),
@@ -186,6 +189,8 @@ fn the_order_of_the_boot() {
     for after in ["LOGIN", "cron", "securelevel", "bgfsck"] {
         assert!(own < place(&format!("/etc/rc.d/{after}")), "{after}");
     }
+    let auto = place("/usr/local/etc/rc.d/auto-snapshot");
+    assert!(own < auto && auto < place("/etc/rc.d/motd"), "{with}");
     let jailed = Run::of(
         program("/bin/sh")
             .args(["-c", "rcorder -s nojail /etc/rc.d/* /usr/local/etc/rc.d/* 2>/dev/null"]),
