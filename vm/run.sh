@@ -255,8 +255,12 @@ if $falling; then
         dd if=/dev/zero of="$work/fallback.img" bs=1M seek=1 count=8 conv=notrunc status=none
     }
     step first_slot made
+    step on_trial first_slot
+    step returned on_trial
+    step confirmed returned
+    step stays confirmed
     destroy
-    step falls_back first_slot
+    step falls_back stays
     step primary_again falls_back
     step chosen primary_again
     destroy

@@ -17,6 +17,7 @@ use crate::slot::notice as text;
 use crate::slot::view::View;
 use crate::sys::Os;
 use crate::sys::tree::Dir;
+use crate::table::Scheme;
 
 /// What is known of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -63,9 +64,11 @@ impl std::fmt::Display for SlotName {
 /// journal.
 pub(super) fn look<O: Os>(os: &O, view: &View, layout: &Layout) -> Result<Found> {
     let mut journal = Store::of(view, layout).read(os).current()?;
-    let next = view.selection_of(layout).map(|s| s.next()).unwrap_or_default();
+    let selection = view.selection_of(layout);
+    let several = selection.as_ref().is_some_and(|s| s.table.scheme == Scheme::Gpt);
+    let next = selection.map(|s| s.next()).unwrap_or_default();
     let place = |slot: &Slot| journal::place(view, slot);
-    let mut arrival = arrival(layout, &next, &journal, place);
+    let mut arrival = arrival(layout, &next, several, &journal, place);
     let other = place(layout.alternate());
     let running = place(&layout.slots[usize::from(!layout.slots[0].running)]);
     let id = os.boot()?.id;

@@ -14,15 +14,18 @@ pub struct Arrival {
     pub meant: u32,
 }
 
-/// Tells from the boot flags, `next`, and from the journal how this start came about. `place` tells
-/// how the journal calls a slot.
+/// Tells from the boot flags and from the journal how this start came about. `next` is what the flags
+/// select, and `several` whether the boot code goes on with the next where one cannot be started
+/// (gptboot(8)). `place` tells how the journal calls a slot.
 ///
 /// The flags say what was meant to run: whoever chooses a slot, with this program or without, sets
 /// them. Only while the other slot is being repaired they are on the running one, and then the
-/// journal knows which was meant.
+/// journal knows which was meant. gptboot falls back on nothing without a flag: what runs without one
+/// was started once, be it that the journal knows nothing of the trial, since each slot has its own.
 pub fn arrival(
     layout: &Layout,
     next: &[Next],
+    several: bool,
     journal: &Journal,
     place: impl Fn(&Slot) -> Place,
 ) -> Arrival {
@@ -45,6 +48,9 @@ pub fn arrival(
     let repairing = matches!(state, Some(Auto::InProgress | Auto::Failed));
     let meant = if repairing { intended.or(flagged) } else { flagged.or(intended) };
     let meant = meant.unwrap_or(running);
+    if several && !repairing && !next.is_empty() && next.iter().all(|n| n.slot != running) {
+        return Arrival { how: How::Trial, meant: running };
+    }
     Arrival { how: if meant == running { How::Planned } else { How::Fallback }, meant }
 }
 
@@ -83,8 +89,20 @@ mod tests {
 
     fn tell(running: u32, next: &[(u32, bool)], journal: &Journal) -> (How, u32) {
         let next: Vec<_> = next.iter().map(|&(slot, once)| Next { slot, once }).collect();
-        let Arrival { how, meant } = arrival(&layout(running), &next, journal, place);
+        let Arrival { how, meant } = arrival(&layout(running), &next, false, journal, place);
         (how, meant)
+    }
+
+    #[test]
+    fn gptboot_falls_back_on_what_is_flagged() {
+        let tell = |next: &[u32]| {
+            let next: Vec<_> = next.iter().map(|&slot| Next { slot, once: false }).collect();
+            arrival(&layout(2), &next, true, &Journal::default(), place).how
+        };
+        assert_eq!(tell(&[1, 2]), How::Fallback);
+        assert_eq!(tell(&[1]), How::Trial, "a trial that the other slot's journal knows of");
+        assert_eq!(tell(&[2]), How::Planned);
+        assert_eq!(tell(&[]), How::Planned);
     }
 
     fn auto(state: Auto) -> Journal {

@@ -1,5 +1,5 @@
-//! A machine whose primary slot does not come up: it boots from the other one, says so, repairs what is
-//! broken and nothing else.
+//! Trials, and a machine whose primary slot does not come up: it boots from the other one, says so,
+//! repairs what is broken and nothing else.
 //!
 //! `vm/run.sh` boots the appliance that `made` installs again and again, each boot runs the next test
 //! there, and between them it destroys the primary slot or cuts the power.
@@ -15,8 +15,19 @@ use crate::boot::{Names, gpart, install, run, runs_from, slots};
 use crate::disk::Mounted;
 use crate::harness::{BASE, Run, Test, program, skip, tests, tool};
 
-pub const TESTS: &[Test] =
-    tests![made, first_slot, falls_back, primary_again, chosen, cut_off, finishes];
+pub const TESTS: &[Test] = tests![
+    made,
+    first_slot,
+    on_trial,
+    returned,
+    confirmed,
+    stays,
+    falls_back,
+    primary_again,
+    chosen,
+    cut_off,
+    finishes,
+];
 
 const NAMES: Names = Names {
     root: ["/dev/gpt/boxA", "/dev/gpt/boxB"],
@@ -96,6 +107,42 @@ fn first_slot() {
     assert_eq!(how(), "planned");
     assert!(!fs::read_to_string(AT_BOOT).unwrap().contains("WARNING: THIS DEVICE"));
     run(&["snapshot"]).prints("The following filesystems were archived: / /config\n");
+    let next = next();
+    assert_eq!((&next[0]["slot"], &next[1]["slot"]), (&json!(1), &json!(2)), "{next}");
+    run(&["boot", "2", "--once"]);
+}
+
+/// gptboot has started it once. Its own journal knows nothing of that, since each slot has its own.
+fn on_trial() {
+    is_on_trial();
+    assert_eq!(next()[0]["slot"], 1, "and then the other one again");
+}
+
+fn is_on_trial() {
+    let both = slots();
+    assert_eq!((&both[1]["booted"], &both[1]["active"]), (&json!(true), &json!(false)), "{both:?}");
+    assert_eq!(how(), "trial");
+    assert!(!fs::read_to_string(AT_BOOT).unwrap().contains("WARNING: THIS DEVICE"));
+}
+
+/// Nobody has confirmed it: the known-good slot runs again by itself.
+fn returned() {
+    runs_from(&NAMES, 0);
+    assert_eq!(how(), "returned");
+    assert!(!motd().contains("WARNING: THIS DEVICE"), "{}", motd());
+    run(&["boot", "2", "--once"]);
+}
+
+fn confirmed() {
+    is_on_trial();
+    run(&["confirm"]);
+    assert_eq!(next()[0]["slot"], 2);
+}
+
+fn stays() {
+    runs_from(&NAMES, 1);
+    assert_eq!(how(), "planned");
+    run(&["boot", "1"]);
     let next = next();
     assert_eq!((&next[0]["slot"], &next[1]["slot"]), (&json!(1), &json!(2)), "{next}");
 }
