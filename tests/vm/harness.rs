@@ -24,6 +24,8 @@ const PATIENCE: Duration = Duration::from_secs(240);
 /// The exit code of a test that cannot run here.
 const SKIPPED: u8 = 77;
 const EXACT: &str = "--exact";
+/// The test after which the power goes, in the middle of something.
+const CUT: &str = "fallback::cut_off";
 /// The suites that are sequences of boots, which somebody outside has to make.
 const SEQUENCES: [&str; 2] = ["boot", "fallback"];
 
@@ -112,7 +114,7 @@ fn supervise(name: &str) -> bool {
         tell(name, "FAILED", begun, "hangs, and cannot be killed");
         return false;
     }
-    let left = sweep();
+    let left = if name == CUT { Vec::new() } else { sweep() };
     if end == End::Exit(i32::from(SKIPPED)) {
         tell(name, "skipped", begun, said.lines().last().unwrap_or_default());
         return true;
