@@ -2,6 +2,7 @@
 //! `Write` and [`Dir`](crate::sys::tree::Dir), so that all of it runs without a device.
 
 pub mod attributes;
+pub mod beside;
 pub mod census;
 pub mod content;
 pub mod pool;

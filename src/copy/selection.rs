@@ -1,17 +1,17 @@
 //! Which objects of a tree are copied, where it is not all of them: those of a list, and some more.
 //!
-//! The list is a [manifest](crate::record::manifest), read as a stream beside the walk: both are in
-//! byte order. What it lists and the walk does not meet is remembered as missing.
+//! The list is a [manifest](crate::record::manifest), read [beside](Beside) the walk. What it lists
+//! and the walk does not meet is remembered as missing.
 
 use std::collections::BTreeSet;
-use std::ffi::{OsStr, OsString};
-use std::io::{self, BufRead};
+use std::ffi::OsStr;
+use std::io::BufRead;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
+use super::beside::Beside;
 use crate::error::{Error, Kind as ErrorKind, Result};
-use crate::record::manifest::{Line, Object, Reader};
-use crate::sys::tree::Kind;
+use crate::record::manifest::Object;
 
 /// Why the walk takes something.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -24,19 +24,9 @@ pub enum Admission {
 
 /// A list beside a walk.
 pub struct Selection<'a> {
-    list: Option<Reader<Box<dyn BufRead + Send + 'a>>>,
+    list: Option<Beside<'a>>,
     also: BTreeSet<Vec<u8>>,
-    /// The line that was read and not yet used.
-    next: Option<Line>,
-    /// The last name in each directory that the list is in.
-    last: Vec<OsString>,
-    /// Of each directory that the walk is in: whether the list is in it too.
-    inside: Vec<bool>,
-    /// The listed directory that the walk was told to take, and may or may not go into.
-    offered: Option<OsString>,
     path: PathBuf,
-    missing: Option<PathBuf>,
-    missing_count: u64,
 }
 
 impl<'a> Selection<'a> {
@@ -49,25 +39,7 @@ impl<'a> Selection<'a> {
         list: Option<Box<dyn BufRead + Send + 'a>>,
         also: BTreeSet<Vec<u8>>,
     ) -> Result<Self> {
-        let mut selection = Self {
-            list: list.map(Reader::new),
-            also,
-            next: None,
-            last: vec![OsString::new()],
-            inside: Vec::new(),
-            offered: None,
-            path: PathBuf::new(),
-            missing: None,
-            missing_count: 0,
-        };
-        if selection.list.is_some() {
-            match selection.line()? {
-                Line::Object(name, root) if name == "." && root.kind == Kind::Dir => {}
-                _ => return Err(malformed("it does not begin with its root")),
-            }
-        }
-        selection.inside.push(selection.list.is_some());
-        Ok(selection)
+        Ok(Self { list: list.map(Beside::new).transpose()?, also, path: PathBuf::new() })
     }
 
     /// Whether the walk takes `name` in the directory that it is in. Asked in byte order.
@@ -75,13 +47,18 @@ impl<'a> Selection<'a> {
     /// # Errors
     /// The list cannot be read, or is none.
     pub fn admits(&mut self, name: &OsStr) -> Result<Option<Admission>> {
-        let listed = self.listed(name)?.map(|object| Admission::Listed(Box::new(object)));
+        let listed = match &mut self.list {
+            Some(list) => list.find(name)?.map(|object| Admission::Listed(Box::new(object))),
+            None => None,
+        };
         Ok(listed.or_else(|| self.leads(name).then_some(Admission::Also)))
     }
 
     /// The walk goes into the directory that was admitted last.
     pub fn enter(&mut self, name: &OsStr) {
-        self.inside.push(self.offered.take().is_some());
+        if let Some(list) = &mut self.list {
+            list.enter(name);
+        }
         self.path.push(name);
     }
 
@@ -90,12 +67,8 @@ impl<'a> Selection<'a> {
     /// # Errors
     /// As [`Self::admits`].
     pub fn leave(&mut self) -> Result<()> {
-        self.catch_up()?;
-        if self.inside.pop() == Some(true) {
-            self.pass_rest()?;
-        }
         self.path.pop();
-        Ok(())
+        self.list.as_mut().map_or(Ok(()), Beside::leave)
     }
 
     /// Checks, after the walk, that it met everything that is listed.
@@ -103,35 +76,14 @@ impl<'a> Selection<'a> {
     /// # Errors
     /// It did not.
     pub fn complete(&self) -> Result<()> {
-        let Some(first) = &self.missing else { return Ok(()) };
-        let cause = match self.missing_count {
+        let Some((first, count)) = self.list.as_ref().and_then(Beside::missed) else {
+            return Ok(());
+        };
+        let cause = match count {
             1 => "it is on the list, and not there".to_owned(),
             n => format!("it is on the list, and not there, as {} more are", n - 1),
         };
         Err(Error::new(ErrorKind::Failed, "selecting", cause).path(first))
-    }
-
-    fn listed(&mut self, name: &OsStr) -> Result<Option<Object>> {
-        self.catch_up()?;
-        if self.inside.last() != Some(&true) {
-            return Ok(None);
-        }
-        loop {
-            match self.line()? {
-                Line::Object(listed, object) if listed == name => {
-                    self.offered = (object.kind == Kind::Dir).then_some(listed);
-                    return Ok(Some(object));
-                }
-                line @ Line::Ignored(..) => self.pass(line)?,
-                Line::Object(listed, object) if listed.as_os_str() < name => {
-                    self.pass(Line::Object(listed, object))?;
-                }
-                behind => {
-                    self.next = Some(behind);
-                    return Ok(None);
-                }
-            }
-        }
     }
 
     /// Whether `name` is one of the further paths, or leads to one.
@@ -139,83 +91,6 @@ impl<'a> Selection<'a> {
         let path = self.path.join(name);
         self.also.iter().any(|also| Path::new(OsStr::from_bytes(also)).starts_with(&path))
     }
-
-    /// Passes what is listed in a directory that the walk did not go into.
-    fn catch_up(&mut self) -> Result<()> {
-        if let Some(name) = self.offered.take() {
-            self.path.push(name);
-            self.pass_rest()?;
-            self.path.pop();
-        }
-        Ok(())
-    }
-
-    /// Passes the rest of the directory that the list is in.
-    fn pass_rest(&mut self) -> Result<()> {
-        loop {
-            match self.line()? {
-                Line::Leave => return Ok(()),
-                line => self.pass(line)?,
-            }
-        }
-    }
-
-    /// Passes an object that the walk did not meet, with what is listed below it.
-    fn pass(&mut self, line: Line) -> Result<()> {
-        let kind = match line {
-            Line::Ignored(_, kind) => kind,
-            Line::Object(name, object) => {
-                self.missing_count += 1;
-                self.missing.get_or_insert_with(|| self.path.join(name));
-                object.kind
-            }
-            Line::Leave => return Ok(()),
-        };
-        let mut deep = u64::from(kind == Kind::Dir);
-        while deep > 0 {
-            match self.line()? {
-                Line::Leave => deep -= 1,
-                Line::Object(_, Object { kind, .. }) | Line::Ignored(_, kind) => {
-                    deep += u64::from(kind == Kind::Dir);
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// The next line. That its names are in order is what makes one pass enough.
-    fn line(&mut self) -> Result<Line> {
-        if let Some(line) = self.next.take() {
-            return Ok(line);
-        }
-        let Some(list) = &mut self.list else { return Err(malformed("there is none")) };
-        let line = list.next_line().map_err(|e| match e.kind() {
-            io::ErrorKind::InvalidData => malformed(&e.to_string()),
-            _ => Error::io("reading", &e).path("the list"),
-        })?;
-        let line = line.ok_or_else(|| malformed("it ends before its root does"))?;
-        if let Line::Object(name, _) = &line
-            && let Some(last) = self.last.last_mut()
-        {
-            if *last >= *name {
-                let cause = format!("{} comes behind {}", name.display(), last.display());
-                return Err(malformed(&cause));
-            }
-            last.clone_from(name);
-        }
-        match &line {
-            Line::Object(_, Object { kind: Kind::Dir, .. }) | Line::Ignored(_, Kind::Dir) => {
-                self.last.push(OsString::new());
-            }
-            Line::Leave => drop(self.last.pop()),
-            _ => {}
-        }
-        Ok(line)
-    }
-}
-
-fn malformed(why: &str) -> Error {
-    Error::new(ErrorKind::Failed, "reading the list", why)
 }
 
 #[cfg(test)]
@@ -224,7 +99,7 @@ mod tests {
 
     use super::*;
     use crate::record::manifest::Writer;
-    use crate::sys::tree::{Meta, Time};
+    use crate::sys::tree::{Kind, Meta, Time};
 
     fn object(kind: Kind) -> Object {
         let meta = Meta {
