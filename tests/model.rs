@@ -494,7 +494,7 @@ fn the_result_does_not_depend_on_workers() {
             ..TreeOptions::default()
         };
         let (from, to) = (done(machine.open_dir(Path::new("/"))), done(machine.open_dir(point)));
-        let copied = done(copy(from, to, &options, None, &machine.monitor(), Vec::new()));
+        let copied = done(copy(from, to, &options, None, None, &machine.monitor(), Vec::new()));
         (copied, machine.world(|w| w.tree("da0s2").listing()))
     };
     let first = copy_with(1);

@@ -186,9 +186,13 @@ pub struct Snapshot {
     /// and its labels. Only a removable one; implies --partition
     #[arg(long)]
     pub as_primary: bool,
-    /// Make a new file system (always so, as yet)
+    /// Make a new file system, instead of bringing an older copy up to date
     #[arg(long)]
     pub fresh: bool,
+    /// How much of an older copy and its source is read: all, or what was touched
+    /// since it was made
+    #[arg(long, value_enum, default_value_t = Reading::Full)]
+    pub verify: Reading,
     /// Clear busy and foreign mounts by force
     #[arg(long)]
     pub force: bool,
@@ -226,6 +230,15 @@ pub enum Method {
     Auto,
     /// File by file
     Tree,
+}
+
+/// How much of an older copy is read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Reading {
+    /// Everything
+    Full,
+    /// What changed since it was made, as its time tells
+    Changed,
 }
 
 /// Options of `show` and `verify`.

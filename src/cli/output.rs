@@ -194,6 +194,10 @@ pub fn snapshot(report: &snapshot::Report) -> String {
             }
         );
         let _ = writeln!(text, "{}: copied {}", pair.source, pair.consistency);
+        if pair.refreshed {
+            let (point, bytes) = (pair.source, pair.written_bytes);
+            let _ = writeln!(text, "{point}: an older copy was there, {bytes} bytes were written");
+        }
         if let Some(changes) = &pair.changed_since_factory {
             let _ = writeln!(text, "{}: {}", pair.source, changed(changes));
         }

@@ -19,6 +19,7 @@ use crate::ops::{
     Session, auto_snapshot, boot, check, clean, factory, history, partitions, repartition, show,
     snapshot, table, verify,
 };
+use crate::plan::Reading;
 use crate::plan::partition::Sizes;
 use crate::slot::{Choice, Part};
 use crate::sys::Native;
@@ -242,7 +243,13 @@ fn run_snapshot(
     });
     let (force, dry_run, factory) = (options.force, options.dry_run, options.factory);
     let repair = false;
-    let choices = snapshot::Options { partition, force, repair, dry_run, only, factory };
+    let fresh = options.fresh;
+    let reading = match options.verify {
+        args::Reading::Full => Reading::Full,
+        args::Reading::Changed => Reading::Changed,
+    };
+    let choices =
+        snapshot::Options { partition, force, repair, dry_run, only, factory, fresh, reading };
     let mut say = |line: &str| {
         if !args.json {
             print(&format!("{line}\n"));

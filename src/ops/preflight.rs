@@ -2,8 +2,8 @@
 
 use std::ffi::OsStr;
 
-use super::execute::Source;
 use super::factory;
+use super::source::Source;
 use crate::copy::census::{self, Census};
 use crate::copy::progress::Monitor;
 use crate::error::{Context, During, Error, Kind, Result};
@@ -169,7 +169,8 @@ fn rehearse<O: Os>(os: &O, format: &Format, size: u64) -> Result<Superblock> {
         .ok_or_else(|| Error::new(Kind::Failed, "rehearsing the format", "no file system was made"))
 }
 
-fn switches(source: Option<&Superblock>) -> UfsSwitches {
+/// What a UFS2 keeps of its source.
+pub(super) fn switches(source: Option<&Superblock>) -> UfsSwitches {
     let flags = source.map_or(superblock::UFS_SOFT_UPDATES, |s| s.flags);
     let has = |flag: u32| flags & flag != 0;
     UfsSwitches {

@@ -126,11 +126,39 @@ fn without_record<D: Dir>(root: &D) -> io::Result<Found> {
     Ok(Found::new(State::Invalid, "it has no record: no snapshot of it was finished"))
 }
 
-/// Puts manifest and record in place, durably: each under a temporary name first, the record last.
+/// Opens the manifest of the copy that is under way, else the one that is there. `dir` is the
+/// directory for what is ours.
+pub(super) fn manifest<D: Dir>(dir: &D) -> Result<D::File> {
+    match dir.open_file(OsStr::new(MANIFEST_NEW)) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => {
+            dir.open_file(OsStr::new(MANIFEST)).doing_to("opening", MANIFEST)
+        }
+        file => file.doing_to("opening", MANIFEST_NEW),
+    }
+}
+
+/// Removes the record, and what else tells of the copy's past but its manifest.
+pub(super) fn revoke<D: Dir>(root: &D) -> Result<()> {
+    let dir = root.open_dir(OsStr::new(DIR)).doing_to("opening", DIR)?;
+    for name in [RECORD, USED, MANIFEST_NEW] {
+        match dir.remove_file(OsStr::new(name)) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e).doing_to("removing", name)?,
+            _ => {}
+        }
+    }
+    dir.sync().doing_to("flushing", DIR)
+}
+
+/// Puts manifest and record in place, durably: each under a temporary name first, the record last. A
+/// copy that was brought up to date may have the manifest that it had.
 pub fn write<D: Dir>(root: &D, record: &Record) -> Result<()> {
     let dir = root.open_dir(OsStr::new(DIR)).doing_to("opening", DIR)?;
-    dir.rename(OsStr::new(MANIFEST_NEW), OsStr::new(MANIFEST))
-        .doing_to("renaming", MANIFEST_NEW)?;
-    dir.sync().doing_to("flushing", DIR)?;
+    match dir.rename(OsStr::new(MANIFEST_NEW), OsStr::new(MANIFEST)) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+        renamed => {
+            renamed.doing_to("renaming", MANIFEST_NEW)?;
+            dir.sync().doing_to("flushing", DIR)?;
+        }
+    }
     durable::put(&dir, RECORD, &record.to_json())
 }

@@ -7,17 +7,21 @@ use std::time::Instant;
 
 use serde::Serialize;
 
-use super::execute::{PairReport, Run, Source, check_empty};
+use super::erase::check_empty;
+use super::execute::{PairReport, Run};
 use super::history::{self, Diary};
 use super::repartition::{self, Repartition};
+use super::source::Source;
 use super::table::{self, save::Home};
-use super::{Session, arrival, clear, direction, flags, journal, lock, preflight, rewrite};
+use super::{
+    Session, arrival, clear, direction, flags, journal, lock, preflight, renewal, rewrite,
+};
 use crate::copy::progress::interrupted;
 use crate::device::Id;
 use crate::error::{Context, Error, Result};
 use crate::mounts::Mount;
 use crate::mounts::stale::Obstacle;
-use crate::plan::{self, Step, consistency};
+use crate::plan::{self, Reading, Step, Way, consistency};
 use crate::record::journal::{Auto, Journal};
 use crate::slot::discover::{Layout, Purpose};
 use crate::slot::names::is_identity;
@@ -42,6 +46,10 @@ pub struct Options {
     pub only: Option<Part>,
     /// Copy only what the box left the factory with, and the rescue configuration.
     pub factory: bool,
+    /// Make new file systems, whatever is there.
+    pub fresh: bool,
+    /// Of a copy that is there: how much is read.
+    pub reading: Reading,
 }
 
 /// What was done.
@@ -146,7 +154,7 @@ fn attempt<O: Os>(
     } else {
         table::save::collect(os, &view, &layout)?.0.encode().len() as u64
     };
-    let choices = choices(os, session, &view, &layout, &sources, room)?;
+    let choices = choices(os, session, &view, &layout, &sources, room, &options)?;
     let tables = tables(os, &view, &layout, room)?;
     let steps =
         plan::snapshot(&view, &layout, &obstacles, &points, &choices, tables, options.force);
@@ -311,23 +319,34 @@ fn choices<O: Os>(
     layout: &Layout,
     sources: &[Source<'_, O>],
     room: u64,
+    options: &Options,
 ) -> Result<Vec<plan::Choice>> {
     let snapshots = os.snapshots()?;
     let wanted = view.config.file_system_snapshots.unwrap_or(true);
-    let choice = |(pair, source): (&Pair, &Source<'_, O>)| {
+    let anew = options.fresh
+        || options.repair
+        || options.partition.is_some()
+        || layout.purpose != Purpose::default();
+    let choice = |(pair, opened): (&Pair, &Source<'_, O>)| {
         let room = if pair.part == Part::Root { room } else { 0 };
         let format =
-            preflight::format(os, view, pair, source, room, layout.purpose, &session.monitor)?;
+            preflight::format(os, view, pair, opened, room, layout.purpose, &session.monitor)?;
         // What nobody has mounted is mounted by us, read-only.
         let point = pair.mounted.as_ref();
         let source = consistency::Source {
             fs: &pair.fs,
             read_only: point.is_none_or(|p| view.mount_at(p).is_some_and(|m| m.read_only)),
             superblock: view.superblocks.get(&pair.source),
-            usage: source.usage,
+            usage: opened.usage,
         };
         let consistency = consistency::choose(source, snapshots, wanted);
-        Ok(plan::Choice { format, consistency })
+        let way = if anew {
+            Way::Anew
+        } else {
+            let trust = options.reading == Reading::Changed;
+            renewal::way(os, view, pair, opened, &format, trust)?
+        };
+        Ok(plan::Choice { format, consistency, way })
     };
     layout.pairs.iter().zip(sources).map(choice).collect()
 }

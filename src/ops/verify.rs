@@ -136,7 +136,8 @@ fn verify_pair<O: Os>(os: &O, session: &Session, view: &View, pair: &Pair) -> Re
     drop(own);
     let reference = pair.mounted.as_ref().map(|point| os.open_dir(point)).transpose()?;
     let mut manifest = BufReader::with_capacity(64 << 10, Hashing::new(manifest));
-    let report = verify(root, &mut manifest, reference.as_ref(), pool::cores(), &session.monitor)?;
+    let report =
+        verify(root, &mut manifest, reference.as_ref(), None, pool::cores(), &session.monitor)?;
     let (file, sha256) = manifest.into_inner().finish();
     drop(file);
     if sha256 != record.manifest_sha256 {

@@ -7,6 +7,8 @@ pub mod size;
 use std::fmt;
 use std::path::PathBuf;
 
+use jiff::Timestamp;
+
 use crate::mounts::Mount;
 use crate::mounts::stale::Obstacle;
 use crate::slot::Part;
@@ -35,6 +37,8 @@ pub enum Step {
     Flags(String, Change, bool),
     /// Make what is on the target unreadable as a file system: the record is gone with it.
     Erase(Part, String),
+    /// Remove the record of a copy that is brought up to date.
+    Revoke(Part, String),
     /// Make the new file system.
     Format(Part, String, Format),
     /// Put a new table on the medium.
@@ -47,12 +51,63 @@ pub enum Step {
     Boot(String, Drawing),
     /// Copy the tree and unmount.
     Copy(Part, String, String, Consistency),
+    /// Bring an older copy up to date and unmount.
+    Refresh(Box<Refresh>),
     /// Read the copy again from the medium.
-    Verify(Part, String),
+    Verify(Verify),
     /// Keep the partition tables of both slots' media.
     Tables(Tables),
     /// Write the record.
     Record(Part, String),
+}
+
+/// An older copy and what brings it up to date.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refresh {
+    /// Which file system.
+    pub part: Part,
+    /// The device that is copied.
+    pub source: String,
+    /// The device that holds the copy.
+    pub target: String,
+    /// What makes the copy consistent.
+    pub consistency: Consistency,
+    /// The file system that it gets where there is no room for the new beside the old.
+    pub format: Format,
+    /// When the copy was made, where that is to tell what has not changed since.
+    pub since: Option<Since>,
+}
+
+/// When an older copy was made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Since {
+    /// When the copying of it began.
+    pub created: Timestamp,
+    /// When it was found to be equal.
+    pub verified: Timestamp,
+}
+
+/// A copy that is read again.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Verify {
+    /// Which file system.
+    pub part: Part,
+    /// The device that holds the copy.
+    pub device: String,
+    /// What makes it consistent, where some of it has to be copied once more.
+    pub consistency: Consistency,
+    /// How much of it is read.
+    pub reading: Reading,
+}
+
+/// How much of an older copy, and of its source, is read.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Reading {
+    /// All of it.
+    #[default]
+    Full,
+    /// What was touched since it was made.
+    Changed,
 }
 
 /// Where the partition tables are kept.
@@ -89,6 +144,9 @@ impl fmt::Display for Step {
             Self::Erase(part, device) => {
                 write!(f, "erase the old copy of {} on {device} and flush", part.point())
             }
+            Self::Revoke(part, device) => {
+                write!(f, "remove the record of the copy of {} on {device} and flush", part.point())
+            }
             Self::Format(_, device, format) => {
                 write!(f, "make a file system on {device}: {}", format.fs.name())?;
                 if let Some(label) = &format.label {
@@ -116,8 +174,20 @@ impl fmt::Display for Step {
                 }
                 write!(f, "copy {} ({from}) to {} ({to}) and flush", part.point(), part.alternate())
             }
-            Self::Verify(part, device) => {
-                write!(f, "read the copy of {} on {device} again and compare", part.point())
+            Self::Refresh(refresh) => {
+                let Refresh { part, source, target, consistency, .. } = &**refresh;
+                if *consistency == Consistency::Snapshot {
+                    f.write_str("take a snapshot of the file system, ")?;
+                }
+                let (point, to) = (part.point(), part.alternate());
+                write!(f, "bring {to} ({target}) up to date with {point} ({source}) and flush")
+            }
+            Self::Verify(Verify { part, device, reading, .. }) => {
+                let what = match reading {
+                    Reading::Full => "the copy",
+                    Reading::Changed => "what was written to the copy",
+                };
+                write!(f, "read {what} of {} on {device} again and compare", part.point())
             }
             Self::Tables(tables) => {
                 let config = tables.config.as_ref().map(|point| point.display().to_string());
@@ -139,6 +209,17 @@ pub struct Choice {
     pub format: Format,
     /// What makes the copy consistent.
     pub consistency: Consistency,
+    /// Whether what is there is brought up to date.
+    pub way: Way,
+}
+
+/// How a copy is made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Way {
+    /// Into a new file system.
+    Anew,
+    /// Over an older copy; made then, where that is to tell what has not changed.
+    Refresh(Option<Since>),
 }
 
 /// The steps of a snapshot with those around them that change boot flags: before the first byte of
@@ -158,7 +239,7 @@ pub fn with_flags(
     let (medium, number) = (view.node(selection.medium), 3 - layout.alternate().number);
     let before = selection.select(number, false);
     let after = selection.after(&before).select(number, fall_back);
-    let first = steps.iter().position(|step| matches!(step, Step::Erase(..)));
+    let first = steps.iter().position(|step| matches!(step, Step::Erase(..) | Step::Revoke(..)));
     if !after.is_empty() {
         steps.push(Step::Flags(medium.clone(), after, true));
     }
@@ -188,14 +269,30 @@ pub fn snapshot(
     // All formats first: the copy of fstab needs the identities of the new file systems.
     for (pair, choice) in layout.pairs.iter().zip(choices) {
         let (part, target) = (pair.part, view.node(pair.target));
+        if let Way::Refresh(_) = choice.way {
+            steps.push(Step::Revoke(part, target));
+            continue;
+        }
         steps.push(Step::Erase(part, target.clone()));
         steps.push(Step::Format(part, target, choice.format.clone()));
     }
     for (pair, choice) in layout.pairs.iter().zip(choices) {
         let (part, target) = (pair.part, view.node(pair.target));
         let source = view.node(pair.source);
-        steps.push(Step::Copy(part, source, target.clone(), choice.consistency.clone()));
-        steps.push(Step::Verify(part, target));
+        let (consistency, format) = (choice.consistency.clone(), choice.format.clone());
+        let mut reading = Reading::Full;
+        steps.push(match choice.way {
+            Way::Anew => Step::Copy(part, source, target.clone(), consistency.clone()),
+            Way::Refresh(since) => {
+                if since.is_some() {
+                    reading = Reading::Changed;
+                }
+                let (target, consistency) = (target.clone(), consistency.clone());
+                let refresh = Refresh { part, source, target, consistency, format, since };
+                Step::Refresh(Box::new(refresh))
+            }
+        });
+        steps.push(Step::Verify(Verify { part, device: target, consistency, reading }));
     }
     if tables.copy.is_some() || tables.config.is_some() {
         steps.push(Step::Tables(tables));

@@ -162,6 +162,8 @@ pub trait Dir: Sized + Send + Sync {
     /// Opens a regular file for reading. Anything else that took its place fails at once, without
     /// waiting for a peer of a fifo.
     fn open_file(&self, name: &OsStr) -> io::Result<Self::File>;
+    /// Opens a regular file that is there for reading and writing.
+    fn open_to_change(&self, name: &OsStr) -> io::Result<Self::File>;
     /// Creates a file that must not exist yet, open for reading and writing, mode 0600.
     fn create_file(&self, name: &OsStr) -> io::Result<Self::File>;
     /// Creates a directory, mode 0700.

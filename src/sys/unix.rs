@@ -29,6 +29,13 @@ const DIR_FLAGS: OFlag = OFlag::O_RDONLY
     .union(OFlag::O_CLOEXEC)
     .union(native::READ_FLAGS);
 
+/// Opens that lead to a regular file, and never wait: a fifo may have taken its place.
+const FILE_FLAGS: OFlag = OFlag::O_NOFOLLOW
+    .union(OFlag::O_NONBLOCK)
+    .union(OFlag::O_NOCTTY)
+    .union(OFlag::O_CLOEXEC)
+    .union(native::READ_FLAGS);
+
 /// An open directory.
 #[derive(Debug)]
 pub struct FdDir(StdFile);
@@ -134,14 +141,11 @@ impl Dir for FdDir {
     }
 
     fn open_file(&self, name: &OsStr) -> io::Result<FdFile> {
-        // O_NONBLOCK: a fifo that took the file's place must not wait for a writer.
-        let flags = OFlag::O_RDONLY
-            | OFlag::O_NOFOLLOW
-            | OFlag::O_NONBLOCK
-            | OFlag::O_NOCTTY
-            | OFlag::O_CLOEXEC
-            | native::READ_FLAGS;
-        Ok(FdFile(openat(self, name, flags, Mode::empty())?.into()))
+        Ok(FdFile(openat(self, name, FILE_FLAGS | OFlag::O_RDONLY, Mode::empty())?.into()))
+    }
+
+    fn open_to_change(&self, name: &OsStr) -> io::Result<FdFile> {
+        Ok(FdFile(openat(self, name, FILE_FLAGS | OFlag::O_RDWR, Mode::empty())?.into()))
     }
 
     fn create_file(&self, name: &OsStr) -> io::Result<FdFile> {

@@ -8,13 +8,18 @@ use crate::verb;
 /// A snapshot over an old copy, with what `spoil` does to the machine, violates something that
 /// `words` names, and names the cut.
 fn is_found(spoil: impl Fn(&Machine) + Sync, words: &str) {
-    let tally = explore_until(verb::find("snapshot"), &spoil, |what| what.contains(words));
+    is_found_in("snapshot", spoil, words);
+}
+
+/// The same of another verb.
+fn is_found_in(verb: &str, spoil: impl Fn(&Machine) + Sync, words: &str) {
+    let tally = explore_until(verb::find(verb), &spoil, |what| what.contains(words));
     let found = tally.findings.iter().find(|(what, _)| what.contains(words));
     let Some((what, cuts)) = found else {
         panic!("nobody noticed \"{words}\": {:?}", tally.findings.keys());
     };
     println!("{what}: {} cuts, first {}", cuts.len(), cuts[0]);
-    assert!(cuts[0].starts_with("DUALROOT_CUT=snapshot:"), "{}", cuts[0]);
+    assert!(cuts[0].starts_with(&format!("DUALROOT_CUT={verb}:")), "{}", cuts[0]);
 }
 
 fn lie(machine: &Machine, op: &'static str, place: &str) {
@@ -35,6 +40,16 @@ fn a_record_before_the_content_is_flushed() {
 fn an_old_copy_that_was_not_erased_first() {
     let spoil = |machine: &Machine| lie(machine, "claim.wipe", "/dev/da0s2");
     is_found(spoil, "da0s2: ");
+}
+
+#[test]
+fn a_record_that_was_not_removed_first() {
+    let spoil = |machine: &Machine| {
+        lie(machine, "dir.sync", "da0s2:.dualroot");
+        lie(machine, "dir.sync_all", "da0s2:");
+        lie(machine, "os.unmount", "/altroot");
+    };
+    is_found_in("refresh", spoil, "da0s2: ");
 }
 
 #[test]

@@ -43,6 +43,8 @@ macro_rules! verbs {
 verbs! {
     a_first_snapshot "first",
     a_snapshot_over_a_copy "snapshot",
+    a_copy_brought_up_to_date "refresh",
+    a_copy_brought_up_to_date_where_it_changed "refresh-changed",
     a_snapshot_of_the_root_alone "root",
     a_snapshot_of_the_config_alone "config",
     a_snapshot_onto_a_new_table "partition",

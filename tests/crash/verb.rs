@@ -3,6 +3,7 @@
 use dualroot::error::Error;
 use dualroot::ops::snapshot::Options;
 use dualroot::ops::{clean, repartition, table};
+use dualroot::plan::Reading;
 use dualroot::plan::partition::Sizes;
 use dualroot::plan::size::Size;
 use dualroot::slot::Part;
@@ -33,9 +34,11 @@ pub struct Verb {
 
 const BOTH: &[Part] = &[Part::Root, Part::Config];
 
-pub const VERBS: [Verb; 8] = [
+pub const VERBS: [Verb; 10] = [
     Verb { name: "first", before: machine::blank, ..SNAPSHOT },
     SNAPSHOT,
+    Verb { name: "refresh", run: refreshed, ..SNAPSHOT },
+    Verb { name: "refresh-changed", run: refreshed_where_changed, ..SNAPSHOT },
     Verb { name: "root", run: root, again: root_again, renews: &[Part::Root], ..SNAPSHOT },
     Verb { name: "config", run: config, again: config_again, renews: &[Part::Config], ..SNAPSHOT },
     Verb {
@@ -102,10 +105,23 @@ const OVER: Options = Options {
     dry_run: false,
     only: None,
     factory: false,
+    fresh: true,
+    reading: Reading::Full,
 };
 
+/// Into new file systems.
+const ANEW: Options = Options { force: false, ..OVER };
+
 fn whole(machine: &Machine) -> Result<(), Error> {
+    snapshot(machine, None, ANEW)
+}
+
+fn refreshed(machine: &Machine) -> Result<(), Error> {
     snapshot(machine, None, Options::default())
+}
+
+fn refreshed_where_changed(machine: &Machine) -> Result<(), Error> {
+    snapshot(machine, None, Options { reading: Reading::Changed, ..Options::default() })
 }
 
 fn whole_again(machine: &Machine) -> Result<(), Error> {
@@ -113,7 +129,7 @@ fn whole_again(machine: &Machine) -> Result<(), Error> {
 }
 
 fn root(machine: &Machine) -> Result<(), Error> {
-    snapshot(machine, None, Options { only: Some(Part::Root), ..Options::default() })
+    snapshot(machine, None, Options { only: Some(Part::Root), ..ANEW })
 }
 
 fn root_again(machine: &Machine) -> Result<(), Error> {
@@ -121,7 +137,7 @@ fn root_again(machine: &Machine) -> Result<(), Error> {
 }
 
 fn config(machine: &Machine) -> Result<(), Error> {
-    snapshot(machine, None, Options { only: Some(Part::Config), ..Options::default() })
+    snapshot(machine, None, Options { only: Some(Part::Config), ..ANEW })
 }
 
 fn config_again(machine: &Machine) -> Result<(), Error> {

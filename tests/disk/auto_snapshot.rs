@@ -185,7 +185,7 @@ fn force_copies_over_the_slot_that_was_meant() {
     assert!(motd(&disk).contains(TITLE));
     let plan = disk.dualroot(&["snapshot", "--force", "-n"]).exits(0);
     let line = |words: &str| plan.stdout.lines().position(|l| l.contains(words)).unwrap();
-    assert!(line("let only the running slot start") < line("erase the old copy"), "{plan}");
+    assert!(line("let only the running slot start") < line("remove the record"), "{plan}");
     disk.dualroot(&["snapshot", "--force"]).exits(0);
     assert_eq!(disk.slot(1)["active"], true);
     assert_eq!(motd(&disk), "Welcome.\n");

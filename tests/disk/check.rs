@@ -665,7 +665,7 @@ fn a_copy_that_is_none() {
     in_the_copy(&disk, old, &[("warning", "copy-old")]);
     disk.snapshot();
 
-    let halted = disk.halt(&["snapshot"], ("create", "20.txt", 0));
+    let halted = disk.halt(&["snapshot", "--fresh"], ("create", "20.txt", 0));
     let run = disk.dualroot(&["check", "--json"]).exits(0).json();
     assert_eq!(run["findings"][0]["code"], "copy-writing", "{run}");
     assert_eq!(run["findings"].as_array().unwrap().len(), 1, "{run}");
@@ -769,7 +769,7 @@ fn a_run_is_at_work() {
         return;
     }
     let disk = healthy(dos());
-    let halted = disk.halt(&["snapshot"], ("create", "20.txt", 0));
+    let halted = disk.halt(&["snapshot", "--fresh"], ("create", "20.txt", 0));
     let begun = std::time::Instant::now();
     disk.dualroot(&["check"]).exits(0).prints("(copy-writing)");
     assert!(begun.elapsed().as_secs() < 4, "it waited");

@@ -772,7 +772,7 @@ fn another_medium_comes_and_goes_while_the_copy_is_made() {
     disk.fill();
     for place in [("spawn", ".rehearsal", 0), ("create", "20.txt", 0), ("mount-ro", "/altroot", 0)]
     {
-        let halted = disk.halt(&["snapshot"], place);
+        let halted = disk.halt(&["snapshot", "--fresh"], place);
         let medium = listed_before(&disk);
         let second = disk.halt(&["show"], ("flock", ".lock", 0));
         drop(medium);

@@ -478,7 +478,7 @@ fn every_call_may_fail() {
     let before = fingerprint(disk.root());
     let mut wrong = Vec::new();
     for (call, code, words) in CALLS {
-        let run = disk.with_fault(&["snapshot"], call, EIO);
+        let run = disk.with_fault(&["snapshot", "--fresh"], call, EIO);
         fails_with_one_message(&run, &[code]);
         let clear = run.stderr.contains(words) && run.stderr.contains("Input/output error");
         let state = disk.state();

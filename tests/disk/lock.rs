@@ -52,7 +52,7 @@ fn locked_out(disk: &Disk, pid: u32) {
 
 fn held_at(call: Call<'_>) {
     let disk = disk();
-    let halted = disk.halt(&["snapshot"], call);
+    let halted = disk.halt(&["snapshot", "--fresh"], call);
     locked_out(&disk, halted.running.pid());
     halted.go().wait_soon().exits(0);
     assert_eq!(disk.state(), "valid");
@@ -93,7 +93,7 @@ fn another_medium_is_free() {
         return;
     }
     let (disk, other) = (disk(), disk());
-    let halted = disk.halt(&["snapshot"], ("create", "20.txt", 0));
+    let halted = disk.halt(&["snapshot", "--fresh"], ("create", "20.txt", 0));
     other.snapshot();
     assert_eq!(other.state(), "valid");
     halted.go().wait_soon().exits(0);
@@ -105,7 +105,7 @@ fn a_dead_holder_holds_nothing() {
         return;
     }
     let disk = disk();
-    disk.halt(&["snapshot"], ("create", "20.txt", 0)).kill();
+    disk.halt(&["snapshot", "--fresh"], ("create", "20.txt", 0)).kill();
     assert_eq!(disk.state(), "invalid");
     disk.snapshot();
     assert_eq!(disk.state(), "valid");

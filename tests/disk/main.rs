@@ -22,6 +22,7 @@ mod points;
 mod powercut;
 mod primary;
 mod recorder;
+mod refresh;
 mod signals;
 mod stale;
 mod table;

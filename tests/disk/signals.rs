@@ -74,7 +74,7 @@ fn stopped(signal: Signal, places: &[(&str, Call<'static>)]) {
     for (place, call) in places {
         println!("{name} {place}");
         disk.snapshot();
-        let halted = disk.halt(&["snapshot"], *call);
+        let halted = disk.halt(&["snapshot", "--fresh"], *call);
         let pid = halted.running.pid();
         halted.running.signal(signal);
         let run = halted.go().wait_soon();
@@ -118,7 +118,7 @@ fn sigint_at_the_record() {
     }
     let disk = disk();
     for (place, call) in &PLACES[STOPPABLE..] {
-        let halted = disk.halt(&["snapshot"], *call);
+        let halted = disk.halt(&["snapshot", "--fresh"], *call);
         let pid = halted.running.pid();
         halted.running.signal(Signal::SIGINT);
         let run = halted.go().wait_soon();
@@ -138,7 +138,7 @@ fn a_signal_stops_in_the_middle_of_a_file() {
         return;
     }
     let disk = disk();
-    let halted = disk.halt(&["snapshot"], ("write", "/large", 2));
+    let halted = disk.halt(&["snapshot", "--fresh"], ("write", "/large", 2));
     halted.running.signal(Signal::SIGTERM);
     halted.go().wait_soon().fails(143, "stopped by SIGTERM");
     let copy = disk.mount_alternate(true);
@@ -194,7 +194,7 @@ fn ctrl_c_while_mkfs_works() {
     let disk = disk();
     for pause in [0, 2, 5, 10, 20] {
         disk.snapshot();
-        let mut command = disk.command(&["snapshot"]);
+        let mut command = disk.command(&["snapshot", "--fresh"]);
         command.process_group(0);
         let mut running = Running::spawn(command);
         let pid = running.pid();
@@ -240,7 +240,7 @@ fn sigkill_at_every_place() {
     let disk = disk();
     for (place, call) in PLACES {
         disk.snapshot();
-        disk.halt(&["snapshot"], call).kill();
+        disk.halt(&["snapshot", "--fresh"], call).kill();
         let state = never_wrongly_valid(&disk);
         let expected: &[&str] = match place {
             "rehearsing the format" | "flushing the record" => &["valid"],

@@ -213,7 +213,7 @@ fn left_by_a_snapshot_killed_in_the_copy() {
         return;
     }
     let disk = disk();
-    disk.halt(&["snapshot"], ("create", "20.txt", 0)).kill();
+    disk.halt(&["snapshot", "--fresh"], ("create", "20.txt", 0)).kill();
     assert_eq!(disk.alternate_mounts().len(), 1);
     is_cleared(&disk, "invalid");
 }
@@ -224,7 +224,7 @@ fn left_by_a_snapshot_killed_in_the_verification() {
         return;
     }
     let disk = disk();
-    disk.halt(&["snapshot"], ("open", "20.txt", 1)).kill();
+    disk.halt(&["snapshot", "--fresh"], ("open", "20.txt", 1)).kill();
     let left = disk.alternate_mounts();
     assert!(left.len() == 1 && left[0].options.starts_with("ro"), "{left:?}");
     is_cleared(&disk, "invalid");
@@ -289,7 +289,7 @@ fn a_source_left_by_a_killed_snapshot() {
     let disk = Disk::new(Layout::default());
     disk.fill();
     unmount(&disk.root().join("config"));
-    let snapshot = disk.halt(&["snapshot"], ("create", "20.txt", 0));
+    let snapshot = disk.halt(&["snapshot", "--fresh"], ("create", "20.txt", 0));
     let point = PathBuf::from(format!("/run/dualroot/{}.source", snapshot.running.pid()));
     assert!(mounts().iter().any(|m| m.point == point));
     snapshot.kill();

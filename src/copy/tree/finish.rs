@@ -1,14 +1,18 @@
 //! Results in walk order: further names of files, directories finished, the manifest.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::ffi::{OsStr, OsString};
-use std::io::Write;
+use std::io::{self, Write};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::object::copy_entry;
-use super::{BatchResult, Entry, Event, Options, Outcome, Pair, Summary, pop_name, push_name};
+use super::remove::remove;
+use super::renew::has_attributes;
+use super::{
+    Amount, BatchResult, Entry, Event, Options, Outcome, Pair, Summary, pop_name, push_name,
+};
 use crate::copy::attributes;
 use crate::copy::pool::Item;
 use crate::copy::progress::{Monitor, interrupted};
@@ -27,17 +31,23 @@ struct Origin {
     /// Tells it from another file that gets its inode number when it is removed.
     birth: Option<Time>,
     names_left: u64,
+    /// Its number in the copy, where that was there before.
+    copy: Option<u64>,
 }
 
 pub(super) struct Finisher<'a, D: Dir, W> {
     root: Arc<Pair<D>>,
     options: &'a Options,
+    /// There is an older copy.
+    over: bool,
     monitor: &'a Monitor,
     manifest: Writer<W>,
     ring: Ring,
     path: Vec<u8>,
     origins: HashMap<(u64, u64), Origin>,
     groups: u64,
+    /// The numbers in an older copy of the files of several names.
+    taken: HashSet<u64>,
     /// The directory of the last origin that was opened: links often come in runs.
     opened: Option<(Vec<u8>, D)>,
     /// Flags of files with several names, set when all names are made.
@@ -49,18 +59,21 @@ impl<'a, D: Dir, W: Write> Finisher<'a, D, W> {
     pub(super) fn new(
         root: Arc<Pair<D>>,
         options: &'a Options,
+        over: bool,
         monitor: &'a Monitor,
         manifest: Writer<W>,
     ) -> Self {
         Self {
             root,
             options,
+            over,
             monitor,
             manifest,
             ring: Ring::for_workers(options.workers.max(1) + 1),
             path: Vec::new(),
             origins: HashMap::new(),
             groups: 0,
+            taken: HashSet::new(),
             opened: None,
             flags: Vec::new(),
             summary: Summary::default(),
@@ -91,7 +104,7 @@ impl<'a, D: Dir, W: Write> Finisher<'a, D, W> {
             Item::Done((pair, results)) => {
                 for (name, result) in results {
                     match result? {
-                        Outcome::Copied(object, bytes) => self.copied(&name, &object, bytes)?,
+                        Outcome::Copied(object, amount) => self.copied(&name, &object, amount)?,
                         Outcome::Vanished => self.summary.vanished += 1,
                         Outcome::Several(entry, meta) => self.several(&pair, *entry, &meta)?,
                     }
@@ -110,8 +123,9 @@ impl<'a, D: Dir, W: Write> Finisher<'a, D, W> {
         self.manifest.object(name, object).doing("writing the manifest")
     }
 
-    fn copied(&mut self, name: &OsStr, object: &Object, bytes: u64) -> Result<()> {
-        self.summary.bytes += bytes;
+    fn copied(&mut self, name: &OsStr, object: &Object, amount: Amount) -> Result<()> {
+        self.summary.bytes += amount.bytes;
+        self.summary.written += amount.written;
         self.write(name, object)
     }
 
@@ -122,7 +136,9 @@ impl<'a, D: Dir, W: Write> Finisher<'a, D, W> {
 
     fn leave(&mut self, pair: Option<Arc<Pair<D>>>, meta: &Meta, xattrs: &Xattrs) -> Result<()> {
         let path = PathBuf::from(OsString::from_vec(self.dir()));
-        if let Some(pair) = pair {
+        if let Some(pair) = pair
+            && !(self.over && is_finished(&pair.target, meta, xattrs, &path)?)
+        {
             attributes::set_on_dir(&pair.target, meta, xattrs, &path)?;
         }
         pop_name(&mut self.path);
@@ -131,7 +147,7 @@ impl<'a, D: Dir, W: Write> Finisher<'a, D, W> {
 
     /// A name of a file that has several: the first in walk order is copied, the others become
     /// links to it.
-    fn several(&mut self, pair: &Arc<Pair<D>>, entry: Entry, meta: &Meta) -> Result<()> {
+    fn several(&mut self, pair: &Arc<Pair<D>>, mut entry: Entry, meta: &Meta) -> Result<()> {
         let key = (meta.dev, meta.ino);
         let name = entry.name.clone();
         let dir = self.dir();
@@ -140,16 +156,26 @@ impl<'a, D: Dir, W: Write> Finisher<'a, D, W> {
         if self.origins.get(&key).is_some_and(|origin| origin.birth != meta.birth) {
             self.origins.remove(&key);
         }
+        let there = match &entry.old {
+            Some(_) => pair.target.stat(&name).ok(),
+            None => None,
+        };
         if let Some(origin) = self.origins.get(&key) {
-            if origin.dir == dir {
-                pair.target.make_link(&name, &pair.target, &origin.name)
+            let is_link = there.as_ref().is_some_and(|there| Some(there.ino) == origin.copy);
+            if there.is_some() && !is_link {
+                remove(&pair.target, &name, &shown)?;
+            }
+            if is_link {
+                Ok(())
+            } else if origin.dir == dir {
+                link(&pair.target, &name, &pair.target, origin)
             } else {
                 let from = match self.opened.take() {
                     Some(opened) if opened.0 == origin.dir => opened.1,
                     _ => open_below(&self.root.target, OsStr::from_bytes(&origin.dir).as_ref())
                         .doing_to("opening the copy of", OsStr::from_bytes(&origin.dir))?,
                 };
-                let result = pair.target.make_link(&name, &from, &origin.name);
+                let result = link(&pair.target, &name, &from, origin);
                 self.opened = Some((origin.dir.clone(), from));
                 result
             }
@@ -165,11 +191,23 @@ impl<'a, D: Dir, W: Write> Finisher<'a, D, W> {
             return Ok(());
         }
         let path: &Path = OsStr::from_bytes(&dir).as_ref();
-        let outcome = copy_entry(&mut self.ring, pair, path, entry, self.monitor, true)?;
-        let Outcome::Copied(mut object, bytes) = outcome else {
+        // What was one file and are two now.
+        if there.is_some_and(|there| self.taken.contains(&there.ino)) {
+            remove(&pair.target, &name, &shown)?;
+            entry.old = None;
+        }
+        let trust = self.options.trust;
+        let outcome = copy_entry(&mut self.ring, pair, path, entry, trust, self.monitor, true)?;
+        let Outcome::Copied(mut object, amount) = outcome else {
             self.summary.vanished += 1;
             return Ok(());
         };
+        let copy = if self.over {
+            Some(pair.target.stat(&name).doing_to("reading the copy of", &shown)?.ino)
+        } else {
+            None
+        };
+        self.taken.extend(copy);
         self.groups += 1;
         object.group = Some(self.groups);
         // How many names the copy gets is known only at the end: some may lie outside the tree.
@@ -177,12 +215,12 @@ impl<'a, D: Dir, W: Write> Finisher<'a, D, W> {
         if object.flags != 0 {
             self.flags.push((dir.clone(), name.clone(), object.flags));
         }
-        self.copied(&name, &object, bytes)?;
+        self.copied(&name, &object, amount)?;
         if meta.nlink > 1 {
             let names_left = meta.nlink - 1;
             let birth = meta.birth;
-            let origin =
-                Origin { dir, name, group: self.groups, object: *object, birth, names_left };
+            let group = self.groups;
+            let origin = Origin { dir, name, group, object: *object, birth, names_left, copy };
             debug_assert_eq!(origin.object.group, Some(origin.group));
             self.origins.insert(key, origin);
         }
@@ -198,4 +236,20 @@ impl<'a, D: Dir, W: Write> Finisher<'a, D, W> {
         }
         Ok((self.summary, self.manifest.into_inner()))
     }
+}
+
+/// Makes another name. Flags that an older copy has would forbid it; they are set when all names are
+/// made.
+fn link<D: Dir>(dir: &D, name: &OsStr, from: &D, origin: &Origin) -> io::Result<()> {
+    if origin.copy.is_some() && origin.object.flags != 0 {
+        from.set_flags_of(&origin.name, 0)?;
+    }
+    dir.make_link(name, from, &origin.name)
+}
+
+/// Whether a directory of an older copy is what it is to be.
+fn is_finished<D: Dir>(dir: &D, meta: &Meta, xattrs: &Xattrs, path: &Path) -> Result<bool> {
+    let there = dir.meta().doing_to("reading the copy of", path)?;
+    let same = has_attributes::<D>(&there, meta) && there.flags == meta.flags;
+    Ok(same && dir.xattrs().doing_to("reading the copy of", path)? == *xattrs)
 }

@@ -1,12 +1,20 @@
-//! Copying a tree into an empty file system, its manifest written on the way.
+//! Copying a tree into an empty file system, or over an older copy of it, its manifest written on the
+//! way.
 //!
 //! One thread walks the source in byte order and makes the directories; workers copy everything
 //! else in batches; the caller's thread takes the results in walk order, makes the further names
 //! of files that have several, finishes directories and writes the manifest. So the manifest, the
 //! order of work and the first error do not depend on the number of workers.
+//!
+//! Over an older copy the walk also goes along what is there and along its manifest: what the source
+//! does not have is removed, what is there and is to be stays as it is, and of a file that differs
+//! only the blocks that differ are written.
 
 mod finish;
 mod object;
+mod patch;
+mod remove;
+mod renew;
 mod walk;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -18,6 +26,7 @@ use std::sync::Arc;
 
 use nix::errno::Errno;
 
+use super::beside::Beside;
 use super::pool::{self, Feed};
 use super::progress::Monitor;
 use super::selection::Selection;
@@ -25,8 +34,9 @@ use super::stack::Place;
 use super::stream::Ring;
 use crate::error::{Context, Error, Result};
 use crate::record::manifest::{Object, Writer};
-use crate::sys::tree::{Dir, Kind, Meta, Xattrs};
+use crate::sys::tree::{Dir, Kind, Meta, Time, Xattrs};
 use finish::Finisher;
+pub use renew::can_renew;
 
 /// What differs from a plain copy. All paths are relative to the root, without a leading slash.
 #[derive(Clone, Debug, Default)]
@@ -43,6 +53,20 @@ pub struct Options {
     pub ignore: Vec<(&'static str, Kind)>,
     /// Worker threads.
     pub workers: usize,
+    /// Of an older copy: what need not be read to be known.
+    pub trust: Option<Trust>,
+    /// Of an older copy: files that are made anew, whatever they seem to be.
+    pub suspect: BTreeSet<Vec<u8>>,
+}
+
+/// When an object was last touched tells that it is what the manifest of the older copy says. The
+/// time of the last change of any kind can be set by nobody, but for who sets the clock.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Trust {
+    /// Nothing in the source that was last changed before this has changed since it was copied.
+    pub source: Time,
+    /// Nothing in the copy that was last changed before this has changed since it was verified.
+    pub copy: Time,
 }
 
 /// What was copied.
@@ -54,6 +78,8 @@ pub struct Summary {
     pub files: u64,
     /// Bytes of content, holes not counted, a file of several names once.
     pub bytes: u64,
+    /// Of these, the bytes that were written.
+    pub written: u64,
     /// Objects that were listed and gone when they were to be read.
     pub vanished: u64,
 }
@@ -81,6 +107,25 @@ struct Entry {
     name: OsString,
     hint: Option<Kind>,
     replace: Option<Arc<[u8]>>,
+    /// What the copy has under this name already.
+    old: Option<Old>,
+}
+
+/// What an older copy has under a name.
+struct Old {
+    /// As its manifest has it.
+    listed: Option<Box<Object>>,
+    /// It is made anew, whatever it seems to be.
+    suspect: bool,
+}
+
+/// Bytes of content.
+#[derive(Clone, Copy, Default)]
+struct Amount {
+    /// All that the object has, holes not counted.
+    bytes: u64,
+    /// What of it was written.
+    written: u64,
 }
 
 /// A job: some names of one directory.
@@ -92,7 +137,7 @@ struct Batch<D> {
 
 /// What became of one name.
 enum Outcome {
-    Copied(Box<Object>, u64),
+    Copied(Box<Object>, Amount),
     Vanished,
     /// It has several names: the caller's thread decides which comes first.
     Several(Box<Entry>, Meta),
@@ -109,8 +154,8 @@ enum Event<D> {
 type BatchResult<D> = (Arc<Pair<D>>, Vec<(OsString, Result<Outcome>)>);
 type TreeFeed<D> = Feed<Batch<D>, BatchResult<D>, Event<D>>;
 
-/// Copies everything on `source`'s file system, or what is selected of it, into `target`, an empty
-/// root, and writes the manifest to `manifest`.
+/// Copies everything on `source`'s file system, or what is selected of it, into `target`, and writes
+/// the manifest to `manifest`. `target` is an empty root, or an older copy whose manifest is `old`.
 ///
 /// # Errors
 /// The first failure in walk order: an object that could not be copied whole, with all its
@@ -120,19 +165,21 @@ pub fn copy<D: Dir, W: Write>(
     target: D,
     options: &Options,
     selection: Option<Selection<'_>>,
+    old: Option<Beside<'_>>,
     monitor: &Monitor,
     manifest: W,
 ) -> Result<(Summary, W)> {
+    let over = old.is_some();
     let root = Arc::new(Pair { source, target });
     let workers = options.workers.max(1);
     let writer = Writer::new(manifest).doing("writing the manifest")?;
-    let mut finisher = Finisher::new(Arc::clone(&root), options, monitor, writer);
+    let mut finisher = Finisher::new(Arc::clone(&root), options, over, monitor, writer);
     pool::run(
         workers,
-        |feed: &TreeFeed<D>| walk::walk(feed, &root, options, selection, monitor),
+        |feed: &TreeFeed<D>| walk::walk(feed, &root, options, selection, old, monitor),
         // One ring more than workers: the finisher has its own.
         || Ring::for_workers(workers + 1),
-        |ring, batch| object::copy_batch(ring, batch, monitor),
+        |ring, batch| object::copy_batch(ring, batch, options.trust, monitor),
         |item| finisher.take(item),
     )?;
     finisher.finish()

@@ -5,7 +5,9 @@ use std::path::Path;
 
 use nix::errno::Errno;
 
-use super::{Batch, BatchResult, Entry, Outcome, Pair, replaced, vanished};
+use super::remove::remove;
+use super::renew::Target;
+use super::{Amount, Batch, BatchResult, Entry, Outcome, Pair, Trust, replaced, vanished};
 use crate::copy::attributes;
 use crate::copy::content::{self, Passed};
 use crate::copy::progress::{Monitor, interrupted};
@@ -21,13 +23,14 @@ const TRIES: u32 = 3;
 pub(super) fn copy_batch<D: Dir>(
     ring: &mut Ring,
     batch: Batch<D>,
+    trust: Option<Trust>,
     monitor: &Monitor,
 ) -> BatchResult<D> {
     let Batch { pair, path, entries } = batch;
     let mut results = Vec::with_capacity(entries.len());
     for entry in entries {
         let name = entry.name.clone();
-        let result = copy_entry(ring, &pair, &path, entry, monitor, false);
+        let result = copy_entry(ring, &pair, &path, entry, trust, monitor, false);
         let failed = result.is_err();
         results.push((name, result));
         if failed {
@@ -44,15 +47,21 @@ pub(super) fn copy_entry<D: Dir>(
     pair: &Pair<D>,
     dir: &Path,
     mut entry: Entry,
+    trust: Option<Trust>,
     monitor: &Monitor,
     first: bool,
 ) -> Result<Outcome> {
     let path = dir.join(&entry.name);
     for _ in 0..TRIES {
-        let mut attempt = Attempt { ring, pair, entry: &entry, path: &path, monitor, first };
+        let mut attempt = Attempt { ring, pair, entry: &entry, path: &path, trust, monitor, first };
         match attempt.run()? {
-            Tried::Copied(object, bytes) => return Ok(Outcome::Copied(object, bytes)),
-            Tried::Vanished => return Ok(Outcome::Vanished),
+            Tried::Copied(object, amount) => return Ok(Outcome::Copied(object, amount)),
+            Tried::Vanished => {
+                if entry.old.is_some() {
+                    remove(&pair.target, &entry.name, &path)?;
+                }
+                return Ok(Outcome::Vanished);
+            }
             Tried::Several(meta) => return Ok(Outcome::Several(Box::new(entry), meta)),
             Tried::Changed => entry.hint = None,
         }
@@ -66,24 +75,28 @@ pub(super) fn copy_entry<D: Dir>(
     .hint("stop what writes to it, or move it to another file system"))
 }
 
-enum Tried {
-    Copied(Box<Object>, u64),
+pub(super) enum Tried {
+    Copied(Box<Object>, Amount),
     Vanished,
     Several(Meta),
     Changed,
 }
 
-struct Attempt<'a, D> {
-    ring: &'a mut Ring,
-    pair: &'a Pair<D>,
-    entry: &'a Entry,
-    path: &'a Path,
-    monitor: &'a Monitor,
-    first: bool,
+pub(super) struct Attempt<'a, D> {
+    pub(super) ring: &'a mut Ring,
+    pub(super) pair: &'a Pair<D>,
+    pub(super) entry: &'a Entry,
+    pub(super) path: &'a Path,
+    pub(super) trust: Option<Trust>,
+    pub(super) monitor: &'a Monitor,
+    pub(super) first: bool,
 }
 
 impl<D: Dir> Attempt<'_, D> {
     fn run(&mut self) -> Result<Tried> {
+        if let Some(tried) = self.untouched() {
+            return Ok(tried);
+        }
         if self.entry.hint == Some(Kind::File) {
             return self.file();
         }
@@ -110,36 +123,39 @@ impl<D: Dir> Attempt<'_, D> {
         if meta.nlink > 1 && !self.first {
             return Ok(Tried::Several(meta));
         }
-        let mut target = self.create()?;
-        let copied = self.copy_content(&mut source, &mut target, &meta);
+        let mut target = self.target(&source, &meta)?;
+        let copied = self.renew(&mut source, &mut target, &meta);
         // Before the second look, so that they belong to the same state of the file.
         let xattrs = source.xattrs();
         let again = source.meta().doing_to("reading", self.path)?;
         if changed(&meta, &again) {
             // Whatever happened while it changed (even a read error past its new end) may not
             // happen again.
+            let made = target.before.is_none();
             drop(target);
-            self.remove_copy()?;
+            if made {
+                self.remove_copy()?;
+            }
             return Ok(Tried::Changed);
         }
-        let passed = copied?;
+        let (passed, written) = copied?;
         if passed.short {
             return Err(Error::new(ErrorKind::Failed, "reading", "the file ends before its size")
                 .path(self.path)
                 .at(passed.data_end));
         }
         let xattrs = xattrs.doing_to("reading the extended attributes of", self.path)?;
-        attributes::set_on_file(&target, &meta, &xattrs, !self.first, self.path)?;
+        self.set_attributes(&target, written, &meta, &xattrs)?;
         let mut object = Object::new(&meta, D::KEEPS_BIRTH);
         if let Some(content) = &self.entry.replace {
             object.size = content.len() as u64;
         }
         object.sums = Some(passed.sums);
         object.xattrs = attributes::checksum(&xattrs);
-        Ok(Tried::Copied(Box::new(object), passed.bytes))
+        Ok(Tried::Copied(Box::new(object), Amount { bytes: passed.bytes, written }))
     }
 
-    fn create(&self) -> Result<D::File> {
+    pub(super) fn create(&self) -> Result<D::File> {
         self.pair.target.create_file(&self.entry.name).doing_to("creating", self.path)
     }
 
@@ -147,12 +163,14 @@ impl<D: Dir> Attempt<'_, D> {
         self.pair.target.remove_file(&self.entry.name).doing_to("removing the copy of", self.path)
     }
 
-    fn copy_content(
+    /// Fills a new file. Returns the bytes written too: all of them.
+    pub(super) fn fill(
         &mut self,
         source: &mut D::File,
-        target: &mut D::File,
+        target: &mut Target<D::File>,
         meta: &Meta,
-    ) -> Result<Passed> {
+    ) -> Result<(Passed, u64)> {
+        let target = &mut target.file;
         let tick = |bytes| self.monitor.passing(bytes);
         if let Some(content) = &self.entry.replace {
             let size = content.len() as u64;
@@ -162,7 +180,7 @@ impl<D: Dir> Attempt<'_, D> {
                 .stream(&mut Cursor::new(content), target, size, &mut digest, &tick)
                 .map_err(|fault| failed(&fault, self.path, self.monitor))?;
             let sums = digest.finish();
-            return Ok(Passed { sums, bytes, data_end: bytes, short: false });
+            return Ok((Passed { sums, bytes, data_end: bytes, short: false }, bytes));
         }
         if meta.size > 1 << 20 {
             source.will_read_once();
@@ -172,7 +190,8 @@ impl<D: Dir> Attempt<'_, D> {
         if passed.data_end < meta.size && !passed.short {
             target.set_len(meta.size).doing_to("setting the size of", self.path)?;
         }
-        Ok(passed)
+        let written = passed.bytes;
+        Ok((passed, written))
     }
 
     fn special(&mut self, meta: &Meta) -> Result<Tried> {
@@ -202,6 +221,13 @@ impl<D: Dir> Attempt<'_, D> {
             Err(e) if vanished(&e) => return Ok(Tried::Vanished),
             Err(e) => return Err(e).doing_to("reading", self.path),
         }
+        object.xattrs = attributes::checksum(&xattrs);
+        if let Some(old) = &self.entry.old {
+            if !old.suspect && self.stands(&object, meta, &xattrs)? {
+                return Ok(Tried::Copied(Box::new(object), Amount::default()));
+            }
+            remove(target, name, self.path)?;
+        }
         if meta.kind == Kind::Symlink {
             target.make_symlink(name, &object.link)
         } else {
@@ -209,8 +235,7 @@ impl<D: Dir> Attempt<'_, D> {
         }
         .doing_to("making", self.path)?;
         attributes::set_on_entry(target, name, meta, &xattrs, !self.first, self.path)?;
-        object.xattrs = attributes::checksum(&xattrs);
-        Ok(Tried::Copied(Box::new(object), 0))
+        Ok(Tried::Copied(Box::new(object), Amount::default()))
     }
 }
 
@@ -221,7 +246,7 @@ fn changed(before: &Meta, after: &Meta) -> bool {
         != (after.kind, after.dev, after.ino, after.size, after.mtime, after.ctime)
 }
 
-fn failed(fault: &Fault, path: &Path, monitor: &Monitor) -> Error {
+pub(super) fn failed(fault: &Fault, path: &Path, monitor: &Monitor) -> Error {
     let operation = match fault.side {
         Side::Read => "reading",
         Side::Write => "writing",

@@ -7,15 +7,18 @@ use std::path::{Path, PathBuf};
 use std::result::Result as StdResult;
 use std::sync::Arc;
 
+use super::remove::{open_unprotected, remove, unprotect};
+use super::renew::can_become;
 use super::{
-    Batch, Entry, Event, Options, Pair, TreeFeed, pop_name, push_name, replaced, vanished,
+    Batch, Entry, Event, Old, Options, Pair, TreeFeed, pop_name, push_name, replaced, vanished,
 };
 use crate::copy::attributes;
+use crate::copy::beside::Beside;
 use crate::copy::pool::{Closed, Stopped};
 use crate::copy::progress::{Monitor, interrupted};
 use crate::copy::selection::Selection;
 use crate::copy::stack::Stack;
-use crate::error::Context;
+use crate::error::{Context, Result};
 use crate::record::manifest::Object;
 use crate::sys::tree::{Dir, Kind, Meta, Names, Xattrs};
 
@@ -28,6 +31,9 @@ struct Listing {
     next: usize,
     meta: Meta,
     xattrs: Xattrs,
+    /// What an older copy has here, passed in the same order.
+    there: Names,
+    passed: usize,
 }
 
 pub(super) fn walk<D: Dir>(
@@ -35,9 +41,10 @@ pub(super) fn walk<D: Dir>(
     root: &Arc<Pair<D>>,
     options: &Options,
     selection: Option<Selection<'_>>,
+    old: Option<Beside<'_>>,
     monitor: &Monitor,
 ) -> StdResult<(), Closed> {
-    let mut walk = Walk { feed, options, selection, monitor, path: Vec::new(), device: 0 };
+    let mut walk = Walk { feed, options, selection, old, monitor, path: Vec::new(), device: 0 };
     match walk.run(root) {
         Ok(()) => Ok(()),
         Err(Stopped::Closed) => Err(Closed),
@@ -49,6 +56,8 @@ struct Walk<'a, D> {
     feed: &'a TreeFeed<D>,
     options: &'a Options,
     selection: Option<Selection<'a>>,
+    /// The manifest of an older copy.
+    old: Option<Beside<'a>>,
     monitor: &'a Monitor,
     path: Vec<u8>,
     device: u64,
@@ -58,7 +67,11 @@ impl<D: Dir> Walk<'_, D> {
     fn run(&mut self, root: &Arc<Pair<D>>) -> StdResult<(), Stopped> {
         let meta = root.source.meta().doing_to("reading", "/")?;
         self.device = meta.dev;
-        let listing = self.enter(root, OsStr::new("."), meta)?;
+        let xattrs = root.source.xattrs().doing_to("reading the extended attributes of", "/")?;
+        if self.old.is_some() {
+            unprotect(&root.target).doing_to("taking the flags from the copy of", "/")?;
+        }
+        let listing = self.enter(root, OsStr::new("."), meta, xattrs)?;
         let mut stack = Stack::new(Arc::clone(root), listing).doing_to("reading", "/")?;
         while let Some((pair, listing)) = stack.top() {
             if let Some(signal) = self.monitor.stopped() {
@@ -72,6 +85,9 @@ impl<D: Dir> Walk<'_, D> {
                 if let Some(selection) = &mut self.selection {
                     selection.enter(&name);
                 }
+                if let Some(old) = &mut self.old {
+                    old.enter(&name);
+                }
                 continue;
             }
             let popped = stack.pop().doing_to("leaving", self.shown(OsStr::new("")))?;
@@ -84,6 +100,9 @@ impl<D: Dir> Walk<'_, D> {
             pop_name(&mut self.path);
             if let Some(selection) = &mut self.selection {
                 selection.leave()?;
+            }
+            if let Some(old) = &mut self.old {
+                old.leave()?;
             }
         }
         self.selection.as_ref().map_or(Ok(()), Selection::complete)?;
@@ -101,12 +120,16 @@ impl<D: Dir> Walk<'_, D> {
         pair: &Arc<Pair<D>>,
         name: &OsStr,
         meta: Meta,
+        xattrs: Xattrs,
     ) -> StdResult<Listing, Stopped> {
         let shown = if name == "." { PathBuf::from("/") } else { self.shown(name) };
-        let xattrs = pair.source.xattrs().doing_to("reading the extended attributes of", &shown)?;
         let names = pair.source.names().doing_to("listing", &shown)?;
+        let there = match &self.old {
+            Some(_) => pair.target.names().doing_to("listing the copy of", &shown)?,
+            None => Names::default(),
+        };
         self.announce(name, &meta, &xattrs)?;
-        Ok(Listing { names, next: 0, meta, xattrs })
+        Ok(Listing { names, next: 0, meta, xattrs, there, passed: 0 })
     }
 
     fn announce(&self, name: &OsStr, meta: &Meta, xattrs: &Xattrs) -> StdResult<(), Closed> {
@@ -136,12 +159,18 @@ impl<D: Dir> Walk<'_, D> {
             if excluded || left_out {
                 continue;
             }
+            let name = name.to_owned();
+            let old = self.present(pair, listing, &name)?;
+            let name = name.as_os_str();
             let is_dir = match hint {
                 Some(kind) => kind == Kind::Dir,
                 None => match pair.source.stat(name) {
                     Ok(meta) => meta.kind == Kind::Dir,
                     Err(e) if vanished(&e) => {
                         self.hand_out(pair, &mut batch)?;
+                        if old.is_some() {
+                            remove(&pair.target, name, &self.shown(name))?;
+                        }
                         self.feed.event(Event::Vanished)?;
                         continue;
                     }
@@ -150,19 +179,61 @@ impl<D: Dir> Walk<'_, D> {
             };
             if is_dir {
                 self.hand_out(pair, &mut batch)?;
-                let name = name.to_owned();
-                if let Some((below, listing)) = self.descend(pair, &name)? {
-                    return Ok(Some((below, name, listing)));
+                if let Some((below, listing)) = self.descend(pair, name, old)? {
+                    return Ok(Some((below, name.to_owned(), listing)));
                 }
                 continue;
             }
-            batch.push(Entry { name: name.to_owned(), hint, replace });
+            batch.push(Entry { name: name.to_owned(), hint, replace, old });
             if batch.len() == BATCH {
                 self.hand_out(pair, &mut batch)?;
             }
         }
+        self.pass_to(pair, listing, None)?;
         self.hand_out(pair, &mut batch)?;
         Ok(None)
+    }
+
+    /// What the older copy has under this name. What it has under names before it, which the source
+    /// has not, is removed.
+    fn present(
+        &mut self,
+        pair: &Arc<Pair<D>>,
+        listing: &mut Listing,
+        name: &OsStr,
+    ) -> Result<Option<Old>> {
+        let Some(old) = &mut self.old else { return Ok(None) };
+        let listed = old.find(name)?.map(Box::new);
+        if !self.pass_to(pair, listing, Some(name))? {
+            return Ok(None);
+        }
+        push_name(&mut self.path, name);
+        let suspect = self.options.suspect.contains(&self.path);
+        pop_name(&mut self.path);
+        Ok(Some(Old { listed, suspect }))
+    }
+
+    /// Removes what the older copy has before `name`, or before the end; whether it has `name` too.
+    fn pass_to(
+        &self,
+        pair: &Arc<Pair<D>>,
+        listing: &mut Listing,
+        name: Option<&OsStr>,
+    ) -> Result<bool> {
+        while let Some((extra, _)) = listing.there.get(listing.passed) {
+            if name.is_some_and(|name| name < extra) {
+                return Ok(false);
+            }
+            listing.passed += 1;
+            if name == Some(extra) {
+                return Ok(true);
+            }
+            let ours = |(name, _): &(&str, Kind)| extra == *name;
+            if !(self.path.is_empty() && self.options.ignore.iter().any(ours)) {
+                remove(&pair.target, extra, &self.shown(extra))?;
+            }
+        }
+        Ok(false)
     }
 
     fn hand_out(&self, pair: &Arc<Pair<D>>, batch: &mut Vec<Entry>) -> StdResult<(), Closed> {
@@ -181,43 +252,78 @@ impl<D: Dir> Walk<'_, D> {
         &mut self,
         pair: &Arc<Pair<D>>,
         name: &OsStr,
+        old: Option<Old>,
     ) -> StdResult<Option<(Arc<Pair<D>>, Listing)>, Stopped> {
         let shown = self.shown(name);
         let source = match pair.source.open_dir(name) {
             Ok(dir) => dir,
             Err(e) if vanished(&e) => {
+                if old.is_some() {
+                    remove(&pair.target, name, &shown)?;
+                }
                 self.feed.event(Event::Vanished)?;
                 return Ok(None);
             }
             Err(e) if replaced(&e) => {
                 // A symbolic link or a file took its place: copied as what it now is.
-                let mut batch = vec![Entry { name: name.to_owned(), hint: None, replace: None }];
+                let entry = Entry { name: name.to_owned(), hint: None, replace: None, old };
+                let mut batch = vec![entry];
                 self.hand_out(pair, &mut batch)?;
                 return Ok(None);
             }
             Err(e) => return Err(e).doing_to("opening", &shown)?,
         };
         let meta = source.meta().doing_to("reading", &shown)?;
-        make_dir(&pair.target, name).doing_to("making", &shown)?;
-        let target = pair.target.open_dir(name).doing_to("opening the copy of", &shown)?;
-        let below = Arc::new(Pair { source, target });
-        if meta.dev == self.device && !self.options.points.contains(shown.as_os_str().as_bytes()) {
-            let listing = self.enter(&below, name, meta)?;
-            return Ok(Some((below, listing)));
+        let at = shown.as_os_str().as_bytes();
+        if meta.dev != self.device || self.options.points.contains(at) {
+            // Another file system is mounted here: its point is kept as an empty directory.
+            let covered = self.options.covered.get(at).cloned();
+            let mut meta = covered.unwrap_or(meta);
+            // What is mounted there may keep no birth time (devfs), but its point in the copy has.
+            meta.birth.get_or_insert(meta.mtime);
+            let xattrs = Xattrs::new();
+            let target = target_dir(pair, name, old.as_ref(), (&meta, &xattrs), true, &shown)?;
+            self.announce(name, &meta, &xattrs)?;
+            let pair = Some(Arc::new(Pair { source, target }));
+            self.feed.event(Event::Leave { pair, meta: Box::new(meta), xattrs })?;
+            return Ok(None);
         }
-        // Another file system is mounted here: its point is kept as an empty directory.
-        let covered = self.options.covered.get(shown.as_os_str().as_bytes()).cloned();
-        let mut meta = covered.unwrap_or(meta);
-        // What is mounted there may keep no birth time (devfs), but its point in the copy has one.
-        meta.birth.get_or_insert(meta.mtime);
-        self.announce(name, &meta, &Xattrs::new())?;
-        self.feed.event(Event::Leave {
-            pair: Some(below),
-            meta: Box::new(meta),
-            xattrs: Xattrs::new(),
-        })?;
-        Ok(None)
+        let xattrs = source.xattrs().doing_to("reading the extended attributes of", &shown)?;
+        let target = target_dir(pair, name, old.as_ref(), (&meta, &xattrs), false, &shown)?;
+        let below = Arc::new(Pair { source, target });
+        let listing = self.enter(&below, name, meta, xattrs)?;
+        Ok(Some((below, listing)))
     }
+}
+
+/// The directory that gets the copy of one with these attributes: that of an older copy, where it can
+/// become that, and is empty where it is to be; else a new one.
+fn target_dir<D: Dir>(
+    pair: &Pair<D>,
+    name: &OsStr,
+    old: Option<&Old>,
+    wanted: (&Meta, &Xattrs),
+    empty: bool,
+    shown: &Path,
+) -> Result<D> {
+    if old.is_some() {
+        match open_unprotected(&pair.target, name) {
+            Ok(dir) => {
+                let attributes = dir.meta().and_then(|meta| Ok((meta, dir.xattrs()?)));
+                let (there, xattrs) = attributes.doing_to("reading the copy of", shown)?;
+                let stays =
+                    !empty || dir.names().doing_to("listing the copy of", shown)?.is_empty();
+                if can_become::<D>((&there, &xattrs), wanted) && stays {
+                    return Ok(dir);
+                }
+            }
+            Err(e) if replaced(&e) || vanished(&e) => {}
+            Err(e) => return Err(e).doing_to("opening the copy of", shown),
+        }
+        remove(&pair.target, name, shown)?;
+    }
+    make_dir(&pair.target, name).doing_to("making", shown)?;
+    pair.target.open_dir(name).doing_to("opening the copy of", shown)
 }
 
 /// A fresh file system brings a directory or two of its own (`lost+found`).

@@ -5,6 +5,7 @@ use std::io::{self, Read, Seek, SeekFrom};
 use std::path::PathBuf;
 
 use super::{Batch, Checked, Difference, compare, unreadable};
+use crate::copy::attributes;
 use crate::copy::content::{self, Discard};
 use crate::copy::progress::{Monitor, interrupted};
 use crate::copy::stack::open_below;
@@ -12,19 +13,20 @@ use crate::copy::stream::{Fault, Ring, Side};
 use crate::error::Result;
 use crate::record::digest::{Sums, block_size};
 use crate::record::manifest::Object;
-use crate::sys::tree::{Dir, File, Kind, Meta, Xattrs};
+use crate::sys::tree::{Dir, File, Kind, Meta, Time};
 
 pub(super) fn check_batch<D: Dir>(
     ring: &mut Ring,
     batch: &Batch<D>,
     reference: Option<&D>,
+    unread: Option<Time>,
     monitor: &Monitor,
 ) -> Result<Vec<Checked>> {
     let check = |(name, object): &(OsString, Object)| {
         let path = batch.path.join(name);
         let dir = &*batch.dir;
         let found = Checked::default();
-        let mut check = Check { ring, dir, name, path, object, reference, monitor, found };
+        let mut check = Check { ring, dir, name, path, object, reference, unread, monitor, found };
         check.run()?;
         monitor.finished(1);
         Ok(check.found)
@@ -39,6 +41,7 @@ struct Check<'a, D> {
     path: PathBuf,
     object: &'a Object,
     reference: Option<&'a D>,
+    unread: Option<Time>,
     monitor: &'a Monitor,
     found: Checked,
 }
@@ -64,6 +67,9 @@ impl<D: Dir> Check<'_, D> {
     /// The outer error stops everything (a signal), the inner one is a difference.
     fn file(&mut self) -> Result<io::Result<()>> {
         self.found.file = true;
+        if self.is_untouched() {
+            return Ok(Ok(()));
+        }
         let mut file = match self.dir.open_file(self.name) {
             Ok(file) => file,
             Err(e) => {
@@ -78,7 +84,7 @@ impl<D: Dir> Check<'_, D> {
             Ok(read) => read,
             Err(e) => return Ok(Err(e)),
         };
-        self.compare(&meta, &xattrs);
+        self.compare(&meta, attributes::checksum(&xattrs));
         if meta.kind != Kind::File {
             return Ok(Ok(()));
         }
@@ -109,10 +115,26 @@ impl<D: Dir> Check<'_, D> {
         Ok(Ok(()))
     }
 
+    /// Whether nobody has touched the file since it was last compared. Flags, which Linux does not
+    /// tell of an entry, and extended attributes do not change without that.
+    fn is_untouched(&mut self) -> bool {
+        let (Some(unread), Ok(mut meta)) = (self.unread, self.dir.stat(self.name)) else {
+            return false;
+        };
+        meta.flags = self.object.flags;
+        let differs = || !compare::<D>(self.object, &meta, self.object.xattrs).is_empty();
+        if meta.ctime >= unread || meta.size != self.object.size || differs() {
+            return false;
+        }
+        self.note_link(&meta);
+        self.monitor.passing(meta.size);
+        true
+    }
+
     fn special(&mut self) -> io::Result<()> {
         let meta = self.dir.stat(self.name)?;
         let xattrs = self.dir.xattrs_of(self.name)?;
-        self.compare(&meta, &xattrs);
+        self.compare(&meta, attributes::checksum(&xattrs));
         if meta.kind == Kind::Symlink
             && self.object.kind == Kind::Symlink
             && self.dir.read_link(self.name)? != self.object.link
@@ -122,10 +144,14 @@ impl<D: Dir> Check<'_, D> {
         Ok(())
     }
 
-    fn compare(&mut self, meta: &Meta, xattrs: &Xattrs) {
+    fn compare(&mut self, meta: &Meta, xattrs: Option<u32>) {
         for what in compare::<D>(self.object, meta, xattrs) {
             self.different(what, None);
         }
+        self.note_link(meta);
+    }
+
+    fn note_link(&mut self, meta: &Meta) {
         if let Some(group) = self.object.group {
             self.found.link = Some((group, meta.ino, meta.nlink, self.path.clone()));
         }

@@ -9,6 +9,7 @@ use std::result::Result as StdResult;
 use std::sync::Arc;
 
 use super::{Batch, Difference, Event, VerifyFeed, compare, unreadable};
+use crate::copy::attributes;
 use crate::copy::pool::{Closed, Stopped};
 use crate::copy::progress::{Monitor, interrupted};
 use crate::copy::stack::Stack;
@@ -128,7 +129,7 @@ impl<D: Dir> Walk<'_, D> {
         let read = dir.meta().and_then(|meta| Ok((meta, dir.xattrs()?, dir.names()?)));
         match read {
             Ok((meta, xattrs, names)) => {
-                for what in compare::<D>(object, &meta, &xattrs) {
+                for what in compare::<D>(object, &meta, attributes::checksum(&xattrs)) {
                     self.different(path.to_path_buf(), what)?;
                 }
                 Ok(Listing { names, ..Listing::default() })

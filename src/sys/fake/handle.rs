@@ -188,6 +188,20 @@ impl FakeDir {
         Ok(())
     }
 
+    /// Opens a file that is there.
+    fn opened(&self, mut turn: Turn<'_>, name: &OsStr, writable: bool) -> io::Result<FakeFile> {
+        let ino = self.0.tree(&mut turn).child(self.0.node.ino, name)?;
+        match self.0.tree(&mut turn).get(ino)?.kind() {
+            Kind::Symlink => return Err(Errno::ELOOP.into()),
+            Kind::Dir => return Err(Errno::EISDIR.into()),
+            Kind::Socket => return Err(Errno::EOPNOTSUPP.into()),
+            Kind::Char | Kind::Block => return Err(Errno::ENXIO.into()),
+            Kind::File | Kind::Fifo => {}
+        }
+        let handle = self.0.entry(&mut turn, Node { ino, ..self.0.node }, name);
+        Ok(FakeFile { handle, position: 0, writable })
+    }
+
     fn is_covered(&self, turn: &mut Turn<'_>, ino: u64) -> bool {
         let node = Node { ino, ..self.0.node };
         turn.world().cross(node) != node
@@ -250,17 +264,15 @@ impl Dir for FakeDir {
     }
 
     fn open_file(&self, name: &OsStr) -> io::Result<FakeFile> {
-        let mut turn = self.0.begin("dir.open_file", name)?;
+        let turn = self.0.begin("dir.open_file", name)?;
+        self.opened(turn, name, false)
+    }
+
+    fn open_to_change(&self, name: &OsStr) -> io::Result<FakeFile> {
+        let mut turn = self.0.begin_change("dir.open_to_change", name)?;
         let ino = self.0.tree(&mut turn).child(self.0.node.ino, name)?;
-        match self.0.tree(&mut turn).get(ino)?.kind() {
-            Kind::Symlink => return Err(Errno::ELOOP.into()),
-            Kind::Dir => return Err(Errno::EISDIR.into()),
-            Kind::Socket => return Err(Errno::EOPNOTSUPP.into()),
-            Kind::Char | Kind::Block => return Err(Errno::ENXIO.into()),
-            Kind::File | Kind::Fifo => {}
-        }
-        let handle = self.0.entry(&mut turn, Node { ino, ..self.0.node }, name);
-        Ok(FakeFile { handle, position: 0, writable: false })
+        self.0.tree(&mut turn).get(ino)?.may_change()?;
+        self.opened(turn, name, true)
     }
 
     fn create_file(&self, name: &OsStr) -> io::Result<FakeFile> {

@@ -1,0 +1,253 @@
+//! Objects that the copy has already: left as they are where they are what they are to be, and made
+//! so where that is less work than making them anew.
+
+use std::io::{self, Cursor, Seek, SeekFrom};
+
+use super::object::{Attempt, Tried, failed};
+use super::patch::Patch;
+use super::remove::remove;
+use super::{Amount, Old, replaced, vanished};
+use crate::copy::content::{self, Discard, Passed};
+use crate::error::{Context, Result};
+use crate::record::digest::Digest;
+use crate::record::manifest::Object;
+use crate::sys::tree::{Dir, File, Kind, Meta, Xattrs};
+
+/// The file that gets the content.
+pub(super) struct Target<F> {
+    pub(super) file: F,
+    /// What it was, where it was there before.
+    pub(super) before: Option<(Meta, Xattrs)>,
+}
+
+/// Whether a root can be brought up to date: it is the one directory that cannot be made anew.
+///
+/// # Errors
+/// Either cannot be read.
+pub fn can_renew<D: Dir>(source: &D, target: &D) -> io::Result<bool> {
+    let attributes = |dir: &D| Ok::<_, io::Error>((dir.meta()?, dir.xattrs()?));
+    let ((wanted, wanted_xattrs), (there, xattrs)) = (attributes(source)?, attributes(target)?);
+    Ok(can_become::<D>((&there, &xattrs), (&wanted, &wanted_xattrs)))
+}
+
+/// In all that stat(2) tells on every system: Linux tells no flags of an entry. The names of a file
+/// are another matter.
+fn is_as_listed(listed: &Object, found: &Object) -> bool {
+    let key = |o: &Object| {
+        (o.kind, o.mode, o.uid, o.gid, o.size, o.mtime, o.birth.map(|b| (b.sec, b.nsec)), o.device)
+    };
+    key(listed) == key(found)
+}
+
+/// Whether there is nothing to set but, perhaps, flags.
+pub(super) fn has_attributes<D: Dir>(there: &Meta, wanted: &Meta) -> bool {
+    let object = |meta| Object { size: 0, ..Object::new(meta, D::KEEPS_BIRTH) };
+    is_as_listed(&object(wanted), &object(there))
+}
+
+/// Whether what is there can get these attributes: an extended one is never taken away, and a birth
+/// time only goes down.
+pub(super) fn can_become<D: Dir>(
+    (there, xattrs): (&Meta, &Xattrs),
+    (wanted, wanted_xattrs): (&Meta, &Xattrs),
+) -> bool {
+    let birth = Object::new(wanted, D::KEEPS_BIRTH).birth;
+    birth.is_none_or(|birth| there.birth.is_some_and(|b| b >= birth))
+        && xattrs.iter().all(|(name, _)| wanted_xattrs.iter().any(|(w, _)| w == name))
+}
+
+/// Fewer blocks than bytes: there are holes.
+fn is_sparse(meta: &Meta) -> bool {
+    meta.blocks.saturating_mul(512) < meta.size
+}
+
+impl<D: Dir> Attempt<'_, D> {
+    /// What nobody has touched, in the source since it was copied, in the copy since it was verified,
+    /// is what its manifest says.
+    pub(super) fn untouched(&self) -> Option<Tried> {
+        let old = self.entry.old.as_ref().filter(|old| !old.suspect)?;
+        let (listed, trust) = (old.listed.as_deref()?, self.trust?);
+        if self.entry.replace.is_some() || listed.kind == Kind::Dir {
+            return None;
+        }
+        let source = self.pair.source.stat(&self.entry.name).ok()?;
+        let there = self.pair.target.stat(&self.entry.name).ok()?;
+        let stands = |meta: &Meta| is_as_listed(listed, &Object::new(meta, D::KEEPS_BIRTH));
+        if source.ctime >= trust.source || there.ctime >= trust.copy {
+            return None;
+        }
+        if !stands(&source) || !stands(&there) {
+            return None;
+        }
+        match (self.first, source.nlink, there.nlink) {
+            (false, 2.., _) => return Some(Tried::Several(source)),
+            (false, _, 2..) => return None,
+            _ => {}
+        }
+        let mut object = listed.clone();
+        (object.nlink, object.group) = (Some(source.nlink), None);
+        let bytes = match source.kind {
+            Kind::File => source.size.min(source.blocks.saturating_mul(512)),
+            _ => 0,
+        };
+        self.monitor.passing(bytes);
+        Some(Tried::Copied(Box::new(object), Amount { bytes, written: 0 }))
+    }
+
+    /// Whether the copy's entry is what `object`, of an entry that cannot be opened, is to be.
+    pub(super) fn stands(&self, object: &Object, meta: &Meta, xattrs: &Xattrs) -> Result<bool> {
+        let (target, name) = (&self.pair.target, &self.entry.name);
+        let there = match target.stat(name) {
+            Err(e) if vanished(&e) => return Ok(false),
+            there => there.doing_to("reading the copy of", self.path)?,
+        };
+        if !has_attributes::<D>(&there, meta)
+            || there.flags != meta.flags
+            || there.nlink > 1 && !self.first
+        {
+            return Ok(false);
+        }
+        if meta.kind == Kind::Symlink {
+            let link = target.read_link(name).doing_to("reading the copy of", self.path)?;
+            if link != object.link {
+                return Ok(false);
+            }
+        }
+        Ok(target.xattrs_of(name).doing_to("reading the copy of", self.path)? == *xattrs)
+    }
+
+    /// The file that is to get the content: the copy's own where it can, else a new one.
+    pub(super) fn target(&self, source: &D::File, meta: &Meta) -> Result<Target<D::File>> {
+        let present = match &self.entry.old {
+            Some(old) => self.present(old, source, meta)?,
+            None => None,
+        };
+        match present {
+            Some(present) => Ok(present),
+            None => Ok(Target { file: self.create()?, before: None }),
+        }
+    }
+
+    /// The copy's file, where it can become what it is to be; else it is removed.
+    fn present(&self, old: &Old, source: &D::File, meta: &Meta) -> Result<Option<Target<D::File>>> {
+        match self.pair.target.open_file(&self.entry.name) {
+            Ok(file) => {
+                let there = file.meta().doing_to("reading the copy of", self.path)?;
+                // A file that has other names too would change under them.
+                let alone = there.nlink == 1 || self.first;
+                if there.kind == Kind::File && alone && !old.suspect {
+                    let reading = "reading the extended attributes of";
+                    let wanted = source.xattrs().doing_to(reading, self.path)?;
+                    let xattrs = file.xattrs().doing_to("reading the copy of", self.path)?;
+                    if can_become::<D>((&there, &xattrs), (meta, &wanted)) {
+                        return Ok(Some(Target { file, before: Some((there, xattrs)) }));
+                    }
+                }
+            }
+            Err(e) if vanished(&e) => return Ok(None),
+            Err(e) if replaced(&e) => {}
+            Err(e) => return Err(e).doing_to("opening the copy of", self.path),
+        }
+        remove(&self.pair.target, &self.entry.name, self.path)?;
+        Ok(None)
+    }
+
+    /// Makes the content of a file that was there the source's. Returns the bytes written too.
+    pub(super) fn renew(
+        &mut self,
+        source: &mut D::File,
+        target: &mut Target<D::File>,
+        meta: &Meta,
+    ) -> Result<(Passed, u64)> {
+        let Some((there, _)) = &mut target.before else { return self.fill(source, target, meta) };
+        if let Some(passed) = self.same(source, there, meta)? {
+            return Ok((passed, 0));
+        }
+        source.seek(SeekFrom::Start(0)).doing_to("reading", self.path)?;
+        if self.entry.replace.is_none() && is_sparse(meta) || is_sparse(there) {
+            // Old data would lie where a hole is to be.
+            remove(&self.pair.target, &self.entry.name, self.path)?;
+            *target = Target { file: self.create()?, before: None };
+            return self.fill(source, target, meta);
+        }
+        if there.flags != 0 {
+            target.file.set_flags(0).doing_to("taking the flags from the copy of", self.path)?;
+            there.flags = 0;
+        }
+        target.file = self
+            .pair
+            .target
+            .open_to_change(&self.entry.name)
+            .doing_to("opening the copy of", self.path)?;
+        let mut patch = Patch::new(&mut target.file, there.size);
+        let tick = |bytes| self.monitor.passing(bytes);
+        let (passed, size) = match &self.entry.replace {
+            None => {
+                let passed = content::pass(source, &mut patch, meta, self.ring, &tick);
+                (passed.map_err(|fault| failed(&fault, self.path, self.monitor))?, meta.size)
+            }
+            Some(content) => {
+                let size = content.len() as u64;
+                let mut digest = Digest::new(size);
+                let content = &mut Cursor::new(content);
+                let bytes = self.ring.stream(content, &mut patch, size, &mut digest, &tick);
+                let bytes = bytes.map_err(|fault| failed(&fault, self.path, self.monitor))?;
+                let sums = digest.finish();
+                (Passed { sums, bytes, data_end: bytes, short: false }, size)
+            }
+        };
+        let written = patch.written();
+        if there.size > size {
+            target.file.set_len(size).doing_to("setting the size of", self.path)?;
+        }
+        Ok((passed, written))
+    }
+
+    /// The content, read from the source, where it is the one that the manifest tells of the copy.
+    /// Where the copy's metadata are no longer the manifest's it may be another one.
+    fn same(&mut self, source: &mut D::File, there: &Meta, meta: &Meta) -> Result<Option<Passed>> {
+        let listed = self.entry.old.as_ref().and_then(|old| old.listed.as_deref());
+        let found = Object::new(there, D::KEEPS_BIRTH);
+        let Some(listed) = listed.filter(|listed| is_as_listed(listed, &found)) else {
+            return Ok(None);
+        };
+        let passed = match &self.entry.replace {
+            Some(content) => {
+                let bytes = content.len() as u64;
+                let mut digest = Digest::new(bytes);
+                digest.update(content);
+                Passed { sums: digest.finish(), bytes, data_end: bytes, short: false }
+            }
+            // What has another time was written to: it need not be read twice.
+            None if (listed.size, listed.mtime) != (meta.size, meta.mtime) => return Ok(None),
+            None => {
+                let tick = |bytes| self.monitor.passing(bytes);
+                content::pass(source, &mut Discard, meta, self.ring, &tick)
+                    .map_err(|fault| failed(&fault, self.path, self.monitor))?
+            }
+        };
+        Ok(Some(passed).filter(|passed| Some(&passed.sums) == listed.sums.as_ref()))
+    }
+
+    /// Sets what is to be set.
+    pub(super) fn set_attributes(
+        &self,
+        target: &Target<D::File>,
+        written: u64,
+        meta: &Meta,
+        xattrs: &Xattrs,
+    ) -> Result<()> {
+        let (file, flags) = (&target.file, !self.first);
+        if let Some((there, there_xattrs)) = &target.before {
+            let flagged = !flags || there.flags == meta.flags;
+            if written == 0 && flagged && has_attributes::<D>(there, meta) && there_xattrs == xattrs
+            {
+                return Ok(());
+            }
+            if there.flags != 0 {
+                file.set_flags(0).doing_to("taking the flags from the copy of", self.path)?;
+            }
+        }
+        crate::copy::attributes::set_on_file(file, meta, xattrs, flags, self.path)
+    }
+}

@@ -1,0 +1,264 @@
+//! Copying one part: from what to where, and what of it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsStr;
+use std::io::{BufReader, BufWriter, Write};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+use std::time::Instant;
+
+use jiff::Timestamp;
+use nix::errno::Errno;
+
+use super::draft::Draft;
+use super::execute::{Copied, Run};
+use super::factory;
+use super::frozen::{Frozen, SNAPSHOTS};
+use super::journal::VAR;
+use super::mounted::Mounted;
+use super::record::{self, Hashing, MANIFEST_NEW};
+use super::rewrite;
+use crate::copy::beside::Beside;
+use crate::copy::progress::Phase;
+use crate::copy::tree::{Options as TreeOptions, Summary, Trust};
+use crate::copy::{pool, tree};
+use crate::device::Id;
+use crate::error::{Context, During, Error, Result};
+use crate::mounts::Mount;
+use crate::plan::consistency::Consistency;
+use crate::plan::{Refresh, Since, Way};
+use crate::record as slot_record;
+use crate::record::packages::{self, Software};
+use crate::slot::names::Names;
+use crate::slot::{Pair, Part};
+use crate::sys::tree::{Dir, Kind as Object, Time};
+use crate::sys::{Access, FsType, Os};
+use crate::table::superblock;
+
+/// An older copy that is brought up to date.
+pub(super) struct Over {
+    /// When it was made, where that is enough to know what has not changed.
+    pub(super) since: Option<Since>,
+    /// Files of it that are made anew.
+    pub(super) suspect: BTreeSet<Vec<u8>>,
+}
+
+/// In whole seconds, rounded down: some file systems keep no more, and UFS only where it is told to.
+pub(super) fn trust(since: Since) -> Trust {
+    let time = |at: Timestamp| Time { sec: at.as_second(), nsec: 0 };
+    Trust { source: time(since.created), copy: time(since.verified) }
+}
+
+impl<'a, O: Os> Run<'a, '_, O> {
+    /// Says what is about to be copied, in Junos's words.
+    pub(super) fn announce(&mut self, part: Part) {
+        let (from, to) = (part.point(), part.alternate());
+        if !self.cleared.contains(&part) {
+            (self.say)(&format!("umount: {to}: not currently mounted"));
+        }
+        (self.say)(&format!("Copying {from} to {to}.. (this may take a few minutes)"));
+    }
+
+    /// Brings an older copy up to date. Where both do not fit, the new one is made alone: for that
+    /// there is room.
+    pub(super) fn refresh(&mut self, refresh: &Refresh) -> Result<()> {
+        let over = Over { since: refresh.since, suspect: BTreeSet::new() };
+        match self.copy(refresh.part, &refresh.consistency, Some(&over)) {
+            Err(error) if error.errno == Some(Errno::ENOSPC as i32) => {
+                log::warn!("{error}: the copy is made anew");
+                self.erase(refresh.part)?;
+                self.format(refresh.part, &refresh.target, &refresh.format)?;
+                self.copy(refresh.part, &refresh.consistency, None)
+            }
+            copied => copied,
+        }
+    }
+
+    /// Copies into a new file system, or over an older copy.
+    pub(super) fn copy(
+        &mut self,
+        part: Part,
+        planned: &Consistency,
+        over: Option<&Over>,
+    ) -> Result<()> {
+        let begun = Instant::now();
+        // What changes from here on is known to have changed.
+        let created = Timestamp::now();
+        let context = format!("copying {} to {}", part.point(), part.alternate());
+        let (frozen, consistency) = self.freeze(part, planned)?;
+        let root = frozen.as_ref().map_or(self.view.root.as_path(), Frozen::point);
+        let source = match &frozen {
+            Some(frozen) => self.os.open_dir(frozen.point())?,
+            None => self.sources[self.pair(part)?.0].reopen().during(&context)?,
+        };
+        let (summary, manifest_sha256) =
+            self.copy_tree(part, root, &source, over).during(&context)?;
+        let software = if part == Part::Root {
+            packages::scan(&source, self.os.packages(&self.view.root)?)?
+        } else {
+            Software::default()
+        };
+        drop(source);
+        frozen.map_or(Ok(()), Frozen::thaw)?;
+        let copied = Copied {
+            consistency,
+            summary,
+            manifest_sha256,
+            software,
+            created,
+            verified: None,
+            way: over.map_or(Way::Anew, |over| Way::Refresh(over.since)),
+            changes: None,
+            begun,
+            copy_seconds: begun.elapsed().as_secs_f64(),
+            verify_seconds: 0.0,
+        };
+        self.parts.insert(part, copied);
+        Ok(())
+    }
+
+    /// Takes the snapshot that was planned. Where the system takes none after all, the source is
+    /// copied as it is used, and the report says why.
+    fn freeze(
+        &self,
+        part: Part,
+        planned: &Consistency,
+    ) -> Result<(Option<Frozen<'a, O>>, Consistency)> {
+        let point = self.pair(part)?.1.mounted.as_deref();
+        let (Consistency::Snapshot, Some(point)) = (planned, point) else {
+            return Ok((None, planned.clone()));
+        };
+        match Frozen::take(self.os, point) {
+            Ok(frozen) => Ok((Some(frozen), Consistency::Snapshot)),
+            Err(error) => {
+                log::warn!("no snapshot of {}: {error}", part.point());
+                Ok((None, Consistency::Detection { why: error.to_string() }))
+            }
+        }
+    }
+
+    /// Copies `source`, which is mounted on `root`.
+    fn copy_tree(
+        &self,
+        part: Part,
+        root: &Path,
+        source: &O::Dir,
+        over: Option<&Over>,
+    ) -> Result<(Summary, String)> {
+        let (number, pair) = self.pair(part)?;
+        let device = self.device(part)?;
+        let point = self.point(part);
+        let mut options = self.tree_options(part, root, source)?;
+        if let Some(Over { since, suspect }) = over {
+            options.trust = since.map(trust);
+            options.suspect.clone_from(suspect);
+        }
+        let usage = self.sources[number].usage;
+        self.session.monitor.begin(Phase {
+            name: format!("copying {}", part.point()),
+            bytes: usage.used_bytes,
+            objects: usage.used_inodes,
+        });
+        let mounted = Mounted::new(self.os, &device, &point, &pair.fs, Access::Write)?;
+        let target = self.os.open_dir(mounted.point())?;
+        let dir_name = OsStr::new(slot_record::DIR);
+        let selection = || {
+            let factory = self.layout.purpose.factory;
+            factory.then(|| factory::selection(self.view, pair, source)).transpose()
+        };
+        if over.is_none() {
+            // What a fresh file system brings along and the copy is not to have.
+            let brought = OsStr::new("lost+found");
+            let left_out = match selection()? {
+                Some(mut selection) => selection.admits(brought)?.is_none(),
+                None => false,
+            };
+            if left_out || source.stat(brought).is_err() {
+                remove_if_there(&target, brought)?;
+            }
+            target.make_dir(dir_name).doing_to("making", slot_record::DIR)?;
+        }
+        let own = target.open_dir(dir_name).doing_to("opening", slot_record::DIR)?;
+        let (draft, old) = if over.is_some() {
+            let draft = Draft::over(&own)?;
+            let old = BufReader::with_capacity(64 << 10, record::manifest(&own)?);
+            (draft, Some(Beside::new(Box::new(old))?))
+        } else {
+            (Draft::new(&own)?, None)
+        };
+        let manifest = BufWriter::with_capacity(64 << 10, Hashing::new(draft));
+        let read = source.open_dir(OsStr::new(".")).doing_to("opening", part.point())?;
+        let write = target.open_dir(OsStr::new(".")).doing_to("opening", part.alternate())?;
+        let monitor = &self.session.monitor;
+        let (summary, mut manifest) =
+            tree::copy(read, write, &options, selection()?, old, monitor, manifest)?;
+        manifest.flush().doing_to("writing", MANIFEST_NEW)?;
+        let hashing = manifest
+            .into_inner()
+            .map_err(|e| Error::io("writing", e.error()).path(MANIFEST_NEW))?;
+        let (draft, sha256) = hashing.finish();
+        draft.finish().doing_to("flushing", MANIFEST_NEW)?;
+        target.sync_all().doing_to("flushing", &device)?;
+        drop((own, target));
+        mounted.unmount()?;
+        self.os.drop_cache(&device)?;
+        Ok((summary, sha256))
+    }
+
+    fn tree_options(&self, part: Part, root: &Path, source: &O::Dir) -> Result<TreeOptions> {
+        let mut options = TreeOptions { workers: pool::cores(), ..TreeOptions::default() };
+        let mut exclude: Vec<&str> = vec![slot_record::DIR];
+        options.ignore = vec![(slot_record::DIR, Object::Dir)];
+        if self.pair(part)?.1.fs == FsType::Ufs2.name() {
+            // Its snapshots and its soft-updates journal; the copy gets its own.
+            exclude.extend([SNAPSHOTS, ".sujournal"]);
+            options.ignore.extend([(SNAPSHOTS, Object::Dir), (".sujournal", Object::File)]);
+        }
+        if part == Part::Root {
+            // One-time orders to the source's next boot are not the copy's.
+            exclude.extend(["boot/nextboot.conf", "firstboot"]);
+            // Nor is what the box knows of its slots.
+            exclude.push(VAR.trim_start_matches('/'));
+            let names = self.target_names()?;
+            options.replace = rewrite::files(self.os, self.view, root, self.layout, &names)?;
+            for pair in &self.layout.pairs {
+                let name = pair.part.alternate().trim_start_matches('/');
+                // Before the copy is mounted on it.
+                match source.stat(OsStr::new(name)) {
+                    Ok(meta) => drop(options.covered.insert(name.as_bytes().to_vec(), meta)),
+                    Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
+                    Err(e) => return Err(e).doing_to("reading", name),
+                }
+            }
+        }
+        let point = self.pair(part)?.1.mounted.as_deref();
+        let below = |m: &Mount| {
+            let path = m.point.strip_prefix(point?).ok()?.as_os_str().as_bytes().to_vec();
+            (!path.is_empty()).then_some(path)
+        };
+        options.points = self.view.mounts.iter().filter_map(below).collect();
+        options.exclude =
+            exclude.into_iter().map(|p| p.as_bytes().to_vec()).collect::<BTreeSet<_>>();
+        Ok(options)
+    }
+
+    /// The names of the targets, with the labels and the identities of the new file systems.
+    pub(super) fn target_names(&self) -> Result<BTreeMap<Id, Names>> {
+        let name = |pair: &Pair| {
+            let device = self.view.devices.get(pair.target).path();
+            let made = superblock::read(&self.os.read_device(&device, 0, superblock::WINDOW)?);
+            let mut names = self.view.names(pair.target);
+            names.fs_label = made.as_ref().and_then(|s| s.label.clone());
+            names.fs_id = made.map(|s| s.id);
+            Ok((pair.target, names))
+        };
+        self.layout.pairs.iter().map(name).collect()
+    }
+}
+
+fn remove_if_there<D: Dir>(dir: &D, name: &OsStr) -> Result<()> {
+    match dir.remove_dir(name) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(e).doing_to("removing", name),
+        _ => Ok(()),
+    }
+}

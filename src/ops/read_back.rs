@@ -1,0 +1,136 @@
+//! Reading a copy again from the medium, before it gets its record.
+
+use std::ffi::OsStr;
+use std::io::BufReader;
+use std::os::unix::ffi::OsStrExt;
+use std::time::Instant;
+
+use jiff::Timestamp;
+
+use super::copying::{Over, trust};
+use super::execute::Run;
+use super::factory::{self, Changes};
+use super::mounted::Mounted;
+use super::record::{self, Hashing};
+use super::rewrite;
+use crate::copy::pool;
+use crate::copy::progress::Phase;
+use crate::copy::verify::{Difference, Report as VerifyReport, verify};
+use crate::error::{Context, During, Error, Kind, Result};
+use crate::plan::Way;
+use crate::plan::consistency::Consistency;
+use crate::record::{self as slot_record, MANIFEST};
+use crate::slot::Part;
+use crate::sys::tree::{Dir, Time};
+use crate::sys::{Access, Os};
+
+/// What was read.
+struct ReadBack {
+    report: VerifyReport,
+    /// Of the manifest.
+    sha256: String,
+    changes: Option<Changes>,
+}
+
+impl<O: Os> Run<'_, '_, O> {
+    /// Reads a copy again. What was there before, and is found to be another one than it was, is
+    /// made anew once.
+    pub(super) fn verify(&mut self, part: Part, planned: &Consistency) -> Result<()> {
+        let begun = Instant::now();
+        let context = format!("verifying {}", part.alternate());
+        let mut read = self.read_back(part).during(&context)?;
+        if read.report.different > 0 && self.parts.get(&part).is_some_and(|c| c.way != Way::Anew) {
+            self.mend(part, planned, &read.report)?;
+            read = self.read_back(part).during(&context)?;
+        }
+        let ReadBack { report, sha256, changes } = read;
+        let Some(copied) = self.parts.get_mut(&part) else {
+            return Err(Error::new(Kind::Failed, context, "it was not copied"));
+        };
+        if let Some(first) = report.differences.first() {
+            for difference in report.differences.iter().take(20) {
+                log::error!("{}: {}", difference.path.display(), difference.what);
+            }
+            let mut error = Error::new(
+                Kind::Differs,
+                "reading back",
+                match report.different {
+                    1 => first.what.clone(),
+                    n => format!("{} ({n} differences in all)", first.what),
+                },
+            )
+            .path(&first.path)
+            .during(context);
+            error.offset = first.offset;
+            return Err(error.hint("the medium does not keep what is written to it"));
+        }
+        if sha256 != copied.manifest_sha256 {
+            return Err(Error::new(Kind::Differs, "reading back", "content")
+                .path(MANIFEST)
+                .during(context));
+        }
+        copied.changes = changes;
+        copied.verified = Some(Timestamp::now());
+        copied.verify_seconds = begun.elapsed().as_secs_f64();
+        Ok(())
+    }
+
+    /// Makes anew what is not as the manifest has it. The source is looked at again as a whole: its
+    /// snapshot, where there was one, is gone.
+    fn mend(&mut self, part: Part, planned: &Consistency, report: &VerifyReport) -> Result<()> {
+        for difference in report.differences.iter().take(20) {
+            let (path, what) = (difference.path.display(), &difference.what);
+            log::warn!("{path}: the copy's {what} had changed: it is made anew");
+        }
+        let path = |d: &Difference| d.path.as_os_str().as_bytes().to_vec();
+        let suspect = report.differences.iter().map(path).collect();
+        self.copy(part, planned, Some(&Over { since: None, suspect }))
+    }
+
+    /// What need not be read again: the times must be those of one clock that nobody has set
+    /// meanwhile.
+    fn unread(&self, part: Part) -> Option<Time> {
+        let copied = self.parts.get(&part)?;
+        let Way::Refresh(Some(since)) = copied.way else { return None };
+        let passed = Timestamp::now().duration_since(copied.created).as_secs_f64();
+        if (passed - copied.begun.elapsed().as_secs_f64()).abs() > 1.0 {
+            log::warn!("the clock was set meanwhile: all of {} is read again", part.alternate());
+            return None;
+        }
+        Some(trust(since).copy)
+    }
+
+    fn read_back(&self, part: Part) -> Result<ReadBack> {
+        let (number, pair) = self.pair(part)?;
+        let usage = self.sources[number].usage;
+        self.session.monitor.begin(Phase {
+            name: format!("verifying {}", part.alternate()),
+            bytes: usage.used_bytes,
+            objects: usage.used_inodes,
+        });
+        let device = self.device(part)?;
+        let mounted = Mounted::new(self.os, &device, &self.point(part), &pair.fs, Access::Read)?;
+        let root = self.os.open_dir(mounted.point())?;
+        let own =
+            root.open_dir(OsStr::new(slot_record::DIR)).doing_to("opening", slot_record::DIR)?;
+        let manifest = record::manifest(&own)?;
+        let changes = if self.layout.purpose.factory && part == Part::Root {
+            let manifest = BufReader::with_capacity(64 << 10, record::manifest(&own)?);
+            let names = self.target_names()?;
+            let files = rewrite::files(self.os, self.view, &self.view.root, self.layout, &names)?;
+            let rewritten = files.into_keys().collect();
+            Some(factory::changes(&self.sources[number].dir, manifest, &rewritten)?)
+        } else {
+            None
+        };
+        drop(own);
+        let mut manifest = BufReader::with_capacity(64 << 10, Hashing::new(manifest));
+        let reference = Some(&self.sources[number].dir);
+        let (unread, monitor) = (self.unread(part), &self.session.monitor);
+        let report = verify(root, &mut manifest, reference, unread, pool::cores(), monitor)?;
+        let (file, sha256) = manifest.into_inner().finish();
+        drop(file);
+        mounted.unmount()?;
+        Ok(ReadBack { report, sha256, changes })
+    }
+}
