@@ -1,5 +1,6 @@
 //! Arguments: only their shapes and their help.
 
+use std::num::NonZero;
 use std::path::PathBuf;
 
 use clap::{ArgAction, Args as ClapArgs, Parser, Subcommand, ValueEnum};
@@ -30,6 +31,12 @@ pub struct Args {
     /// Print the result as one JSON object
     #[arg(long, global = true)]
     pub json: bool,
+    /// Leave the processor and, on Linux, the media to others
+    #[arg(long, global = true)]
+    pub nice: bool,
+    /// Read, and write, no more than this in a second: MB, or with k, m, g
+    #[arg(long, global = true, value_name = "SIZE", value_parser = rate)]
+    pub limit: Option<NonZero<u64>>,
     /// How progress is shown on stderr
     #[arg(long, global = true, value_enum, default_value_t = Progress::Auto)]
     pub progress: Progress,
@@ -277,6 +284,13 @@ pub struct Clean {
     /// Clear busy and foreign mounts too
     #[arg(long)]
     pub force: bool,
+}
+
+fn rate(text: &str) -> Result<NonZero<u64>, String> {
+    match text.parse()? {
+        Size::Bytes(bytes) => NonZero::new(bytes).ok_or_else(|| "nothing would pass".to_owned()),
+        Size::Percent(_) => Err("a number of MB, with k, m, g or t behind it".to_owned()),
+    }
 }
 
 fn slot(text: &str) -> Result<Choice, String> {

@@ -22,7 +22,7 @@ use crate::ops::{
 use crate::plan::Reading;
 use crate::plan::partition::Sizes;
 use crate::slot::{Choice, Part};
-use crate::sys::Native;
+use crate::sys::{Native, give_way};
 use crate::table::Scheme;
 
 /// Runs the program.
@@ -50,8 +50,11 @@ pub fn main() -> ExitCode {
             root: absolute(&args.root)?,
             config: args.config.as_ref().map(absolute).transpose()?,
             media: args.media.clone(),
-            monitor: Monitor::new(signal),
+            monitor: Monitor::new(signal).limited(args.limit),
         };
+        if args.nice {
+            give_way().doing("lowering the priority")?;
+        }
         dispatch(&args, &session)
     });
     match result {

@@ -1,9 +1,15 @@
 //! What a run has done so far, and whether it shall stop: shared by all its threads.
 
+use std::num::NonZero;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
 
 use crate::error::{Error, Kind};
-use std::sync::{Arc, Mutex, PoisonError};
+
+/// A signal is seen within this time by who waits for the rate.
+const NAP: Duration = Duration::from_millis(100);
 
 /// Counters that a display reads while the engine works.
 #[derive(Debug, Default)]
@@ -12,6 +18,8 @@ pub struct Monitor {
     bytes: AtomicU64,
     objects: AtomicU64,
     phase: Mutex<Phase>,
+    /// Bytes per second at most, and when the next may pass.
+    limit: Option<(NonZero<u64>, Mutex<Instant>)>,
 }
 
 /// What is being done, and how much of it there is: an estimate, from what the source uses.
@@ -31,10 +39,40 @@ impl Monitor {
         Self { signal, ..Self::default() }
     }
 
-    /// Counts bytes that pass; answers whether to stop.
+    /// Lets no more than so many bytes pass in a second.
+    #[must_use]
+    pub fn limited(mut self, limit: Option<NonZero<u64>>) -> Self {
+        self.limit = limit.map(|limit| (limit, Mutex::new(Instant::now())));
+        self
+    }
+
+    /// Counts bytes that are about to pass, and waits where they are too many for the time; answers
+    /// whether to stop.
     pub fn passing(&self, bytes: u64) -> bool {
-        self.bytes.fetch_add(bytes, Ordering::Relaxed);
+        self.passed(bytes);
+        if let Some((limit, next)) = &self.limit {
+            let nanos = u128::from(bytes) * 1_000_000_000 / u128::from(limit.get());
+            let cost = Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX));
+            let turn = {
+                let mut next = next.lock().unwrap_or_else(PoisonError::into_inner);
+                let turn = (*next).max(Instant::now());
+                *next = turn.checked_add(cost).unwrap_or(turn);
+                turn
+            };
+            while self.stopped().is_none() {
+                let left = turn.saturating_duration_since(Instant::now());
+                if left.is_zero() {
+                    break;
+                }
+                sleep(left.min(NAP));
+            }
+        }
         self.stopped().is_some()
+    }
+
+    /// Counts bytes that were not read, since they are known.
+    pub fn passed(&self, bytes: u64) {
+        self.bytes.fetch_add(bytes, Ordering::Relaxed);
     }
 
     /// Counts finished objects.
@@ -73,4 +111,35 @@ pub fn interrupted(signal: i32) -> Error {
     let name = nix::sys::signal::Signal::try_from(signal)
         .map_or_else(|_| format!("signal {signal}"), |s| s.as_str().to_owned());
     Error::new(Kind::Signal(signal), "", format!("stopped by {name}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_threads_share_one_rate() {
+        let monitor = Monitor::default().limited(NonZero::new(10 << 20));
+        let begun = Instant::now();
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| (0..4).for_each(|_| assert!(!monitor.passing(256 << 10))));
+            }
+        });
+        // The last of sixteen quarters of a MiB has its turn after fifteen fortieths of a second.
+        assert!(begun.elapsed() >= Duration::from_millis(375), "{:?}", begun.elapsed());
+        assert_eq!(monitor.counts().0, 4 << 20);
+    }
+
+    #[test]
+    fn who_waits_for_the_rate_sees_a_signal() {
+        let signal = Arc::new(AtomicUsize::new(0));
+        let monitor = Monitor::new(Arc::clone(&signal)).limited(NonZero::new(1));
+        assert!(!monitor.passing(3600));
+        std::thread::scope(|scope| {
+            let waits = scope.spawn(|| monitor.passing(1));
+            signal.store(2, Ordering::Relaxed);
+            assert!(waits.join().unwrap());
+        });
+    }
 }

@@ -17,7 +17,7 @@ mod platform;
 mod platform;
 
 pub use platform::Native;
-pub use unix::{FdDir, FdFile, Lock, LockState, terminal_width};
+pub use unix::{FdDir, FdFile, Lock, LockState, give_way, terminal_width};
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;

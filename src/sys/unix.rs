@@ -16,7 +16,7 @@ use nix::libc;
 use nix::sys::stat::{Mode, fchmod};
 use nix::unistd::{Gid, Uid, UnlinkatFlags, Whence};
 
-use super::platform::{extattr, tree as native};
+use super::platform::{extattr, priority, tree as native};
 use super::tree::{Dir, File, Kind, Meta, Names, Xattrs};
 use crate::error::{Context, Result};
 
@@ -28,6 +28,15 @@ const DIR_FLAGS: OFlag = OFlag::O_RDONLY
     .union(OFlag::O_NOFOLLOW)
     .union(OFlag::O_CLOEXEC)
     .union(native::READ_FLAGS);
+
+/// Lets everybody else have the processor first and, where the system knows such a thing, the media:
+/// this thread, those that it starts, and the programs that they run.
+pub fn give_way() -> io::Result<()> {
+    // SAFETY: setpriority(2): no pointers; 0 is the caller. A value past the end is the end.
+    let result = unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, 20) };
+    Errno::result(result)?;
+    priority::idle_io()
+}
 
 /// Opens that lead to a regular file, and never wait: a fifo may have taken its place.
 const FILE_FLAGS: OFlag = OFlag::O_NOFOLLOW

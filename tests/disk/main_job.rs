@@ -653,3 +653,39 @@ fn the_copy_runs_and_is_copied_back() {
     unmount(&root.join("config"));
     unmount(root);
 }
+
+#[test]
+fn nice_gives_way_to_everybody() {
+    if !ready(&["cc", "ionice"]) {
+        return;
+    }
+    let disk = Disk::new(Layout::roots(16, 16));
+    disk.fill();
+    let halted = disk.halt(&["--nice", "snapshot"], ("create", "20.txt", 0));
+    let pid = halted.running.pid().to_string();
+    // proc_pid_stat(5): the 19th field, the 17th behind the command's name.
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+    let nice = stat.rsplit_once(')').unwrap().1.split_whitespace().nth(16).unwrap().to_owned();
+    let class = String::from_utf8(tool("ionice", &[&"-p", &pid])).unwrap();
+    halted.go().wait_soon().exits(0);
+    assert_eq!((nice.as_str(), class.trim()), ("19", "idle"));
+}
+
+#[test]
+fn no_more_passes_than_the_limit() {
+    if !ready(&[]) {
+        return;
+    }
+    let disk = Disk::new(Layout::roots(16, 16));
+    disk.fill();
+    disk.write("large", pattern(2 << 20, 7));
+    // What is copied and what is read again: twice what the limit lets pass in a second each.
+    let report = disk.dualroot(&["--json", "--limit", "1", "snapshot"]).exits(0).json();
+    let pair = &report["pairs"][0];
+    for time in ["copy_seconds", "verify_seconds"] {
+        assert!(pair[time].as_f64().unwrap() > 1.5, "{report}");
+    }
+    for wrong in ["0", "10%", "fast"] {
+        disk.dualroot(&["--limit", wrong, "snapshot"]).exits(2);
+    }
+}

@@ -90,7 +90,7 @@ impl<D: Dir> Attempt<'_, D> {
             Kind::File => source.size.min(source.blocks.saturating_mul(512)),
             _ => 0,
         };
-        self.monitor.passing(bytes);
+        self.monitor.passed(bytes);
         Some(Tried::Copied(Box::new(object), Amount { bytes, written: 0 }))
     }
 

@@ -127,7 +127,7 @@ impl<D: Dir> Check<'_, D> {
             return false;
         }
         self.note_link(&meta);
-        self.monitor.passing(meta.size);
+        self.monitor.passed(meta.size);
         true
     }
 

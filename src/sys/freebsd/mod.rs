@@ -7,6 +7,7 @@ mod kenv;
 mod md;
 mod mount;
 mod part;
+pub(super) mod priority;
 mod process;
 mod snapshot;
 mod sysctl;

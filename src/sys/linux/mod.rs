@@ -4,6 +4,7 @@ mod boot;
 mod device;
 pub(super) mod extattr;
 mod mount;
+pub(super) mod priority;
 mod process;
 mod scratch;
 mod sfdisk;
