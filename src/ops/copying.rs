@@ -91,7 +91,7 @@ impl<'a, O: Os> Run<'a, '_, O> {
             Some(frozen) => self.os.open_dir(frozen.point())?,
             None => self.sources[self.pair(part)?.0].reopen().during(&context)?,
         };
-        let (summary, manifest_sha256) =
+        let (summary, manifest_sha256, revoked) =
             self.copy_tree(part, root, &source, over).during(&context)?;
         let software = if part == Part::Root {
             packages::scan(&source, self.os.packages(&self.view.root)?)?
@@ -107,6 +107,7 @@ impl<'a, O: Os> Run<'a, '_, O> {
             software,
             created,
             verified: None,
+            revoked,
             way: over.map_or(Way::Anew, |over| Way::Refresh(over.since)),
             changes: None,
             begun,
@@ -144,7 +145,7 @@ impl<'a, O: Os> Run<'a, '_, O> {
         root: &Path,
         source: &O::Dir,
         over: Option<&Over>,
-    ) -> Result<(Summary, String)> {
+    ) -> Result<(Summary, String, Option<Time>)> {
         let (number, pair) = self.pair(part)?;
         let device = self.device(part)?;
         let point = self.point(part);
@@ -179,7 +180,10 @@ impl<'a, O: Os> Run<'a, '_, O> {
             target.make_dir(dir_name).doing_to("making", slot_record::DIR)?;
         }
         let own = target.open_dir(dir_name).doing_to("opening", slot_record::DIR)?;
+        // Its record was the last that went from there: what was changed later is of this run.
+        let mut revoked = None;
         let (draft, old) = if over.is_some() {
+            revoked = Some(own.meta().doing_to("reading", slot_record::DIR)?.ctime);
             let draft = Draft::over(&own)?;
             let old = BufReader::with_capacity(64 << 10, record::manifest(&own)?);
             (draft, Some(Beside::new(Box::new(old))?))
@@ -202,7 +206,7 @@ impl<'a, O: Os> Run<'a, '_, O> {
         drop((own, target));
         mounted.unmount()?;
         self.os.drop_cache(&device)?;
-        Ok((summary, sha256))
+        Ok((summary, sha256, revoked))
     }
 
     fn tree_options(&self, part: Part, root: &Path, source: &O::Dir) -> Result<TreeOptions> {

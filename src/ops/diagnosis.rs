@@ -216,6 +216,7 @@ mod tests {
             path: path.into(),
             offset: None,
             what: what.to_owned(),
+            touched: None,
         };
         let all = [
             difference("var/log/messages", "size"),

@@ -22,7 +22,7 @@ use crate::record::{self as slot_record, Record};
 use crate::slot::discover::Layout;
 use crate::slot::view::View;
 use crate::slot::{Pair, Part};
-use crate::sys::tree::Dir;
+use crate::sys::tree::{Dir, Time};
 use crate::sys::{Access, Os};
 
 /// What was done to one pair.
@@ -73,6 +73,8 @@ pub(super) struct Copied {
     pub(super) created: Timestamp,
     pub(super) verified: Option<Timestamp>,
     pub(super) way: Way,
+    /// When the older copy lost its record, by the clock of its file system.
+    pub(super) revoked: Option<Time>,
     pub(super) changes: Option<Changes>,
     pub(super) begun: Instant,
     pub(super) copy_seconds: f64,

@@ -33,13 +33,13 @@ struct ReadBack {
 }
 
 impl<O: Os> Run<'_, '_, O> {
-    /// Reads a copy again. What was there before, and is found to be another one than it was, is
-    /// made anew once.
+    /// Reads a copy again. Files that were there before, and are found to be others than they were,
+    /// are made anew once; what this run has written must be there.
     pub(super) fn verify(&mut self, part: Part, planned: &Consistency) -> Result<()> {
         let begun = Instant::now();
         let context = format!("verifying {}", part.alternate());
         let mut read = self.read_back(part).during(&context)?;
-        if read.report.different > 0 && self.parts.get(&part).is_some_and(|c| c.way != Way::Anew) {
+        if self.is_rot(part, &read.report) {
             self.mend(part, planned, &read.report)?;
             read = self.read_back(part).during(&context)?;
         }
@@ -73,6 +73,14 @@ impl<O: Os> Run<'_, '_, O> {
         copied.verified = Some(Timestamp::now());
         copied.verify_seconds = begun.elapsed().as_secs_f64();
         Ok(())
+    }
+
+    /// Whether there are differences, and all are of files that this run has not touched.
+    fn is_rot(&self, part: Part, report: &VerifyReport) -> bool {
+        let revoked = self.parts.get(&part).and_then(|copied| copied.revoked);
+        let old = |d: &Difference| d.touched.is_some_and(|touched| Some(touched) < revoked);
+        let all = report.different == report.differences.len() as u64;
+        report.different > 0 && all && report.differences.iter().all(old)
     }
 
     /// Makes anew what is not as the manifest has it. The source is looked at again as a whole: its

@@ -1,19 +1,21 @@
 //! Whether a copy that is there can be brought up to date, or is made anew.
 
+use std::path::Path;
+use std::result::Result as StdResult;
+
 use jiff::Timestamp;
 
 use super::mounted::Mounted;
+use super::preflight::switches;
 use super::record;
+use super::source::Source;
 use crate::copy::tree::can_renew;
 use crate::device::Id;
-use crate::error::{Context, Error, Kind, Result};
+use crate::error::{Error, Kind, Result};
 use crate::plan::{Since, Way};
 use crate::slot::view::View;
 use crate::slot::{Pair, State};
 use crate::sys::{Format, Os};
-
-use super::preflight::switches;
-use super::source::Source;
 
 /// How `pair` is copied: over what is on its target, where that is the whole and valid copy of an
 /// earlier run, on a file system such as a new one would be; else into a new one. With `trust` what
@@ -29,59 +31,72 @@ pub(super) fn way<O: Os>(
     format: &Format,
     trust: bool,
 ) -> Result<Way> {
-    match older(os, view, pair, source, format) {
+    match older(os, view, pair, source, format)? {
         Ok(since) => {
             // A clock that was set back since tells nothing.
             let told = trust && since.verified < Timestamp::now();
             Ok(Way::Refresh(told.then_some(since)))
         }
-        Err(e) if matches!(e.kind, Kind::Signal(_) | Kind::Busy) => Err(e),
-        Err(e) => {
-            log::info!("{} is copied anew: {e}", pair.part.point());
+        Err(why) => {
+            log::info!("{} is copied anew: {why}", pair.part.point());
             Ok(Way::Anew)
         }
     }
 }
 
-/// When the copy that is there was made, where it can be brought up to date.
+/// When the copy that is there was made, where it can be brought up to date; else why not. What
+/// cannot be looked at cannot; what cannot be unmounted again could not be written either.
 fn older<O: Os>(
     os: &O,
     view: &View,
     pair: &Pair,
     source: &Source<'_, O>,
     format: &Format,
-) -> Result<Since> {
-    same_file_system(view, pair.source, pair.target, format).map_err(Error::refused)?;
+) -> Result<StdResult<Since, String>> {
+    if let Err(why) = same_file_system(view, pair.source, pair.target, format) {
+        return Ok(Err(why.to_owned()));
+    }
     let device = view.devices.get(pair.target).path();
     os.drop_cache(&device)?;
     if let Some(complaint) = os.inspect(&device, format.fs)? {
-        return Err(Error::refused(complaint));
+        return Ok(Err(complaint));
     }
-    let mounted = Mounted::private(os, &device, format.fs.name(), "renewal")?;
-    let root = os.open_dir(mounted.point())?;
-    let found = record::read(&root);
-    let usage = os.usage(mounted.point())?;
-    let renewable = can_renew(&source.dir, &root).doing_to("reading", &device)?;
-    drop(root);
-    mounted.unmount()?;
-    let record = match found.record {
-        Some(record) if found.state == State::Valid => record,
-        _ => return Err(Error::refused(found.reason.unwrap_or_default())),
+    let mounted = match Mounted::private(os, &device, format.fs.name(), "renewal") {
+        Err(e) if !matches!(e.kind, Kind::Signal(_) | Kind::Busy) => return Ok(Err(e.to_string())),
+        mounted => mounted?,
     };
+    let found = examine(os, mounted.point(), pair, source, format);
+    mounted.unmount()?;
+    Ok(found)
+}
+
+fn examine<O: Os>(
+    os: &O,
+    point: &Path,
+    pair: &Pair,
+    source: &Source<'_, O>,
+    format: &Format,
+) -> StdResult<Since, String> {
+    let told = |e: Error| e.to_string();
+    let root = os.open_dir(point).map_err(told)?;
+    let found = record::read(&root);
+    let Some(record) = found.record.filter(|_| found.state == State::Valid) else {
+        return Err(found.reason.unwrap_or_default());
+    };
+    let usage = os.usage(point).map_err(told)?;
     let inodes = usage.used_inodes.saturating_add(usage.free_inodes);
     let bytes = usage.used_bytes.saturating_add(usage.free_bytes);
-    let why = if record.factory {
-        "it is only of the factory's files"
+    if record.factory {
+        Err("it is only of the factory's files".to_owned())
     } else if record.filesystem != pair.part.point() {
-        "it is a copy of something else"
-    } else if !renewable {
-        "its root directory has attributes that cannot be taken away"
+        Err("it is a copy of something else".to_owned())
+    } else if !can_renew(&source.dir, &root).map_err(|e| e.to_string())? {
+        Err("its root directory has attributes that cannot be taken away".to_owned())
     } else if source.usage.used_bytes > bytes || format.inodes.is_some_and(|n| n > inodes) {
-        "it is too small"
+        Err("it is too small".to_owned())
     } else {
-        return Ok(Since { created: record.created, verified: record.verified });
-    };
-    Err(Error::refused(why))
+        Ok(Since { created: record.created, verified: record.verified })
+    }
 }
 
 /// Whether the target has the file system that it would get.
@@ -90,7 +105,7 @@ fn same_file_system(
     source: Id,
     target: Id,
     format: &Format,
-) -> std::result::Result<(), &'static str> {
+) -> StdResult<(), &'static str> {
     let Some(there) = view.superblocks.get(&target) else { return Err("there is none") };
     let source = view.superblocks.get(&source);
     if view.mounts.iter().any(|mount| view.provider_of(mount) == Some(target)) {

@@ -26,7 +26,9 @@ pub(super) fn check_batch<D: Dir>(
         let path = batch.path.join(name);
         let dir = &*batch.dir;
         let found = Checked::default();
-        let mut check = Check { ring, dir, name, path, object, reference, unread, monitor, found };
+        let touched = None;
+        let mut check =
+            Check { ring, dir, name, path, object, reference, unread, monitor, touched, found };
         check.run()?;
         monitor.finished(1);
         Ok(check.found)
@@ -43,13 +45,15 @@ struct Check<'a, D> {
     reference: Option<&'a D>,
     unread: Option<Time>,
     monitor: &'a Monitor,
+    touched: Option<Time>,
     found: Checked,
 }
 
 impl<D: Dir> Check<'_, D> {
     fn different(&mut self, what: impl Into<String>, offset: Option<u64>) {
         let path = self.path.clone();
-        self.found.differences.push(Difference { path, offset, what: what.into() });
+        let touched = self.touched;
+        self.found.differences.push(Difference { path, offset, what: what.into(), touched });
     }
 
     fn run(&mut self) -> Result<()> {
@@ -84,6 +88,7 @@ impl<D: Dir> Check<'_, D> {
             Ok(read) => read,
             Err(e) => return Ok(Err(e)),
         };
+        self.touched = Some(meta.ctime);
         self.compare(&meta, attributes::checksum(&xattrs));
         if meta.kind != Kind::File {
             return Ok(Ok(()));

@@ -28,6 +28,15 @@ pub struct Difference {
     pub offset: Option<u64>,
     /// `content`, `size`, `mode`, `missing`, `extra`, …
     pub what: String,
+    /// When a file was last changed in any way, where that could be read.
+    pub touched: Option<Time>,
+}
+
+impl Difference {
+    /// Of an object as a whole.
+    fn of(path: PathBuf, what: impl Into<String>) -> Self {
+        Self { path, offset: None, what: what.into(), touched: None }
+    }
 }
 
 /// What a comparison found.
@@ -110,7 +119,7 @@ pub fn verify<D: Dir, M: BufRead + Send>(
                                 link.names += 1;
                             } else {
                                 let what = format!("no hard link to {}", link.path.display());
-                                report.add(Difference { path, offset: None, what });
+                                report.add(Difference::of(path, what));
                             }
                         }
                     }
@@ -126,7 +135,7 @@ pub fn verify<D: Dir, M: BufRead + Send>(
     broken.sort_by(|a, b| a.path.cmp(&b.path));
     for link in broken {
         let what = format!("{} of {} hard links", link.names, link.nlink);
-        report.add(Difference { path: link.path, offset: None, what });
+        report.add(Difference::of(link.path, what));
     }
     Ok(report)
 }

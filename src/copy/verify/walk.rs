@@ -120,7 +120,7 @@ impl<D: Dir> Walk<'_, D> {
     }
 
     fn different(&self, path: PathBuf, what: impl Into<String>) -> StdResult<(), Closed> {
-        self.feed.event(Event::Different(Difference { path, offset: None, what: what.into() }))
+        self.feed.event(Event::Different(Difference::of(path, what)))
     }
 
     /// Compares a directory itself and lists it.

@@ -1,0 +1,353 @@
+#!/usr/bin/env python3
+"""Measures dualroot against the usual tools: scripts/bench.sh makes what it needs and is what to call."""
+
+import argparse
+import json
+import os
+import platform
+import random
+import shutil
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+
+MB = 1 << 20
+# Where the figures are in README.md.
+BEGIN, END = "<!-- bench begins -->\n", "<!-- bench ends -->\n"
+
+
+class Medium:
+    """A disk image on a loop device, with one partition."""
+
+    def __init__(self, work, name, size):
+        image = os.path.join(work, name + ".img")
+        with open(image, "wb") as file:
+            file.truncate(size)
+        subprocess.run(["sfdisk", "-q", image], input="label: dos\ntype=83\n", text=True, check=True)
+        self.node = run("losetup", "-f", "--show", image).strip()
+        # Where the kernel parses no tables itself, its answer to the first call is an error.
+        if subprocess.run(["partx", "-a", self.node], stderr=subprocess.DEVNULL, check=False).returncode:
+            subprocess.run(["partx", "-u", self.node], stderr=subprocess.DEVNULL, check=False)
+        self.part, self.point = self.node + "p1", os.path.join(work, name)
+        os.makedirs(self.point, exist_ok=True)
+
+    def format(self, *words):
+        """A new file system, of which nothing is left to be made later."""
+        run("mkfs.ext4", "-q", "-F", "-E", "nodiscard,lazy_itable_init=0", *words, self.part)
+
+    def mount(self):
+        run("mount", "-o", "noatime", self.part, self.point)
+
+    def unmount(self):
+        subprocess.run(["umount", self.point], stderr=subprocess.DEVNULL, check=False)
+
+    def written(self):
+        """Bytes that reached it, as the kernel's block layer counts them (Documentation/block/stat)."""
+        with open(f"/sys/block/{os.path.basename(self.node)}/stat", encoding="ascii") as stat:
+            return int(stat.read().split()[6]) * 512
+
+    def detach(self):
+        self.unmount()
+        subprocess.run(["partx", "-d", self.node], stderr=subprocess.DEVNULL, check=False)
+        subprocess.run(["losetup", "-d", self.node], check=False)
+
+
+class Figures:
+    """What was measured: for each piece of work the runs of each tool."""
+
+    def __init__(self):
+        self.runs = {}
+
+    def add(self, work, tool, **values):
+        self.runs.setdefault(work, {}).setdefault(tool, []).append(values)
+
+    def forget(self):
+        self.runs.clear()
+
+    def median(self, work, tool, what="seconds"):
+        values = [v[what] for v in self.runs.get(work, {}).get(tool, []) if v.get(what) is not None]
+        return statistics.median(values) if values else None
+
+    def table(self):
+        """As Markdown: the fastest peer is 1, and a bar shows it."""
+        text = ""
+        for work, tools in self.runs.items():
+            median = {tool: self.median(work, tool) for tool in tools}
+            peers = [s for tool, s in median.items() if not tool.startswith("dualroot")]
+            base, most = min(peers or median.values()), max(median.values())
+            text += f"\n**{work}**\n\n| tool | seconds | ratio | CPU s | peak MiB | written MB | |\n"
+            text += "| --- | ---: | ---: | ---: | ---: | ---: | --- |\n"
+            for tool, seconds in sorted(median.items(), key=lambda x: x[1]):
+                cells = [f"{seconds:.2f}", f"{seconds / base:.2f}"]
+                for what, unit in (("cpu", 1), ("memory", MB), ("written", 1e6)):
+                    value = self.median(work, tool, what)
+                    cells.append("" if value is None else f"{value / unit:.2f}" if what != "memory" else f"{value / unit:.0f}")
+                bar = "█" * max(1, round(20 * seconds / most))
+                name = f"`{tool}`" if not tool.startswith("dualroot") else f"**{tool}**"
+                text += f"| {name} | {' | '.join(cells)} | {bar} |\n"
+        return text
+
+
+def run(*command):
+    """A tool that must succeed: what it printed."""
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        sys.exit(f"{' '.join(command)}: {done.stdout}{done.stderr}")
+    return done.stdout
+
+
+def measured(command, medium=None):
+    """Runs a shell command that must succeed: what it cost and what it printed."""
+    before = medium.written() if medium else 0
+    with tempfile.NamedTemporaryFile("r") as cost:
+        # time(1), since a child of Python's own has been as large as Python.
+        words = ["time", "-o", cost.name, "-f", "%e %U %S %M", "sh", "-c", command]
+        done = subprocess.run(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
+        said = done.stdout
+        if done.returncode:
+            sys.exit(f"{command}: exit {done.returncode}\n{said}")
+        seconds, user, system, kilobytes = map(float, cost.read().split())
+    values = {"seconds": seconds, "cpu": user + system, "memory": kilobytes * 1024}
+    if medium:
+        values["written"] = medium.written() - before
+    return values, said
+
+
+def tree(top, files=20000, large=6):
+    """Sizes as in a system root: many small files, few large ones; the same tree every time."""
+    chance = random.Random(20000)
+    block = chance.randbytes(1 << 20)
+    for n in range(files):
+        path = f"{top}/usr/d{n // 400}/s{n // 40 % 10}"
+        if n % 40 == 0:
+            os.makedirs(path, exist_ok=True)
+        size = min(int(chance.lognormvariate(8.6, 2.0)), 64 << 20)
+        with open(f"{path}/f{n}", "wb") as file:
+            while size > 0:
+                at = chance.randrange(1 << 19)
+                size -= file.write(block[at : at + min(size, 1 << 19)])
+    for n in range(large):
+        with open(f"{top}/big{n}", "wb") as file:
+            for _ in range(96):
+                file.write(block)
+    for n in range(min(files, 400)):
+        os.symlink(f"f{n}", f"{top}/usr/link{n}")
+
+
+def change(top, share, seed):
+    """Writes to so many of the files, each anew; the bytes that these have."""
+    chance = random.Random(seed)
+    names = sorted(os.path.join(path, name) for path, _, all in os.walk(f"{top}/usr") for name in all)
+    names = [name for name in names if not os.path.islink(name)]
+    total = 0
+    for name in chance.sample(names, int(len(names) * share)):
+        size = os.path.getsize(name)
+        with open(name, "wb") as file:
+            file.write(chance.randbytes(size))
+        total += size
+    return total
+
+
+class Bench:
+    """The media and what is measured on them."""
+
+    def __init__(self, arguments, work, size):
+        self.arguments, self.figures = arguments, Figures()
+        self.source, self.slot, self.other = (Medium(work, name, size) for name in ("source", "slot", "other"))
+
+    def close(self):
+        for medium in (self.other, self.slot, self.source):
+            medium.detach()
+
+    def prepare(self, make, *words):
+        """The source, and what it says of itself."""
+        self.words = words
+        self.source.format(*words)
+        self.source.mount()
+        make(self.source.point)
+        for name in ("etc", "altroot"):
+            os.makedirs(f"{self.source.point}/{name}", exist_ok=True)
+        with open(f"{self.source.point}/etc/fstab", "w", encoding="ascii") as fstab:
+            fstab.write(f"{self.source.part} / ext4 rw 1 1\n{self.slot.part} /altroot ext4 rw,noauto 0 0\n")
+        os.sync()
+
+    def dualroot(self, *words):
+        """One command of ours: what it cost, and its report where it makes one."""
+        command = [self.arguments.dualroot, "-r", self.source.point, "--json", "--progress", "none", *words]
+        values, said = measured(" ".join(command), self.slot)
+        line = [l for l in said.splitlines() if l.startswith("{")]
+        return values, json.loads(line[0]) if line else None
+
+    def peers(self, kinds):
+        """Commands that copy the source to the other medium, which is mounted."""
+        s, t = self.source.point, self.other.point
+        all = {
+            "cp -a": f"cp -ax {s}/. {t}/",
+            "rsync -aHAX": f"rsync -aHAXx --delete {s}/ {t}/",
+            "tar | tar": f"tar -C {s} --one-file-system -cf - . | tar -C {t} -xpf -",
+            "xcp": f"xcp -r --no-progress {s}/* {t}/",
+            "cpdup": f"cpdup -i0 -s0 -x {s} {t}",
+        }
+        has = lambda tool: shutil.which(tool.split()[0])
+        for tool in (tool for tool in kinds if not has(tool)):
+            print(f"no {tool}: measured without it", file=sys.stderr)
+        return {tool: all[tool] for tool in kinds if has(tool)}
+
+    def rounds(self, one):
+        """The first round warms the caches."""
+        for n in range(self.arguments.runs + 1):
+            one(n)
+            if n == 0:
+                self.figures.forget()
+            print(".", end="", flush=True, file=sys.stderr)
+        print(file=sys.stderr)
+
+    def tree(self, kinds=("cp -a", "rsync -aHAX", "tar | tar", "xcp", "cpdup"), name="copy to a new file system"):
+        peers = self.peers(kinds)
+
+        def one(_):
+            for tool, command in peers.items():
+                self.other.format(*self.words)
+                self.other.mount()
+                values, _ = measured(f"{command} && umount {self.other.point}", self.other)
+                self.figures.add(name, tool, **values)
+            values, report = self.dualroot("snapshot", "--fresh")
+            pair = report["pairs"][0]
+            self.figures.add(name, "dualroot, the copy", seconds=pair["copy_seconds"])
+            self.figures.add(name, "dualroot, copy and read back", seconds=pair["seconds"])
+            self.figures.add(name, "dualroot, whole command", **values)
+
+        self.rounds(one)
+
+    def refresh(self):
+        peers = self.peers(("rsync -aHAX", "cpdup"))
+        self.dualroot("snapshot", "--fresh")
+        self.other.format()
+        self.other.mount()
+        for command in peers.values():
+            measured(command)
+        self.other.unmount()
+        time.sleep(2)
+
+        def one(n):
+            for share, work in ((0, "nothing changed"), (0.01, "1 % of the files changed"), (0.3, "30 % changed")):
+                bytes = change(self.source.point, share, n * 10 + share)
+                os.sync()
+                for tool, command in peers.items():
+                    mount = f"mount -o noatime {self.other.part} {self.other.point}"
+                    values, _ = measured(f"{mount} && {command} && umount {self.other.point}", self.other)
+                    self.figures.add(work, tool, **values)
+                values, report = self.dualroot("snapshot", "--verify", "changed")
+                pair = report["pairs"][0]
+                assert pair["refreshed"], report
+                self.figures.add(work, "dualroot --verify changed", **values)
+                self.figures.add(work, "dualroot, its copy alone", seconds=pair["copy_seconds"])
+                if share:
+                    ratio = values["written"] / bytes
+                    print(f"{work}: {ratio:.2f} bytes were written for each that changed", file=sys.stderr)
+                time.sleep(1.1)
+            values, _ = self.dualroot("snapshot")
+            self.figures.add("nothing changed, everything read", "dualroot", **values)
+            values, _ = measured(f"rsync -aHAXxc --delete --dry-run {self.source.point}/ {self.slot_point()}/")
+            self.figures.add("nothing changed, everything read", "rsync -aHAXc", **values)
+            self.slot.unmount()
+            time.sleep(1.1)
+
+        self.rounds(one)
+
+    def slot_point(self):
+        self.slot.mount()
+        return self.slot.point
+
+    def start(self):
+        self.dualroot("snapshot")
+        self.rounds(lambda _: self.figures.add("start", "dualroot show", **self.dualroot("show")[0]))
+
+
+def small(number):
+    """So many files of 100 bytes, 500 in a directory."""
+
+    def make(top):
+        for n in range(number):
+            if n % 500 == 0:
+                path = f"{top}/d{n // 25000}/s{n // 500 % 50}"
+                os.makedirs(path)
+            with open(f"{path}/f{n}", "wb") as file:
+                file.write(b"%100d" % n)
+
+    return make
+
+
+def growth(arguments, work):
+    """Time for each file, few and many."""
+    text = "\n**growth**\n\n| files | copy, µs each | copy and read back, µs each | peak MiB |\n| ---: | ---: | ---: | ---: |\n"
+    for number in (10_000, 1_000_000):
+        bench = Bench(arguments, work, 8 << 30 if number > 10_000 else 1 << 30)
+        try:
+            bench.prepare(small(number), "-N", str(number + number // 10 + 1000), "-b", "1024")
+            bench.tree(kinds=(), name="growth")
+            figures = bench.figures
+            each = [figures.median("growth", f"dualroot, {what}") / number * 1e6
+                    for what in ("the copy", "copy and read back")]
+            memory = figures.median("growth", "dualroot, whole command", "memory") / MB
+            text += f"| {number} | {each[0]:.1f} | {each[1]:.1f} | {memory:.0f} |\n"
+        finally:
+            bench.close()
+    return text
+
+
+def machine():
+    """Where it was measured."""
+    with open("/proc/cpuinfo", encoding="ascii", errors="replace") as info:
+        model = next((l.split(":", 1)[1].strip() for l in info if l.startswith("model name")), platform.machine())
+    return f"{os.cpu_count()} cores ({model}), Linux {platform.release().split('-')[0]}, loop devices in memory, ext4"
+
+
+def main():
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="bench.sh")
+    parser.add_argument("--dualroot", required=True, help=argparse.SUPPRESS)
+    parser.add_argument("--into", required=True, help=argparse.SUPPRESS)
+    parser.add_argument("--runs", type=int, default=5)
+    parser.add_argument("--readme", action="store_true")
+    parser.add_argument("suite", nargs="*")
+    arguments = parser.parse_args()
+    suites = arguments.suite or ["tree", "refresh", "start"]
+    for suite in suites:
+        if suite not in ("tree", "refresh", "growth", "start"):
+            parser.error(f"no suite {suite}")
+    # What ends it gives the media back too.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    shm = "/dev/shm"
+    free = os.statvfs(shm)
+    where = shm if free.f_bavail * free.f_frsize > 6 << 30 else None
+    text = f"Medians of {arguments.runs} alternating runs; {machine()}.\n"
+    with tempfile.TemporaryDirectory(prefix="dualroot-bench.", dir=where) as work:
+        if set(suites) - {"growth"}:
+            bench = Bench(arguments, work, 2 << 30)
+            try:
+                bench.prepare(tree)
+                for suite in suites:
+                    if suite != "growth":
+                        getattr(bench, suite)()
+                        text += bench.figures.table()
+                        bench.figures.forget()
+            finally:
+                bench.close()
+        if "growth" in suites:
+            text += growth(arguments, work)
+    print(text)
+    if arguments.readme:
+        with open(arguments.into, encoding="utf-8") as readme:
+            page = readme.read()
+        before, rest = page.split(BEGIN)
+        after = rest.split(END)[1]
+        with open(arguments.into, "w", encoding="utf-8") as readme:
+            readme.write(before + BEGIN + text + END + after)
+
+
+if __name__ == "__main__":
+    main()
