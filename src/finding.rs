@@ -50,6 +50,8 @@
 //! | `trial-armed` | info | the next start tries a slot once | slot |
 //! | `trial-unconfirmed` | warning | the running slot is on trial | slot |
 //! | `trial-over` | warning | a trial did not come up, or was never started | slot |
+//! | `nextboot-stale` | error, warning, info | a nextboot.conf of a trial that is not known, or over | slot |
+//! | `nextboot-foreign` | warning | a nextboot.conf that others made mounts another root | slot |
 //! | `run-interrupted` | warning | a run that writes did not come to its end | slot |
 //! | `journal-unreadable` | warning | the journal is torn, or another version's | slot |
 //! | `fstab-root-differs` | error | fstab names another device for `/` than is mounted | slot |
@@ -155,7 +157,7 @@ impl Finding {
 }
 
 /// All codes there are.
-pub const CODES: [&str; 60] = [
+pub const CODES: [&str; 62] = [
     "medium-unreadable",
     "table-missing",
     "slice-overlap",
@@ -201,6 +203,8 @@ pub const CODES: [&str; 60] = [
     "trial-armed",
     "trial-unconfirmed",
     "trial-over",
+    "nextboot-stale",
+    "nextboot-foreign",
     "run-interrupted",
     "journal-unreadable",
     "fstab-root-differs",

@@ -8,7 +8,7 @@
 #   --sysroot DIR  links against that FreeBSD (scripts/cross.sh). Else DUALROOT_VM_SYSROOT, else zig.
 #   --keep         keeps the guest's disks after a failure and says how to boot them
 #   SUITE          unit, tree, guard, stale, faults, consistency, install, table, check, partition,
-#                  primary, flags, boot, fallback; or a part of a test's name
+#                  primary, flags, boot, fallback, nextboot; or a part of a test's name
 #
 # QEMU=PROGRAM names another qemu-system-x86_64, OVMF=FILE another UEFI firmware,
 # DUALROOT_VM_ACCEL=tcg does without KVM.
@@ -150,10 +150,12 @@ qemu-img create -q -f qcow2 -F raw -b "$image" "$work/overlay.qcow2"
 on_box=()
 booting=false
 falling=false
+trying=false
 for suite in "${suites[@]}"; do
     case $suite in
     boot | boot::*) booting=true ;;
     fallback | fallback::*) falling=true ;;
+    nextboot | nextboot::*) trying=true ;;
     *) on_box+=("$suite") ;;
     esac
 done
@@ -162,10 +164,12 @@ if [ "${#suites[@]}" -eq 0 ]; then
         primary:: flags::)
     booting=true
     falling=true
+    trying=true
 fi
-truncate -s 800M "$work"/{mbr,gpt,other,mbr_in_its_place,gpt_in_its_place,fallback}.img
+truncate -s 800M "$work"/{mbr,gpt,other,mbr_in_its_place,gpt_in_its_place,fallback,nextboot}.img
 ! $booting || on_box+=(boot::made_)
 ! $falling || on_box+=(fallback::made)
+! $trying || on_box+=(nextboot::made)
 
 say "$(basename "$image"), $accel" >&2
 guest=("${machine[@]}")
@@ -175,6 +179,7 @@ disk "$work/gpt.img" raw virtio-blk-pci
 disk "$work/fallback.img" raw virtio-blk-pci
 guest+=(-device virtio-scsi-pci)
 disk "$work/mbr.img" raw scsi-hd
+disk "$work/nextboot.img" raw scsi-hd
 boot "mkdir -p /root && tar xf /dev/vtbd1 -C /root && sh /root/in/begin.sh ${on_box[*]}" || true
 
 # ---- what was made there, booted by itself ----------------------------------------------------
@@ -266,6 +271,21 @@ if $falling; then
     destroy
     step cut_off chosen --cut
     step finishes cut_off
+fi
+
+if $trying; then
+    suite=nextboot
+    log=$logs/serial-nextboot.log
+    complaint_file=$work/complaint-nextboot
+    mine=nextboot::
+    : >"$log"
+    guest=("${machine[@]}" -device virtio-scsi-pci)
+    disk "$work/nextboot.img" raw scsi-hd bootindex=0
+    before=made
+    for name in first_slot on_trial returned confirmed stays rejected back; do
+        step $name $before
+        before=$name
+    done
 fi
 
 # ---- the sum ----------------------------------------------------------------------------------

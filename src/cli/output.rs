@@ -80,7 +80,8 @@ pub fn show(report: &show::Report) -> String {
         let (slot, from) = (trial.slot.slot, trial.from.slot);
         let armed = date(trial.armed);
         let stage = stage.words();
-        let _ = writeln!(text, "Trial: slot {slot} from slot {from}, since {armed}: {stage}");
+        let by = trial.mixture().map_or_else(String::new, |by| format!(", {by}"));
+        let _ = writeln!(text, "Trial: slot {slot} from slot {from}, since {armed}{by}: {stage}");
     }
     if let Some(operation) = &report.interrupted {
         let _ = writeln!(text, "Interrupted: {}", visible(&history::describe(operation)));
@@ -114,6 +115,14 @@ pub fn boot(report: &boot::Report) -> String {
             all => next(all),
         }
     );
+    if let Some(kernel) = report.kernel {
+        let _ = writeln!(
+            text,
+            "By nextboot(8): kernel of slot {kernel}, root of slot {0}; the boot code, loader and kernel \
+             of slot {0} are not tried",
+            report.slot
+        );
+    }
     if report.rebooting {
         text += "Rebooting\n";
     } else if report.reboot_due {

@@ -1,6 +1,7 @@
 //! How the running slot came up: told once per start, kept in the journal, shown while it matters.
 
 use std::ffi::OsStr;
+use std::path::Path;
 
 use jiff::Timestamp;
 use serde::Serialize;
@@ -9,7 +10,7 @@ use super::journal::{self, Store};
 use super::{Session, durable, notice, observe};
 use crate::error::Result;
 use crate::record::USED;
-use crate::record::journal::{Auto, AutoSnapshot, Boot, How, Journal};
+use crate::record::journal::{Auto, AutoSnapshot, Boot, How, Journal, Trial};
 use crate::slot::Slot;
 use crate::slot::arrival::{Arrival, arrival};
 use crate::slot::discover::Layout;
@@ -57,6 +58,46 @@ impl std::fmt::Display for SlotName {
     }
 }
 
+/// The trial by nextboot(8) that this start is, with what tells this start from others, until the
+/// journal has seen it. Where each slot has a journal of its own, that of the slot that is tried knows
+/// nothing but by what the loader left.
+///
+/// # Errors
+/// The system does not tell which start this is.
+fn unseen_trial<O: Os>(
+    os: &O,
+    view: &View,
+    layout: &Layout,
+    journal: &Journal,
+) -> Result<Option<(Trial, String)>> {
+    if view.root != Path::new("/") {
+        return Ok(None);
+    }
+    let started = os.boot()?;
+    let seen = journal.boot.as_ref().is_some_and(|boot| boot.id == started.id);
+    let running = 3 - layout.alternate().number;
+    let trial = view.nextboot_trial(layout, &started);
+    let runs = trial.filter(|trial| !seen && trial.slot.slot == running);
+    Ok(runs.map(|trial| (trial, started.id)))
+}
+
+/// Takes such a trial up in a journal that was read: seen from now on, its end is its end.
+///
+/// # Errors
+/// As [`look`].
+pub(super) fn adopt<O: Os>(
+    os: &O,
+    view: &View,
+    layout: &Layout,
+    journal: &mut Journal,
+) -> Result<()> {
+    if let Some((trial, id)) = unseen_trial(os, view, layout, journal)? {
+        let (time, slot, how) = (Timestamp::now(), trial.slot.clone(), How::Trial);
+        (journal.trial, journal.boot) = (Some(trial), Some(Boot { id, time, slot, how }));
+    }
+    Ok(())
+}
+
 /// Tells how this start came about. Writes nothing.
 ///
 /// # Errors
@@ -64,6 +105,9 @@ impl std::fmt::Display for SlotName {
 /// journal.
 pub(super) fn look<O: Os>(os: &O, view: &View, layout: &Layout) -> Result<Found> {
     let mut journal = Store::of(view, layout).read(os).current()?;
+    if let Some((trial, _)) = unseen_trial(os, view, layout, &journal)? {
+        journal.trial = Some(trial);
+    }
     let selection = view.selection_of(layout);
     let several = selection.as_ref().is_some_and(|s| s.table.scheme == Scheme::Gpt);
     let next = selection.map(|s| s.next()).unwrap_or_default();

@@ -9,13 +9,15 @@ use serde::Serialize;
 
 use super::journal::{self, Store};
 use super::show::{self, Seen, Stage};
-use super::{Session, history, observe};
+use super::{Session, arrival, history, observe};
 use crate::device::Id;
 use crate::error::{Error, Result};
 use crate::finding::{Finding, Severity};
 use crate::mounts::stale::obstacles;
+use crate::record::journal::Journal;
 use crate::record::packages::{self, Package};
 use crate::slot::discover::Layout;
+use crate::slot::nextboot::PATH;
 use crate::slot::view::View;
 use crate::slot::{Pair, Slot, State, fstab, loader};
 use crate::sys::Os;
@@ -68,12 +70,17 @@ pub fn run<O: Os>(os: &O, session: &Session) -> Result<Report> {
             findings.extend(reading.boot(firmware, &|place| view.place(medium, place)));
         }
     }
-    findings.extend(running.and_then(|id| view.against_kernel_roots(id, &boot.roots)));
+    // A trial by nextboot(8) is two slots in one system, and meant to be.
+    let mixed = layout.as_ref().is_ok_and(|layout| view.nextboot_trial(layout, &boot).is_some());
+    if !mixed {
+        findings.extend(running.and_then(|id| view.against_kernel_roots(id, &boot.roots)));
+    }
     findings.extend(running.and_then(|id| view.against_fstab(id)));
     match layout {
         Err(error) => findings.push(not_found(&view, &error)),
         Ok(layout) => {
-            findings.extend(boot.loader.and_then(|loader| view.against_loader(&layout, &loader)));
+            let loader = boot.loader.filter(|_| !mixed);
+            findings.extend(loader.and_then(|loader| view.against_loader(&layout, &loader)));
             findings.extend(boot_flags(&view, &layout));
             findings.extend(boot0_differs(&view, &layout));
             kept(os, &view, &layout, &mut findings)?;
@@ -169,7 +176,12 @@ fn kept<O: Os>(os: &O, view: &View, layout: &Layout, findings: &mut Vec<Finding>
         let hint = "the next run writes it anew, unless another version of this program did";
         findings.push(Finding::warning("journal-unreadable", place(), why, hint));
     }
-    let Some(journal) = found.journal else { return Ok(()) };
+    let mut journal = found.journal.clone().unwrap_or_default();
+    arrival::adopt(os, view, layout, &mut journal)?;
+    findings.extend(nextboot(view, layout, &journal));
+    if found.journal.is_none() && journal.trial.is_none() {
+        return Ok(());
+    }
     if let Some(operation) = journal::interrupted(os, view, layout, &journal)? {
         let what = format!("the last {}", history::describe(&operation));
         let hint =
@@ -178,7 +190,8 @@ fn kept<O: Os>(os: &O, view: &View, layout: &Layout, findings: &mut Vec<Finding>
     }
     let next = view.selection_of(layout).map(|s| s.next()).unwrap_or_default();
     if let Some(show::TrialReport { trial, stage }) = show::trial(view, layout, &next, &journal) {
-        let what = format!("slot {} is on trial: {}", trial.slot.slot, stage.words());
+        let by = trial.mixture().map_or_else(String::new, |by| format!(" {by}"));
+        let what = format!("slot {} is on trial{by}: {}", trial.slot.slot, stage.words());
         let device = trial.slot.device;
         findings.push(match stage {
             Stage::Armed => {
@@ -209,6 +222,51 @@ fn kept<O: Os>(os: &O, view: &View, layout: &Layout, findings: &mut Vec<Finding>
     Ok(())
 }
 
+/// What the loader of the running slot would do once, and nobody knows of.
+fn nextboot(view: &View, layout: &Layout, journal: &Journal) -> Option<Finding> {
+    let file = view.nextboot.as_ref()?;
+    let place = view.below(PATH).to_string_lossy().into_owned();
+    let known = journal.trial.is_some() && journal.trial == file.trial;
+    match &file.trial {
+        Some(_) if known => None,
+        Some(trial) if file.enabled => {
+            let slot = trial.slot.slot;
+            let what = format!("slot {slot} is to be tried once, and no trial is known");
+            let hint = "dualroot reject, or nextboot -D, removes it";
+            Some(Finding::warning("nextboot-stale", place, what, hint))
+        }
+        Some(_) => {
+            let what = "it is what a trial has left, and does nothing any more";
+            Some(Finding::info("nextboot-stale", place, what, "nextboot -D removes it"))
+        }
+        None => {
+            let root = file.roots.first().filter(|_| file.enabled)?;
+            let running = layout.root().source;
+            (view.find(root.as_bytes()) != Some(running)).then(|| {
+                let what = format!(
+                    "the next start of this slot takes its kernel and mounts {root}: two slots in one \
+                     system"
+                );
+                let hint = "nextboot -D gives that up; dualroot boot N --once makes a trial of it";
+                Finding::warning("nextboot-foreign", place, what, hint)
+            })
+        }
+    }
+}
+
+/// The same of the other slot: its loader could not write that it has done so.
+fn nextboot_there<D: Dir>(view: &View, layout: &Layout, root: &D) -> Option<Finding> {
+    let file = super::nextboot::of(root).ok()??;
+    let trial = file.trial.filter(|_| file.enabled)?;
+    let place = format!("{}: {PATH}", view.node(layout.root().target));
+    let what = format!(
+        "each start of slot {} would try slot {}: the loader could not write that it has done so",
+        trial.from.slot, trial.slot.slot
+    );
+    let hint = "dualroot confirm, reject and boot remove it";
+    Some(Finding::error("nextboot-stale", place, what, hint))
+}
+
 fn sizes(view: &View, layout: &Layout) -> Option<Finding> {
     let Pair { source, target, .. } = *layout.root();
     let [own, other] = [source, target].map(|id| view.devices.get(id).size);
@@ -231,7 +289,10 @@ fn alternate<O: Os>(
     findings: &mut Vec<Finding>,
 ) -> Result<()> {
     let mut named = Vec::new();
-    let seen = show::whole(os, view, layout, &mut |root| named = names(view, layout, root))?;
+    let seen = show::whole(os, view, layout, &mut |root| {
+        named = names(view, layout, root);
+        named.extend(nextboot_there(view, layout, root));
+    })?;
     if seen.found.state != State::Writing {
         stale(os, view, layout, findings);
     }

@@ -6,8 +6,8 @@ use std::time::Instant;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::Session;
 use super::journal::{self, Store, VAR};
+use super::{Session, arrival};
 use crate::error::{Error, Kind, Result};
 use crate::record::journal::{Journal, Operation};
 use crate::slot::discover::Layout;
@@ -159,9 +159,12 @@ impl<O: Os> Diary<'_, O> {
     /// The journal, before anything is written.
     ///
     /// # Errors
-    /// Refused: it cannot be read, or another version of this program keeps one.
+    /// Refused: it cannot be read, or another version of this program keeps one. Or the system does
+    /// not tell which start this is.
     pub(super) fn journal(&self, view: &View, layout: &Layout) -> Result<Journal> {
-        Store::of(view, layout).read(self.os).current()
+        let mut journal = Store::of(view, layout).read(self.os).current()?;
+        arrival::adopt(self.os, view, layout, &mut journal)?;
+        Ok(journal)
     }
 
     /// Writes down that the run begins to write, after `change`. A run that was interrupted goes to

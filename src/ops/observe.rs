@@ -11,6 +11,7 @@ use crate::error::{Error, Kind, Result};
 use crate::slot::config::{self, Config};
 use crate::slot::fstab;
 use crate::slot::media::WORDS;
+use crate::slot::nextboot::{self, Nextboot};
 use crate::slot::view::View;
 use crate::sys::Os;
 use crate::table::reading::Reading;
@@ -32,12 +33,14 @@ pub fn view<O: Os>(os: &O, session: &Session) -> Result<View> {
         Some(text) => fstab::parse(&text).map_err(|e| e.path(&fstab_path))?,
         None => Vec::new(),
     };
+    let nextboot = os.read_file(&root.join(nextboot::PATH.trim_start_matches('/')))?;
     let mut view = View {
         root,
         devices: os.devices()?,
         mounts: os.mounts()?,
         swaps: os.swaps()?,
         fstab,
+        nextboot: nextboot.map(|text| Nextboot::parse(&text)),
         config,
         config_path,
         ..View::default()

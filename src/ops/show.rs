@@ -6,7 +6,7 @@ use serde::Serialize;
 use super::journal::{self, Store};
 use super::mounted::Mounted;
 use super::record::{self, Found};
-use super::{Session, lock, observe};
+use super::{Session, arrival, lock, observe};
 use crate::device::Id;
 use crate::error::{Error, Result};
 use crate::record::journal::{Journal, Operation, Trial};
@@ -169,7 +169,8 @@ pub fn run<O: Os>(os: &O, session: &Session, choice: Option<Choice>) -> Result<R
     let tried = selection.map(|s| s.next()).unwrap_or_default();
     let found = Store::of(&view, &layout).read(os);
     let problem = found.problems().into_iter().next();
-    let journal = found.journal.unwrap_or_default();
+    let mut journal = found.journal.unwrap_or_default();
+    arrival::adopt(os, &view, &layout, &mut journal)?;
     Ok(Report {
         schema: 1,
         slots,

@@ -60,6 +60,36 @@ pub struct Trial {
     pub from: Place,
     /// When.
     pub armed: Timestamp,
+    /// By what it is started.
+    #[serde(default, skip_serializing_if = "By::is_flags")]
+    pub by: By,
+}
+
+/// What starts a slot once.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum By {
+    /// Boot flags: all of it is the slot's own.
+    #[default]
+    Flags,
+    /// nextboot(8): the kernel is that of the slot before it.
+    Nextboot,
+}
+
+impl By {
+    #[allow(clippy::trivially_copy_pass_by_ref)] // serde's signature
+    fn is_flags(&self) -> bool {
+        *self == Self::Flags
+    }
+}
+
+impl Trial {
+    /// What runs in a trial that boot flags do not start.
+    pub fn mixture(&self) -> Option<String> {
+        let (from, slot) = (self.from.slot, self.slot.slot);
+        let mixture = || format!("by nextboot(8): kernel of slot {from}, root of slot {slot}");
+        (self.by == By::Nextboot).then(mixture)
+    }
 }
 
 /// A run.

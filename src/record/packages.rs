@@ -279,7 +279,7 @@ pub(crate) fn read<D: Dir>(root: &D, path: &str) -> Result<Option<Vec<u8>>> {
 
 /// Opens the directory at `path` below `root`, one name at a time; `None` where any of them is
 /// missing or something else.
-fn descend<D: Dir>(root: &D, path: &str) -> Result<Option<D>> {
+pub(crate) fn descend<D: Dir>(root: &D, path: &str) -> Result<Option<D>> {
     let mut here: Option<D> = None;
     for name in path.split('/').map(OsStr::new) {
         let above = here.as_ref().unwrap_or(root);

@@ -59,7 +59,7 @@ mod tests {
     use jiff::Timestamp;
 
     use super::*;
-    use crate::record::journal::{AutoSnapshot, Trial};
+    use crate::record::journal::{AutoSnapshot, By, Trial};
     use crate::slot::discover::{Layout, Purpose};
 
     fn layout(running: u32) -> Layout {
@@ -130,7 +130,7 @@ mod tests {
 
     #[test]
     fn a_trial_is_no_fall_back() {
-        let trial = Trial { slot: at(2), from: at(1), armed: Timestamp::UNIX_EPOCH };
+        let trial = Trial { slot: at(2), from: at(1), armed: Timestamp::UNIX_EPOCH, by: By::Flags };
         let journal = Journal { trial: Some(trial), intended: Some(at(1)), ..Journal::default() };
         assert_eq!(tell(2, &[(1, false)], &journal), (How::Trial, 2));
         assert_eq!(tell(1, &[(1, false)], &journal), (How::Returned, 2));

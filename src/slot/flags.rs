@@ -21,6 +21,8 @@ pub struct Selection {
     pub boot0: Option<u32>,
     /// The slices of slot 1 and slot 2: their indices in the table.
     pub slices: [u32; 2],
+    /// The slot whose root the loader of the one that the flags select mounts once.
+    pub nextboot: Option<u32>,
 }
 
 /// A slot that will be tried.
@@ -46,7 +48,11 @@ impl View {
         let slices = [self.entry(one)?.index, self.entry(two)?.index];
         let reading = self.readings.get(&medium).filter(|_| table.scheme == Scheme::Mbr);
         let boot0 = reading.and_then(|r| boot0::default(&r.first));
-        Some(Selection { medium, table, boot0, slices })
+        let mut selection = Selection { medium, table, boot0, slices, nextboot: None };
+        if let Some(first) = selection.next().first() {
+            selection.nextboot = self.nextboot_of(roots, first.slot);
+        }
+        Some(selection)
     }
 
     /// The same of a layout's slots.
@@ -100,7 +106,10 @@ impl Selection {
     /// The slots in the order in which they are tried.
     pub fn next(&self) -> Vec<Next> {
         let tried = order(&self.table, self.kind(), self.boot0).into_iter();
-        tried.filter_map(|(index, once)| Some(Next { slot: self.slot(index)?, once })).collect()
+        let by_flags =
+            tried.filter_map(|(index, once)| Some(Next { slot: self.slot(index)?, once }));
+        let before = self.nextboot.map(|slot| Next { slot, once: true });
+        before.into_iter().chain(by_flags).collect()
     }
 
     fn slot(&self, index: u32) -> Option<u32> {
@@ -211,7 +220,7 @@ mod tests {
             let entries = flags.iter().enumerate().map(entry).collect();
             let table = Table { scheme, sector: 512, disk_id: None, entries };
             let boot0 = boot0.filter(|_| scheme == Scheme::Mbr);
-            Selection { medium: 0, table, boot0, slices: [2, 3] }
+            Selection { medium: 0, table, boot0, slices: [2, 3], nextboot: None }
         })
     }
 

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use super::Part;
 use super::discover::Layout;
+use super::nextboot;
 use super::view::View;
 use crate::device::{Class, Id};
 use crate::error::{Error, Kind, Result};
@@ -36,6 +37,17 @@ impl View {
             }
         }
         let alternate = layout.alternate();
+        if self.selection_of(layout).and_then(|s| s.nextboot) == Some(alternate.number) {
+            let node = self.node(alternate.root);
+            let cause = format!(
+                "the next start mounts slot {} ({node}): {} says so",
+                alternate.number,
+                nextboot::PATH
+            );
+            return Err(
+                Error::refused(cause).hint("dualroot reject, or nextboot -D, gives that up")
+            );
+        }
         if alternate.active && !(reselect && self.selection_of(layout).is_some()) {
             return Err(Error::refused(format!(
                 "the boot flags select the alternate slot {} ({}): if the copy failed, nothing would boot",

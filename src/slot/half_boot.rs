@@ -56,15 +56,8 @@ impl View {
     /// The running root against the device that the loader took the kernel from. Its disk numbers
     /// are the firmware's, so only the slice says something, and only beside its sibling.
     pub fn against_loader(&self, layout: &Layout, loader: &str) -> Option<Finding> {
-        let [one, two] = layout.slots;
-        if self.devices.medium(one.root) != self.devices.medium(two.root) {
-            return None;
-        }
-        let place = loader_place(loader)?;
-        let started = [one, two].into_iter().find(|s| self.loader_name(s.root) == Some(place))?;
-        if started.running {
-            return None;
-        }
+        let number = self.loader_slot(layout, loader)?;
+        let started = layout.slots.iter().find(|slot| slot.number == number && !slot.running)?;
         let running = layout.root().source;
         let what = format!(
             "the kernel came from {} ({loader}), and {} is mounted: two slots in one system",
@@ -72,6 +65,17 @@ impl View {
             self.node(running)
         );
         Some(Finding::error("half-boot", self.node(running), what, LOOK))
+    }
+
+    /// The slot that the loader came from. `None` where its name of the device does not tell.
+    pub fn loader_slot(&self, layout: &Layout, loader: &str) -> Option<u32> {
+        let [one, two] = layout.slots;
+        if self.devices.medium(one.root) != self.devices.medium(two.root) {
+            return None;
+        }
+        let place = loader_place(loader)?;
+        let started = [one, two].into_iter().find(|s| self.loader_name(s.root) == Some(place))?;
+        Some(started.number)
     }
 
     /// Where the loader would find a root: slice and partition of an MBR, the index of a GPT.

@@ -1,15 +1,15 @@
 //! loader.conf(5), rewritten without touching a byte that does not have to change.
 //!
-//! Only `vfs.root.mountfrom` is understood: a list of `fstype:device`, separated by blanks, that
-//! the kernel tries in turn (`vfs_mountroot.c`). The device is everything after the first colon;
-//! mount options are another variable's, `vfs.root.mountfrom.options`.
+//! Of what it assigns, only `vfs.root.mountfrom` is rewritten: a list of `fstype:device`, separated by
+//! blanks, that the kernel tries in turn (`vfs_mountroot.c`). The device is everything after the first
+//! colon; mount options are another variable's, `vfs.root.mountfrom.options`.
 
 use std::ops::Range;
 
 use crate::error::{Error, Result};
 
 /// The variable that names the root file system.
-const VARIABLE: &[u8] = b"vfs.root.mountfrom";
+pub const ROOTS: &str = "vfs.root.mountfrom";
 
 /// Writes loader.conf(5) again, with the root devices that `replace` tells: it sees the device of
 /// every specification of every assignment to `vfs.root.mountfrom` (`/dev/da0s1a` of
@@ -27,7 +27,7 @@ pub fn rewrite(text: &[u8], replace: impl Fn(&[u8]) -> Option<Vec<u8>>) -> Resul
     for (line, number) in text.split_inclusive(|&b| b == b'\n').zip(1..) {
         let offset = start;
         start += line.len();
-        let Some(value) = value(line) else { continue };
+        let Some(value) = value(line, ROOTS) else { continue };
         for device in devices(line, &value) {
             let Some(new) = replace(&unescape(&line[device.clone()])) else { continue };
             if !writable(&new, value.quoted) {
@@ -44,6 +44,17 @@ pub fn rewrite(text: &[u8], replace: impl Fn(&[u8]) -> Option<Vec<u8>>) -> Resul
     Ok(out)
 }
 
+/// The value that the last assignment to a variable gives it, backslash escapes resolved.
+pub fn last(text: &[u8], variable: &str) -> Option<Vec<u8>> {
+    let lines = text.split_inclusive(|&b| b == b'\n');
+    lines.filter_map(|line| Some(unescape(&line[value(line, variable)?.place]))).next_back()
+}
+
+/// The devices of a list of `fstype:device`.
+pub fn roots(list: &str) -> impl Iterator<Item = &str> {
+    list.split_ascii_whitespace().filter_map(|word| Some(word.split_once(':')?.1))
+}
+
 /// The value of an assignment: its place in the line, without the quotes.
 struct Value {
     place: Range<usize>,
@@ -51,8 +62,8 @@ struct Value {
 }
 
 /// The value, where the line assigns one to the variable.
-fn value(line: &[u8]) -> Option<Value> {
-    let rest = line.trim_ascii_start().strip_prefix(VARIABLE)?.trim_ascii_start();
+fn value(line: &[u8], variable: &str) -> Option<Value> {
+    let rest = line.trim_ascii_start().strip_prefix(variable.as_bytes())?.trim_ascii_start();
     let rest = rest.strip_prefix(b"=")?.trim_ascii_start();
     let inside = rest.strip_prefix(b"\"");
     let quoted = inside.is_some();
@@ -101,7 +112,7 @@ fn unescape(device: &[u8]) -> Vec<u8> {
 }
 
 /// Whether a device can stand in a value as it is, for every generation of the loader.
-fn writable(device: &[u8], quoted: bool) -> bool {
+pub fn writable(device: &[u8], quoted: bool) -> bool {
     let special: &[u8] = if quoted { b" \"\\$" } else { b" \"\\$#" };
     !device.is_empty() && !device.iter().any(|b| b.is_ascii_control() || special.contains(b))
 }

@@ -13,6 +13,7 @@ pub mod kernel;
 pub mod loader;
 pub mod media;
 pub mod names;
+pub mod nextboot;
 pub mod notice;
 pub mod view;
 

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use super::config::Config;
 use super::fstab;
 use super::names::Names;
+use super::nextboot::Nextboot;
 use crate::device::{Class, Devices, Id, Lower, Provider};
 use crate::finding::Finding;
 use crate::mounts::Mount;
@@ -30,6 +31,8 @@ pub struct View {
     pub fstab: Vec<fstab::Entry>,
     /// The medium that `--media` names: the alternate slot is looked for there.
     pub medium: Option<Id>,
+    /// What the running slot's loader does once.
+    pub nextboot: Option<Nextboot>,
     /// The configuration.
     pub config: Config,
     /// The file that it came from, for messages.

@@ -19,6 +19,7 @@ mod platform;
 pub use platform::Native;
 pub use unix::{FdDir, FdFile, Lock, LockState, give_way, terminal_width};
 
+use std::ffi::CStr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -130,6 +131,11 @@ pub enum Snapshots {
     Journaled,
 }
 
+/// Where a loader of FreeBSD looks for what it does once (stand/defaults/loader.conf).
+pub const NEXTBOOT: &str = "/boot/nextboot.conf";
+/// The kernel variable in which a start by that file tells that it is a trial.
+pub const MARK: &CStr = c"dualroot.trial";
+
 /// What started the system, as far as it tells.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Boot {
@@ -140,6 +146,10 @@ pub struct Boot {
     pub roots: Vec<String>,
     /// How the machine starts.
     pub firmware: Option<Firmware>,
+    /// The file that this loader reads once, where it is one that does (nextboot(8)).
+    pub nextboot: Option<PathBuf>,
+    /// The value of [`MARK`].
+    pub trial: Option<String>,
     /// What tells this start from every other one.
     pub id: String,
 }

@@ -809,6 +809,26 @@ fn what_the_journal_says_is_compared() {
         let expected: &[_] = if code.is_empty() { &[] } else { &[(severity, code)] };
         finds(&disk, expected);
     }
+    // What a loader of FreeBSD would do once.
+    let root = |n: usize| format!("vfs.root.mountfrom=\"ufs:{}\"\n", disk.node(n));
+    let mark = format!("dualroot.trial=\"1:{},2:{},1764115200\"\n", disk.node(1), disk.node(2));
+    let [yes, no] = ["nextboot_enable=\"YES\"\n", "nextboot_enable=\"NO\" \n"];
+    let stays = ("warning", "active-not-running");
+    for (text, expected) in [
+        (format!("{yes}{}", root(2)), &[stays, ("warning", "nextboot-foreign")][..]),
+        (format!("{yes}{}{mark}", root(2)), &[stays, ("warning", "nextboot-stale")]),
+        (format!("{no}{}{mark}", root(2)), &[("info", "nextboot-stale")]),
+        (format!("{no}{}", root(2)), &[]),
+        (format!("{yes}{}kernel=\"test\"\n", root(1)), &[]),
+    ] {
+        disk.write("boot/nextboot.conf", text);
+        finds(&disk, expected);
+    }
+    // Ours can be given up, those of others stay.
+    disk.write("boot/nextboot.conf", format!("{yes}{}{mark}", root(2)));
+    disk.dualroot(&["reject"]).exits(0).prints("Next start: slot 1");
+    assert!(!disk.root().join("boot/nextboot.conf").exists());
+    disk.dualroot(&["boot", "2", "--once"]).fails(6, "no loader(8) that reads such a file");
     // The code of boot0 tells what starts, whatever is active.
     let good = peek(&disk, 0, 512);
     poke(&disk, 0, &[0xfc, 0x31, 0xc0, 0x8e, 0xc0, 0x8e, 0xd8, 0x8e, 0xd0, 0xbc, 0x00, 0x7c]);

@@ -175,7 +175,7 @@ pub fn install(root: &str, config: &str, names: &Names, more: &[(&str, &str)]) {
 
 // ---- what each boot finds and does ----------------------------------------------------------
 
-fn on(point: &str) -> String {
+pub fn on(point: &str) -> String {
     let found = mounts().into_iter().rfind(|m| m.point == Path::new(point));
     found.map(|m| m.source).unwrap_or_default()
 }

@@ -29,6 +29,8 @@ mod install;
 #[cfg(target_os = "freebsd")]
 mod medium;
 #[cfg(target_os = "freebsd")]
+mod nextboot;
+#[cfg(target_os = "freebsd")]
 mod partition;
 #[cfg(target_os = "freebsd")]
 mod primary;
@@ -62,5 +64,6 @@ fn main() -> std::process::ExitCode {
         ("flags", flags::TESTS),
         ("boot", boot::TESTS),
         ("fallback", fallback::TESTS),
+        ("nextboot", nextboot::TESTS),
     ])
 }

@@ -89,6 +89,8 @@ pub struct World {
     pub restarts: u32,
     /// What is mounted at boot: node and point, the root first.
     pub boot: Vec<(PathBuf, PathBuf)>,
+    /// Whether the root is mounted read-only then.
+    pub boot_read_only: bool,
     pub(super) run_dir: PathBuf,
     pub(super) now: Time,
     /// What is outside the file systems, by the name of the disk.
@@ -119,6 +121,7 @@ impl World {
             idents: BTreeMap::new(),
             started: Boot::default(),
             boot: Vec::new(),
+            boot_read_only: false,
             run_dir,
             now: Time { sec: 1_600_000_000, nsec: 0 },
             disks: BTreeMap::new(),
@@ -233,8 +236,9 @@ impl World {
         self.add_memory("tmpfs", self.run_dir.clone());
         let boot = self.boot.clone();
         for (device, point) in &boot {
-            self.mount(device, point, FsType::Ufs2.name(), false)?;
-            if point.as_os_str() == "/" && self.tree_at(Path::new("/dev")).is_ok() {
+            let root = point.as_os_str() == "/";
+            self.mount(device, point, FsType::Ufs2.name(), root && self.boot_read_only)?;
+            if root && self.tree_at(Path::new("/dev")).is_ok() {
                 self.add_memory("devfs", PathBuf::from("/dev"));
             }
         }

@@ -22,10 +22,14 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::command::Ended;
-use super::{Access, Boot, Format, FsType, Holder, Os, Rewrite, Snapshots, Usage, command, unix};
+use super::{
+    Access, Boot, Format, FsType, Holder, MARK, NEXTBOOT, Os, Rewrite, Snapshots, Usage, command,
+    unix,
+};
 use crate::device::Devices;
 use crate::error::{Context, Result};
 use crate::mounts::Mount;
+use crate::slot::loader;
 use crate::table::boot::Firmware;
 use crate::table::drawing::Drawing;
 use crate::table::flags::Change;
@@ -228,8 +232,6 @@ impl Os for Native {
 
     fn boot(&self) -> Result<Boot> {
         let roots = kenv::value(c"vfs.root.mountfrom").unwrap_or_default();
-        // `ufs:/dev/da0s1a zfs:zroot`: each with its type (vfs_mountroot.c).
-        let roots = roots.split_ascii_whitespace().filter_map(|word| word.split_once(':'));
         // Only x86 has it.
         let firmware = match sysctl::string(c"machdep.bootmethod").as_deref() {
             Ok("BIOS") => Some(Firmware::Bios),
@@ -238,8 +240,13 @@ impl Os for Native {
         };
         Ok(Boot {
             loader: kenv::value(c"currdev").or_else(|| kenv::value(c"loaddev")),
-            roots: roots.map(|(_, device)| device.to_owned()).collect(),
+            roots: loader::roots(&roots).map(str::to_owned).collect(),
             firmware,
+            // The Lua loader leaves the name, Forth's only that it has looked (support.4th).
+            nextboot: kenv::value(c"nextboot_conf")
+                .or_else(|| kenv::value(c"nextboot_enable").map(|_| NEXTBOOT.to_owned()))
+                .map(PathBuf::from),
+            trial: kenv::value(MARK),
             // The moment moves with every step of the clock; a clock is set early.
             id: sysctl::value(c"kern.boottime")?
                 .first_chunk()

@@ -244,7 +244,7 @@ impl Os for Native {
         let id = unix::read_file(Path::new("/proc/sys/kernel/random/boot_id"))?.unwrap_or_default();
         let id = String::from_utf8_lossy(&id).trim().to_owned();
         let roots = root.map(str::to_owned).into_iter().collect();
-        Ok(Boot { loader: None, roots, firmware, id })
+        Ok(Boot { roots, firmware, id, ..Boot::default() })
     }
 
     fn run_dir(&self) -> PathBuf {
