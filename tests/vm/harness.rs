@@ -27,7 +27,7 @@ const EXACT: &str = "--exact";
 /// The test after which the power goes, in the middle of something.
 const CUT: &str = "fallback::cut_off";
 /// The suites that are sequences of boots, which somebody outside has to make.
-const SEQUENCES: [&str; 2] = ["boot", "fallback"];
+const SEQUENCES: [&str; 3] = ["boot", "fallback", "nextboot"];
 
 // ---- tests ----------------------------------------------------------------------------------
 
