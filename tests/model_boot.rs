@@ -300,8 +300,11 @@ fn a_slot_that_is_chosen_starts_and_leads_back() {
         assert!(!done(choose(&machine, 1, false)).changed, "{scheme}: it was so already");
         let log = done(history::run(&machine, &session(&machine))).entries;
         let log: Vec<_> = log.iter().map(|e| (e.verb.as_str(), e.result.name())).collect();
-        // What slot 2 did is in its own history: here the roots hold /var.
-        assert_eq!(log, [("snapshot", "done"), ("boot", "done"), ("boot", "done")]);
+        // What slot 2 did is in its own /var, and on /config, which is both slots'.
+        assert_eq!(
+            log,
+            [("snapshot", "done"), ("boot", "done"), ("boot", "done"), ("boot", "done")]
+        );
     }
 }
 
@@ -1029,6 +1032,36 @@ fn an_interrupted_run_is_told_until_the_next_one() {
     let log = done(history::run(&machine, &session(&machine))).entries;
     let log: Vec<_> = log.iter().map(|e| (e.verb.as_str(), e.result.name())).collect();
     assert_eq!(log[1..], [("snapshot", "interrupted"), ("snapshot", "done")]);
+}
+
+#[test]
+fn the_history_outlives_a_var_in_memory() {
+    let machine = machine(Scheme::Mbr);
+    for _ in 0..400 {
+        done(choose(&machine, 1, false));
+    }
+    let log = |machine: &Machine| done(history::run(machine, &session(machine))).entries;
+    let before = log(&machine);
+    assert_eq!(before.len(), 401, "each run once, though it is kept twice");
+    assert!(before.is_sorted_by_key(|entry| entry.when));
+    machine.world(|w| w.edit("da0s1", |tree| tree.remove("var/db/dualroot")));
+    let after = log(&machine);
+    assert_eq!(after[..], before[before.len() - after.len()..], "what is left is the newest");
+    assert!(after.len() > 100, "{}", after.len());
+    // /config is small.
+    let listing = machine.world(|w| w.tree("da0s3").listing());
+    let size = |name: &str| listing[&Path::new(".dualroot").join(name)].size;
+    assert!(size("log") + size("log.0") < 68 << 10, "{} {}", size("log"), size("log.0"));
+    // Where /config takes nothing, /var does.
+    let full = Action::Fail(Errno::ENOSPC as i32);
+    machine.inject(When::Each("dir.create_file", "da0s3:.dualroot/log.new".to_owned()), full);
+    done(choose(&machine, 1, false));
+    assert_eq!(log(&machine).len(), after.len() + 1);
+    // And who does not know the slots still reads what there is.
+    machine.world(|w| {
+        w.edit("da0s1", |tree| tree.file("etc/fstab", b"/dev/da9 /altroot ufs rw 0 0\n"));
+    });
+    assert_eq!(log(&machine).len(), 1);
 }
 
 // ---- a fall-back, and its repair ----------------------------------------------------------------

@@ -1,23 +1,32 @@
-//! `dualroot log`: what was done, when and with what result.
+//! `dualroot log`: what was done, when and with what result. It is kept where the journal is: on
+//! `/config`, too, since `/var` may be in memory.
 
-use std::path::Path;
+use std::collections::BTreeSet;
+use std::path::PathBuf;
 use std::time::Instant;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::journal::{self, Store, VAR};
-use super::{Session, arrival};
+use super::journal::{self, Location, Store, VAR};
+use super::{Session, arrival, observe};
 use crate::error::{Error, Kind, Result};
 use crate::record::journal::{Journal, Operation};
 use crate::slot::discover::Layout;
 use crate::slot::view::View;
 use crate::sys::Os;
 
-/// Its name in [`VAR`]; the one before it has `.0` behind it.
+/// Its name; the one before it has `.0` behind it.
 const LOG: &str = "log";
-/// Bytes after which another one is begun.
-const LONGEST: usize = 256 << 10;
+const BEFORE: &str = "log.0";
+
+/// Bytes after which another one is begun: `/config` is small.
+fn longest(location: &Location) -> usize {
+    match location {
+        Location::Var(_) => 256 << 10,
+        Location::Config(_) => 32 << 10,
+    }
+}
 
 /// A run that is over.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -91,25 +100,53 @@ fn is_zero(n: &usize) -> bool {
 /// # Errors
 /// It cannot be read. That there is none is no error.
 pub fn run<O: Os>(os: &O, session: &Session) -> Result<Report> {
-    let dir = os.canonical(&session.root)?.join(VAR.trim_start_matches('/'));
     let mut report = Report { schema: 1, entries: Vec::new(), unreadable: 0 };
-    for name in ["log.0", LOG] {
-        let text = os.read_file(&dir.join(name))?.unwrap_or_default();
-        for line in text.split(|&b| b == b'\n').filter(|line| !line.is_empty()) {
-            match serde_json::from_slice(line) {
-                Ok(entry) => report.entries.push(entry),
-                Err(_) => report.unreadable += 1,
+    for dir in dirs(os, session)? {
+        let mut found: Vec<Entry> = Vec::new();
+        for name in [BEFORE, LOG] {
+            let text = os.read_file(&dir.join(name))?.unwrap_or_default();
+            for line in text.split(|&b| b == b'\n').filter(|line| !line.is_empty()) {
+                match serde_json::from_slice(line) {
+                    Ok(entry) => found.push(entry),
+                    Err(_) => report.unreadable += 1,
+                }
             }
         }
+        // Most of it is in both.
+        let known: BTreeSet<Timestamp> = report.entries.iter().map(|entry| entry.when).collect();
+        found.retain(|entry| !known.contains(&entry.when) || !report.entries.contains(entry));
+        report.entries.extend(found);
     }
+    report.entries.sort_by_key(|entry| entry.when);
     Ok(report)
 }
 
-/// Adds an entry. All of it is written anew, so that there is no half line after a loss of power.
-fn append<O: Os>(os: &O, dir: &Path, entry: &Entry) -> Result<()> {
-    let mut text = os.read_file(&dir.join(LOG))?.unwrap_or_default();
-    if text.len() > LONGEST {
-        journal::put(os, dir, "log.0", &text)?;
+/// Where it may be. What the slots are is no matter where nobody can tell.
+fn dirs<O: Os>(os: &O, session: &Session) -> Result<Vec<PathBuf>> {
+    let view = observe::view(os, session);
+    match view.and_then(|view| Ok(Store::of(&view, &view.discover()?))) {
+        Ok(store) => Ok(store.dirs()),
+        Err(error) => {
+            log::info!("{error}");
+            Ok(vec![os.canonical(&session.root)?.join(VAR.trim_start_matches('/'))])
+        }
+    }
+}
+
+/// Adds an entry wherever the journal is. What cannot be written down is no reason to stop.
+fn append<O: Os>(os: &O, store: &Store, entry: &Entry) {
+    for location in store.locations() {
+        if let Err(error) = append_to(os, &location, entry) {
+            journal::tell(&error.during("keeping the history"));
+        }
+    }
+}
+
+/// All of it is written anew, so that there is no half line after a loss of power.
+fn append_to<O: Os>(os: &O, location: &Location, entry: &Entry) -> Result<()> {
+    let mut text = os.read_file(&location.dir().join(LOG))?.unwrap_or_default();
+    if text.len() > longest(location) {
+        location.put(os, BEFORE, &text)?;
         text.clear();
     }
     if text.last().is_some_and(|&b| b != b'\n') {
@@ -117,7 +154,7 @@ fn append<O: Os>(os: &O, dir: &Path, entry: &Entry) -> Result<()> {
     }
     text.extend(serde_json::to_vec(entry).unwrap_or_default());
     text.push(b'\n');
-    journal::put(os, dir, LOG, &text)
+    location.put(os, LOG, &text)
 }
 
 /// A run that is told of: in the journal while it lasts, and in the history when it is over.
@@ -134,7 +171,6 @@ pub(super) struct Diary<'a, O: Os> {
 /// What is known since it began.
 struct Open {
     store: Store,
-    dir: std::path::PathBuf,
     from: String,
     to: String,
 }
@@ -181,11 +217,11 @@ impl<O: Os> Diary<'_, O> {
     ) -> Result<()> {
         let store = Store::of(view, layout);
         let mut journal = store.read(self.os).current()?;
-        let dir = view.below(VAR);
         if let Some(operation) = journal.operation.take() {
             log::warn!("the last {}", describe(&operation));
-            self.append(
-                &dir,
+            append(
+                self.os,
+                &store,
                 &Entry {
                     when: operation.begun,
                     verb: operation.verb,
@@ -207,7 +243,7 @@ impl<O: Os> Diary<'_, O> {
             target: Some(to.clone()),
         });
         change(&mut journal);
-        self.open = Some(Open { store: store.clone(), dir, from, to });
+        self.open = Some(Open { store: store.clone(), from, to });
         store.write(self.os, &mut journal)
     }
 
@@ -236,8 +272,9 @@ impl<O: Os> Diary<'_, O> {
         if let Err(e) = done() {
             journal::tell(&e);
         }
-        self.append(
-            &open.dir,
+        append(
+            self.os,
+            &open.store,
             &Entry {
                 when: self.begun,
                 verb: self.verb.to_owned(),
@@ -251,13 +288,6 @@ impl<O: Os> Diary<'_, O> {
             },
         );
     }
-
-    /// What cannot be written down is no reason to stop.
-    fn append(&self, dir: &Path, entry: &Entry) {
-        if let Err(error) = append(self.os, dir, entry) {
-            journal::tell(&error.during("keeping the history"));
-        }
-    }
 }
 
 /// A run that keeps no operation of its own in the journal, since it consists of others.
@@ -265,7 +295,7 @@ pub(super) struct Whole {
     verb: &'static str,
     begun: Timestamp,
     clock: Instant,
-    dir: std::path::PathBuf,
+    store: Store,
     from: String,
     to: String,
 }
@@ -275,7 +305,7 @@ impl Whole {
         let root = layout.root();
         let (from, to) = (view.node(root.source), view.node(root.target));
         let (begun, clock) = (Timestamp::now(), Instant::now());
-        Self { verb, begun, clock, dir: view.below(VAR), from, to }
+        Self { verb, begun, clock, store: Store::of(view, layout), from, to }
     }
 
     /// Adds it to the history.
@@ -291,9 +321,7 @@ impl Whole {
             error: error.map(ToString::to_string),
             details,
         };
-        if let Err(error) = append(os, &self.dir, &entry) {
-            log::warn!("keeping the history: {error}");
-        }
+        append(os, &self.store, &entry);
     }
 }
 

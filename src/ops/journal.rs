@@ -1,4 +1,4 @@
-//! Where the journal lies, and how it gets there.
+//! Where the journal lies, and the history beside it, and how they get there.
 
 use std::path::{Path, PathBuf};
 
@@ -29,6 +29,39 @@ pub(super) struct Store {
     config: Option<PathBuf>,
     /// Whether that is mounted read-write.
     writable: bool,
+}
+
+/// A place that can be written.
+#[derive(Clone, Debug)]
+pub(super) enum Location {
+    /// [`VAR`], below the root.
+    Var(PathBuf),
+    /// `/config`: what is there outlives a `/var` in memory.
+    Config(PathBuf),
+}
+
+impl Location {
+    /// The directory.
+    pub(super) fn dir(&self) -> PathBuf {
+        match self {
+            Self::Var(dir) => dir.clone(),
+            Self::Config(point) => point.join(DIR),
+        }
+    }
+
+    /// Puts a file there. The directory is made where it is missing.
+    ///
+    /// # Errors
+    /// It cannot be written; what was there stays.
+    pub(super) fn put<O: Os>(&self, os: &O, name: &str, content: &[u8]) -> Result<()> {
+        match self {
+            Self::Var(dir) => put(os, dir, name, content),
+            Self::Config(point) => os
+                .open_dir(point)
+                .and_then(|root| durable::put(&durable::own_dir(&root)?, name, content))
+                .during(format!("writing to {}", point.display())),
+        }
+    }
 }
 
 /// What the places hold.
@@ -80,11 +113,22 @@ impl Store {
         Self { var: view.below(VAR), config, writable }
     }
 
+    /// The directories, also of what cannot be written.
+    pub(super) fn dirs(&self) -> Vec<PathBuf> {
+        let config = self.config.iter().map(|point| point.join(DIR));
+        std::iter::once(self.var.clone()).chain(config).collect()
+    }
+
+    /// The places that can be written, as far as their mounts tell.
+    pub(super) fn locations(&self) -> Vec<Location> {
+        let config = self.config.clone().filter(|_| self.writable).map(Location::Config);
+        std::iter::once(Location::Var(self.var.clone())).chain(config).collect()
+    }
+
     pub(super) fn read<O: Os>(&self, os: &O) -> Found {
-        let config = self.config.as_ref().map(|point| point.join(DIR));
         let mut found = Found::default();
-        for path in [Some(&self.var), config.as_ref()].into_iter().flatten() {
-            let path = path.join(JOURNAL);
+        for dir in self.dirs() {
+            let path = dir.join(JOURNAL);
             let place = path.display();
             let journal = match os.read_file(&path) {
                 Ok(None) => continue,
@@ -117,13 +161,8 @@ impl Store {
         journal.written = Timestamp::now();
         Journal::default().tool.clone_into(&mut journal.tool);
         let text = journal.to_json();
-        let mut results = vec![put(os, &self.var, JOURNAL, &text)];
-        if let Some(point) = self.config.as_ref().filter(|_| self.writable) {
-            let root = os.open_dir(point);
-            let done =
-                root.and_then(|root| durable::put(&durable::own_dir(&root)?, JOURNAL, &text));
-            results.push(done.during(format!("writing to {}", point.display())));
-        }
+        let locations = self.locations().into_iter();
+        let mut results: Vec<_> = locations.map(|at| at.put(os, JOURNAL, &text)).collect();
         let failed = |result: &Result<()>| result.is_err();
         if results.iter().all(failed) {
             return results.swap_remove(0).during("keeping the journal");
@@ -143,7 +182,7 @@ pub(super) fn tell(error: &Error) {
 }
 
 /// Puts a file into a directory of the root, which is made where it is missing.
-pub(super) fn put<O: Os>(os: &O, path: &Path, name: &str, content: &[u8]) -> Result<()> {
+fn put<O: Os>(os: &O, path: &Path, name: &str, content: &[u8]) -> Result<()> {
     let dir = match os.open_dir(path) {
         Err(e) if e.errno == Some(nix::errno::Errno::ENOENT as i32) => {
             os.make_dir(path)?;

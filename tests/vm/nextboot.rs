@@ -112,6 +112,10 @@ fn returned() {
     runs_from(&NAMES, 0);
     assert_eq!(loader(), "disk0s1a:");
     assert_eq!(how(), "returned");
+    // /var was emptied twice since.
+    let log = run(&["log", "--json"]).json();
+    let verbs: Vec<_> = log["entries"].as_array().unwrap().iter().map(|e| &e["verb"]).collect();
+    assert_eq!(verbs, ["snapshot", "boot"], "{log}");
     tries(2, 1);
 }
 
