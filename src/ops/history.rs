@@ -78,6 +78,40 @@ impl Outcome {
     }
 }
 
+/// A run under way.
+#[derive(Clone, Copy, Debug)]
+struct Begun {
+    verb: &'static str,
+    when: Timestamp,
+    clock: Instant,
+}
+
+impl Begun {
+    fn now(verb: &'static str) -> Self {
+        Self { verb, when: Timestamp::now(), clock: Instant::now() }
+    }
+
+    /// What there is to say of it when it is over.
+    fn over(
+        self,
+        (from, to): (String, String),
+        error: Option<&Error>,
+        details: Vec<String>,
+    ) -> Entry {
+        Entry {
+            when: self.when,
+            verb: self.verb.to_owned(),
+            from: Some(from),
+            to: Some(to),
+            result: if error.is_none() { Outcome::Done } else { Outcome::Failed },
+            seconds: self.clock.elapsed().as_secs_f64(),
+            code: error.map_or(0, |e| e.kind.exit_code()),
+            error: error.map(ToString::to_string),
+            details,
+        }
+    }
+}
+
 /// The history.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Report {
@@ -160,9 +194,7 @@ fn append_to<O: Os>(os: &O, location: &Location, entry: &Entry) -> Result<()> {
 /// A run that is told of: in the journal while it lasts, and in the history when it is over.
 pub(super) struct Diary<'a, O: Os> {
     os: &'a O,
-    verb: &'static str,
-    begun: Timestamp,
-    clock: Instant,
+    begun: Begun,
     open: Option<Open>,
     /// For the history.
     pub(super) details: Vec<String>,
@@ -184,8 +216,7 @@ pub(super) fn told<O: Os, T>(
     verb: &'static str,
     run: impl FnOnce(&mut Diary<'_, O>) -> Result<T>,
 ) -> Result<T> {
-    let (begun, clock) = (Timestamp::now(), Instant::now());
-    let mut diary = Diary { os, verb, begun, clock, open: None, details: Vec::new() };
+    let mut diary = Diary { os, begun: Begun::now(verb), open: None, details: Vec::new() };
     let result = run(&mut diary);
     diary.close(result.as_ref().err());
     result
@@ -236,9 +267,9 @@ impl<O: Os> Diary<'_, O> {
             );
         }
         journal.operation = Some(Operation {
-            verb: self.verb.to_owned(),
+            verb: self.begun.verb.to_owned(),
             pid: std::process::id(),
-            begun: self.begun,
+            begun: self.begun.when,
             source: Some(from.clone()),
             target: Some(to.clone()),
         });
@@ -272,29 +303,14 @@ impl<O: Os> Diary<'_, O> {
         if let Err(e) = done() {
             journal::tell(&e);
         }
-        append(
-            self.os,
-            &open.store,
-            &Entry {
-                when: self.begun,
-                verb: self.verb.to_owned(),
-                from: Some(open.from),
-                to: Some(open.to),
-                result: if error.is_none() { Outcome::Done } else { Outcome::Failed },
-                seconds: self.clock.elapsed().as_secs_f64(),
-                code: error.map_or(0, |e| e.kind.exit_code()),
-                error: error.map(ToString::to_string),
-                details: self.details.clone(),
-            },
-        );
+        let entry = self.begun.over((open.from, open.to), error, self.details);
+        append(self.os, &open.store, &entry);
     }
 }
 
 /// A run that keeps no operation of its own in the journal, since it consists of others.
 pub(super) struct Whole {
-    verb: &'static str,
-    begun: Timestamp,
-    clock: Instant,
+    begun: Begun,
     store: Store,
     from: String,
     to: String,
@@ -304,23 +320,12 @@ impl Whole {
     pub(super) fn begin(verb: &'static str, view: &View, layout: &Layout) -> Self {
         let root = layout.root();
         let (from, to) = (view.node(root.source), view.node(root.target));
-        let (begun, clock) = (Timestamp::now(), Instant::now());
-        Self { verb, begun, clock, store: Store::of(view, layout), from, to }
+        Self { begun: Begun::now(verb), store: Store::of(view, layout), from, to }
     }
 
     /// Adds it to the history.
     pub(super) fn end<O: Os>(self, os: &O, error: Option<&Error>, details: Vec<String>) {
-        let entry = Entry {
-            when: self.begun,
-            verb: self.verb.to_owned(),
-            from: Some(self.from),
-            to: Some(self.to),
-            result: if error.is_none() { Outcome::Done } else { Outcome::Failed },
-            seconds: self.clock.elapsed().as_secs_f64(),
-            code: error.map_or(0, |e| e.kind.exit_code()),
-            error: error.map(ToString::to_string),
-            details,
-        };
+        let entry = self.begun.over((self.from, self.to), error, details);
         append(os, &self.store, &entry);
     }
 }
