@@ -209,11 +209,6 @@ impl std::fmt::Display for Unreadable {
     }
 }
 
-#[derive(Deserialize)]
-struct Version {
-    schema: u32,
-}
-
 impl Default for Journal {
     fn default() -> Self {
         Self {
@@ -238,11 +233,10 @@ impl Journal {
     /// It is of another version, has fields that its version does not know, or is torn.
     pub fn parse(text: &[u8]) -> Result<Self, Unreadable> {
         let damaged = |e: serde_json::Error| Unreadable::Damaged(e.to_string());
-        let version: Version = serde_json::from_slice(text).map_err(damaged)?;
-        if version.schema != SCHEMA {
-            return Err(Unreadable::Version(version.schema));
+        match super::version_of(text).map_err(damaged)? {
+            SCHEMA => serde_json::from_slice(text).map_err(damaged),
+            other => Err(Unreadable::Version(other)),
         }
-        serde_json::from_slice(text).map_err(damaged)
     }
 
     /// The journal as it is stored.

@@ -63,10 +63,13 @@ pub struct Record {
     pub manifest_sha256: String,
 }
 
-/// Only the version, whatever else is there.
-#[derive(Deserialize)]
-struct Version {
-    schema: u32,
+/// The version of a format of ours, whatever else is there.
+fn version_of(text: &[u8]) -> serde_json::Result<u32> {
+    #[derive(Deserialize)]
+    struct Version {
+        schema: u32,
+    }
+    serde_json::from_slice(text).map(|Version { schema }| schema)
 }
 
 impl Record {
@@ -76,15 +79,13 @@ impl Record {
     /// It is no record, one of a newer version, or it has fields that its version does not know:
     /// in words for the user. A slot with such a record is `unknown`, not invalid.
     pub fn parse(text: &[u8]) -> Result<Self, String> {
-        let version: Version =
-            serde_json::from_slice(text).map_err(|e| format!("the record is damaged: {e}"))?;
-        if version.schema != SCHEMA {
-            return Err(format!(
-                "the record has version {}, this program knows version {SCHEMA}",
-                version.schema
-            ));
+        let damaged = |e: serde_json::Error| format!("the record is damaged: {e}");
+        match version_of(text).map_err(damaged)? {
+            SCHEMA => serde_json::from_slice(text).map_err(damaged),
+            other => {
+                Err(format!("the record has version {other}, this program knows version {SCHEMA}"))
+            }
         }
-        serde_json::from_slice(text).map_err(|e| format!("the record is damaged: {e}"))
     }
 
     /// The record as it is stored.
