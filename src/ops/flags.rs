@@ -50,7 +50,9 @@ pub(super) fn apply<O: Os>(
     change: &Change,
     through: &Path,
 ) -> Result<()> {
-    if change.is_empty() && look(os, view, medium, change)? == Now::New {
+    // What was seen since the lock is held is enough where nothing is to be changed.
+    if change.is_empty() && view.readings.get(&medium).is_some_and(|r| says(r, change) == Now::New)
+    {
         return Ok(());
     }
     let node = view.devices.get(medium).path();
@@ -83,20 +85,24 @@ pub(super) fn look<O: Os>(os: &O, view: &View, medium: Id, change: &Change) -> R
     let mut reader = DeviceReader::new(os, &node);
     let reading = Reading::take(&mut reader, provider.size, provider.sector)
         .map_err(|e| Error::from(e).path(&node))?;
+    Ok(says(&reading, change))
+}
+
+fn says(reading: &Reading, change: &Change) -> Now {
     let tables: Vec<Option<Table>> = if change.scheme == Scheme::Gpt {
-        let copies = [reading.primary, reading.backup];
-        copies.map(|copy| copy.ok().flatten().map(|found| found.table)).into()
+        let copies = [&reading.primary, &reading.backup].map(|copy| copy.as_ref().ok()?.as_ref());
+        copies.map(|copy| copy.map(|found| found.table.clone())).into()
     } else {
         vec![reading.table().ok().flatten()]
     };
     let default = boot0::default(&reading.first).filter(|_| change.scheme == Scheme::Mbr);
     let all =
         |is: &dyn Fn(&Table) -> bool| tables.iter().all(|table| table.as_ref().is_some_and(is));
-    Ok(if all(&|table| change.is_done(table, default)) {
+    if all(&|table| change.is_done(table, default)) {
         Now::New
     } else if all(&|table| change.is_due(table, default)) {
         Now::Old
     } else {
         Now::Other
-    })
+    }
 }
