@@ -1,11 +1,13 @@
 //! The verbs on a machine in memory: every failure, every signal and every loss of power that a
 //! run can meet, one after the other.
 
-use std::collections::{BTreeMap, HashSet};
+mod findings;
 
-use std::fmt::Write as _;
+use std::collections::{BTreeMap, HashSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::{Path, PathBuf};
+
+use findings::Findings;
 
 use dualroot::copy::tree::{Options as TreeOptions, copy};
 use dualroot::device::{Class, Lower, Provider};
@@ -350,33 +352,6 @@ fn work(mut calls: Vec<Call>) -> Vec<Call> {
     let last = calls.iter().rposition(|call| call.op == "os.unmount").unwrap();
     calls.truncate(last + 1);
     calls
-}
-
-/// What a test of many cases found wrong, told all at once: one defect shows in many cases.
-#[derive(Default)]
-struct Findings(BTreeMap<String, Vec<String>>);
-
-impl Findings {
-    fn add(&mut self, what: impl Into<String>, case: &impl ToString) {
-        self.0.entry(what.into()).or_default().push(case.to_string());
-    }
-
-    fn check(&mut self, right: bool, what: &str, case: &impl ToString) {
-        if !right {
-            self.add(what, case);
-        }
-    }
-
-    #[track_caller]
-    fn none(self) {
-        let mut text = String::new();
-        for (what, cases) in self.0.iter().take(10) {
-            let what: String = what.chars().take(400).collect();
-            let first = cases[..cases.len().min(5)].join("\n    ");
-            let _ = write!(text, "\n{} times: {what}\n    {first}", cases.len());
-        }
-        assert!(text.is_empty(), "{} kinds of findings:{text}", self.0.len());
-    }
 }
 
 // ---- 0: the machine itself ----------------------------------------------------------------------

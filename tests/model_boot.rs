@@ -2,10 +2,13 @@
 //! loader that reads nextboot.conf: every failure, every signal and every loss of power, and after each
 //! of them something starts.
 
+mod findings;
+
 use std::collections::HashSet;
-use std::fmt::Write as _;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::Path;
+
+use findings::Findings;
 
 use dualroot::error::{Error, Kind};
 use dualroot::ops::{Session, auto_snapshot, boot, check, history, show, snapshot};
@@ -807,31 +810,6 @@ fn cases() -> Vec<Case> {
     ]
 }
 
-#[derive(Default)]
-struct Findings(std::collections::BTreeMap<String, Vec<String>>);
-
-impl Findings {
-    fn add(&mut self, what: impl Into<String>, case: &str) {
-        self.0.entry(what.into()).or_default().push(case.to_owned());
-    }
-
-    fn check(&mut self, right: bool, what: &str, case: &str) {
-        if !right {
-            self.add(what, case);
-        }
-    }
-
-    #[track_caller]
-    fn none(self) {
-        let mut text = String::new();
-        for (what, cases) in self.0.iter().take(10) {
-            let first = cases[..cases.len().min(4)].join("\n    ");
-            let _ = write!(text, "\n{} times: {what}\n    {first}", cases.len());
-        }
-        assert!(text.is_empty(), "{} kinds of findings:{text}", self.0.len());
-    }
-}
-
 /// Whether it belongs to what is written down when all is done; or the last look at the medium, of
 /// which only the tables count.
 fn is_history(call: &Call) -> bool {
@@ -845,6 +823,14 @@ fn calls(case: &Case) -> Vec<Call> {
     machine.record();
     done((case.run)(&machine));
     machine.trace()
+}
+
+/// What may become of what nobody flushed at the `k`th operation.
+fn losses(machine: &Machine, k: u64) -> Vec<Loss> {
+    let pending = machine.world(|w| w.pending_tables());
+    let mut losses = vec![Loss::All, Loss::None, Loss::Half(k), Loss::Half(!k)];
+    losses.extend((1..pending).map(Loss::AllBut));
+    losses
 }
 
 /// What is on the disk, as one number.
@@ -936,10 +922,7 @@ fn something_starts_after_every_loss_of_power() {
             // In the end there is only the history.
             let rest = calls.iter().skip(usize::try_from(k).unwrap() - 1);
             assert!(stopped || rest.clone().all(is_history), "at {k} of {count}");
-            let pending = machine.world(|w| w.pending_tables());
-            let mut losses = vec![Loss::All, Loss::None, Loss::Half(k), Loss::Half(!k)];
-            losses.extend((1..pending).map(Loss::AllBut));
-            for loss in losses {
+            for loss in losses(&machine, k) {
                 cuts += 1;
                 let after = machine.lose_power(loss);
                 let at = machine.hits().first().map_or("the end".to_owned(), ToString::to_string);
@@ -1120,10 +1103,7 @@ fn a_repair_ends_whenever_the_power_goes() {
         let machine = begin.fork();
         machine.stop_at(k);
         let _ = auto(&machine); // stopped, but for what is only written down
-        let pending = machine.world(|w| w.pending_tables());
-        let mut losses = vec![Loss::All, Loss::None, Loss::Half(k), Loss::Half(!k)];
-        losses.extend((1..pending).map(Loss::AllBut));
-        for loss in losses {
+        for loss in losses(&machine, k) {
             cuts += 1;
             let after = machine.lose_power(loss);
             if seen.insert(fingerprint(&after)) {
