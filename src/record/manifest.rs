@@ -74,22 +74,10 @@ impl Object {
     }
 }
 
-fn kind_name(kind: Kind) -> &'static str {
-    match kind {
-        Kind::File => "file",
-        Kind::Dir => "dir",
-        Kind::Symlink => "link",
-        Kind::Fifo => "fifo",
-        Kind::Socket => "socket",
-        Kind::Char => "char",
-        Kind::Block => "block",
-    }
-}
-
 fn kind_from(name: &str) -> Option<Kind> {
     [Kind::File, Kind::Dir, Kind::Symlink, Kind::Fifo, Kind::Socket, Kind::Char, Kind::Block]
         .into_iter()
-        .find(|k| kind_name(*k) == name)
+        .find(|k| k.name() == name)
 }
 
 /// vis(3) with octal escapes for all that mtree could take for its own: blanks, `#`, `\`, `=`, and
@@ -153,7 +141,7 @@ impl<W: Write> Writer<W> {
 
     /// An entry of the root that checkers shall pass over, present or not.
     pub fn ignore(&mut self, name: &str, kind: Kind) -> io::Result<()> {
-        writeln!(self.output, "{name} type={} optional ignore", kind_name(kind))?;
+        writeln!(self.output, "{name} type={} optional ignore", kind.name())?;
         if kind == Kind::Dir { self.leave() } else { Ok(()) }
     }
 
@@ -166,8 +154,7 @@ impl<W: Write> Writer<W> {
 /// Writing to a `String` cannot fail, so the results are dropped.
 fn describe(object: &Object, line: &mut String) {
     let o = object;
-    let _ =
-        write!(line, " type={} mode={:04o} uid={} gid={}", kind_name(o.kind), o.mode, o.uid, o.gid);
+    let _ = write!(line, " type={} mode={:04o} uid={} gid={}", o.kind.name(), o.mode, o.uid, o.gid);
     if let Some(nlink) = o.nlink {
         let _ = write!(line, " nlink={nlink}");
     }

@@ -25,6 +25,21 @@ pub enum Kind {
     Block,
 }
 
+impl Kind {
+    /// The word of mtree(5) for it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::File => "file",
+            Self::Dir => "dir",
+            Self::Symlink => "link",
+            Self::Fifo => "fifo",
+            Self::Socket => "socket",
+            Self::Char => "char",
+            Self::Block => "block",
+        }
+    }
+}
+
 /// A moment as file systems keep it: seconds since 1970 and nanoseconds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Time {

@@ -174,17 +174,8 @@ fn against(manifest: &str, listing: &Listing) -> Vec<String> {
 /// An object in the manifest's words.
 fn told(seen: &Seen) -> Vec<(&'static str, String)> {
     let a = &seen.attributes;
-    let kind = match seen.kind {
-        Kind::File => "file",
-        Kind::Dir => "dir",
-        Kind::Symlink => "link",
-        Kind::Fifo => "fifo",
-        Kind::Socket => "socket",
-        Kind::Char => "char",
-        Kind::Block => "block",
-    };
     let mut words = vec![
-        ("type", kind.to_owned()),
+        ("type", seen.kind.name().to_owned()),
         ("mode", format!("{:04o}", a.mode)),
         ("uid", a.uid.to_string()),
         ("gid", a.gid.to_string()),
