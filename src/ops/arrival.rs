@@ -93,9 +93,18 @@ pub(super) fn adopt<O: Os>(
 ) -> Result<()> {
     if let Some((trial, id)) = unseen_trial(os, view, layout, journal)? {
         let (time, slot, how) = (Timestamp::now(), trial.slot.clone(), How::Trial);
-        (journal.trial, journal.boot) = (Some(trial), Some(Boot { id, time, slot, how }));
+        journal.boot = Some(Boot { id, time, slot, how });
+        take_up(journal, trial);
     }
     Ok(())
+}
+
+/// The slot that it was begun from has run, and nobody has written to it since.
+fn take_up(journal: &mut Journal, trial: Trial) {
+    if !journal.proven.contains(&trial.from) {
+        journal.proven.push(trial.from.clone());
+    }
+    journal.trial = Some(trial);
 }
 
 /// Tells how this start came about. Writes nothing.
@@ -106,7 +115,7 @@ pub(super) fn adopt<O: Os>(
 pub(super) fn look<O: Os>(os: &O, view: &View, layout: &Layout) -> Result<Found> {
     let mut journal = Store::of(view, layout).read(os).current()?;
     if let Some((trial, _)) = unseen_trial(os, view, layout, &journal)? {
-        journal.trial = Some(trial);
+        take_up(&mut journal, trial);
     }
     let selection = view.selection_of(layout);
     let several = selection.as_ref().is_some_and(|s| s.table.scheme == Scheme::Gpt);

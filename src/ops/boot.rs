@@ -97,6 +97,12 @@ impl Work {
         Ok(work)
     }
 
+    /// Writes down what the journal had not seen of this start.
+    fn take_up(&self, journal: &mut Journal) {
+        journal.boot.clone_from(&self.journal.boot);
+        journal.proven.clone_from(&self.journal.proven);
+    }
+
     fn slot(&self, number: u32) -> &Slot {
         &self.layout.slots[usize::from(number == 2)]
     }
@@ -328,7 +334,7 @@ fn select<O: Os>(
     let intend = |journal: &mut Journal| {
         journal.intended = Some(if once { from.clone() } else { to.clone() });
         journal.trial = once.then(|| trial.clone());
-        journal.boot.clone_from(&work.journal.boot);
+        work.take_up(journal);
         journal.proven.retain(|place| place.slot != from.slot);
         journal.proven.push(from.clone());
     };
@@ -429,7 +435,7 @@ pub fn confirm<O: Os>(os: &O, session: &Session) -> Result<Report> {
         diary.details = hooks.iter().map(Hook::line).collect();
         let seen = |journal: &mut Journal| {
             journal.trial.clone_from(&work.journal.trial);
-            journal.boot.clone_from(&work.journal.boot);
+            work.take_up(journal);
         };
         if let Err(e) = diary.begin(&work.view, &work.layout, (from, to), seen) {
             // Flags that say so and a journal that says otherwise are no end of a trial.
@@ -497,7 +503,7 @@ pub fn reject<O: Os>(os: &O, session: &Session, reboot: bool) -> Result<Report> 
         let back = |journal: &mut Journal| {
             journal.intended = Some(work.place(number));
             journal.trial = None;
-            journal.boot.clone_from(&work.journal.boot);
+            work.take_up(journal);
         };
         diary.begin(&work.view, &work.layout, ends, back)?;
         work.set(os, diary, &deed)?;
