@@ -154,7 +154,11 @@ fn remove_from<D: Dir>(boot: &D) -> Result<()> {
     let half = format!("{NAME}.new");
     let mut changed = false;
     for (name, goes) in [(NAME, ours), (half.as_str(), true)] {
-        let there = boot.stat(OsStr::new(name)).is_ok_and(|meta| meta.kind == Object::File);
+        let there = match boot.stat(OsStr::new(name)) {
+            Ok(meta) => meta.kind == Object::File,
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => false,
+            Err(e) => return Err(e).doing_to("reading", name),
+        };
         if goes && there {
             boot.remove_file(OsStr::new(name)).doing_to("removing", name)?;
             changed = true;
