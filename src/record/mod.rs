@@ -32,7 +32,7 @@ pub struct Record {
     pub schema: u32,
     /// Program and version that made it.
     pub tool: String,
-    /// When the copy was finished.
+    /// When the copying began: what changes in the source from then on is known to have changed.
     pub created: Timestamp,
     /// When it was last read back from the medium and found equal.
     pub verified: Timestamp,
