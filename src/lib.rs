@@ -6,7 +6,7 @@
 //! cli      arguments, text and JSON, progress, exit codes
 //! ops      one file per verb: observe, plan, execute, report
 //! domain   device, slot, plan, mounts, table, record, finding: pure, values in, values out
-//! engine   copy: the streaming core, tree copy, verify; generic over Read, Write and Dir
+//! engine   copy: the streaming core, tree copy, verify; ufs; generic over Read, Write and Dir
 //! system   sys: the only place with cfg(target_os), unsafe, processes, mounts and devices
 //! ```
 
@@ -23,3 +23,4 @@ pub mod slot;
 #[allow(unsafe_code)] // one call per block, each with its SAFETY line
 pub mod sys;
 pub mod table;
+pub mod ufs;

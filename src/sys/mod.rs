@@ -6,6 +6,7 @@
 /// Starting programs.
 pub mod command;
 pub mod fake;
+pub mod offset;
 pub mod tree;
 mod unix;
 

@@ -7,7 +7,7 @@ out=$here/testdata/fuzz
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 rm -rf "$out"
-mkdir -p "$out"/{mbr,bsd,gpt,table,superblock,fstab,loader,config,manifest,record,geom,packages}
+mkdir -p "$out"/{mbr,bsd,gpt,table,superblock,ufs,fstab,loader,config,manifest,record,geom,packages}
 
 # medium NAME SWITCHES HEAD TAIL: bytes from the start and sectors from the end of the image, for
 # `gpt` and `table` (see Medium in src/lib.rs).
@@ -42,6 +42,13 @@ cp "$work/seed" "$out/gpt/three"
 medium gpt-no-backup 2 2048 0
 cp "$work/seed" "$out/gpt/no-backup"
 head -c 512 "$work/image" >"$out/mbr/protective"
+
+# ufs: what makefs writes from the superblock at 8 KiB on: a group with its inodes, a few directories.
+mkdir -p "$work/ufs/.dualroot"
+echo '{"schema": 1}' >"$work/ufs/.dualroot/record.json"
+echo hello >"$work/ufs/file"
+makefs -t ffs -s 512k -o version=2,bsize=4096,fsize=512,density=16384 "$work/image" "$work/ufs" >/dev/null
+dd if="$work/image" bs=512 skip=16 count=64 status=none >"$out/ufs/makefs"
 
 # superblock: three pieces of 8 KiB, from 0, 8 KiB and 64 KiB.
 pieces() {

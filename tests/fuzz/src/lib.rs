@@ -15,6 +15,7 @@ use dualroot::table::boot::Firmware;
 use dualroot::table::check::Place;
 use dualroot::table::reading::Reading;
 use dualroot::table::{self, Table, bsd, gpt, mbr, superblock};
+use dualroot::ufs::{Identity, Image, Piece};
 
 /// Bytes of a medium, and of a slice.
 const SIZE: u64 = 8 << 20;
@@ -202,6 +203,33 @@ pub fn superblock(data: &[u8]) {
     }
     assert_eq!(superblock::read(&window), None);
     assert!(superblock::wipe_ranges(&window).is_empty());
+}
+
+/// A partition of 512 KiB: the input from 8 KiB on, zeros before and behind it. Whatever is there,
+/// the pieces of a copy lie on it, in order and apart, and a copy that can be read is made of as many.
+pub fn ufs(data: &[u8]) {
+    const SIZE: usize = 512 << 10;
+    let mut source = vec![0; SIZE];
+    let length = data.len().min(SIZE - 8192);
+    source[8192..8192 + length].copy_from_slice(&data[..length]);
+    let identity = || Identity { id: [1, 2], label: Some("copy".to_owned()), device: SIZE as u64 };
+    let Ok(image) = Image::read(&source, SIZE as u64, identity()) else { return };
+    let mut target = vec![0xff; SIZE];
+    let (mut end, mut used) = (0, 0);
+    for piece in image.pieces(&source, 0..u64::MAX) {
+        let piece = piece.expect("read before");
+        let range = piece.range();
+        assert!(end <= range.start && range.start < range.end && range.end <= SIZE as u64);
+        (end, used) = (range.end, used + range.end - range.start);
+        let place = range.start as usize..range.end as usize;
+        match piece {
+            Piece::Same(_) => target[place.clone()].copy_from_slice(&source[place]),
+            Piece::Other(_, bytes) => target[place].copy_from_slice(&bytes),
+        }
+    }
+    assert_eq!(used, image.used());
+    let again = Image::read(&target, SIZE as u64, identity()).expect("the copy of a file system");
+    assert_eq!((again.used(), again.superblock()), (image.used(), image.superblock()));
 }
 
 /// fstab(5): what is not replaced stays, and what is replaced is read back.
