@@ -3,6 +3,7 @@
 
 pub mod attributes;
 pub mod beside;
+pub mod block;
 pub mod census;
 pub mod content;
 pub mod pool;

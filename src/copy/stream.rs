@@ -16,25 +16,25 @@ const MEMORY: usize = 16 << 20;
 
 /// A buffer whose data begin on a page.
 #[derive(Debug)]
-struct Buffer {
+pub(super) struct Buffer {
     storage: Vec<u8>,
     start: usize,
     size: usize,
 }
 
 impl Buffer {
-    fn new(size: usize) -> Self {
+    pub(super) fn new(size: usize) -> Self {
         // calloc'ed: pages that are never used never become resident.
         let storage = vec![0; size + ALIGNMENT];
         let start = storage.as_ptr().align_offset(ALIGNMENT).min(ALIGNMENT);
         Self { storage, start, size }
     }
 
-    fn data(&self) -> &[u8] {
+    pub(super) fn data(&self) -> &[u8] {
         &self.storage[self.start..self.start + self.size]
     }
 
-    fn data_mut(&mut self) -> &mut [u8] {
+    pub(super) fn data_mut(&mut self) -> &mut [u8] {
         &mut self.storage[self.start..self.start + self.size]
     }
 }

@@ -75,7 +75,11 @@ pub struct Digest {
 impl Digest {
     /// For a file that has `size` bytes.
     pub fn new(size: u64) -> Self {
-        let block = block_size(size);
+        Self::in_blocks(size, block_size(size))
+    }
+
+    /// For `size` bytes with a CRC for every `block` of them.
+    pub fn in_blocks(size: u64, block: u64) -> Self {
         Self {
             block,
             many: size > block,
