@@ -11,6 +11,7 @@
 use std::collections::VecDeque;
 use std::io::{self, Read, Write};
 use std::ops::Range;
+use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 
 use super::content::Discard;
@@ -125,6 +126,8 @@ pub struct Copy<'a, R> {
     pub content: &'a Content,
     /// From where.
     pub source: &'a R,
+    /// What the source and the target are called, for messages.
+    pub names: (&'a Path, &'a Path),
     /// Progress, and whether to stop.
     pub monitor: &'a Monitor,
 }
@@ -142,10 +145,10 @@ impl<R: ReadAt> Copy<'_, R> {
         let (bytes, sums) = {
             let mut feed = Feed::new(self.pieces(self.content.body()), Bytes::Of(self.source));
             feed.runs = Some(&runs);
-            self.stream(&mut feed, &mut writer, |writer| writer.at)?
+            self.stream(&mut feed, &mut writer, |writer| writer.at, self.names.0)?
         };
         let written = writer.written;
-        target.flush().map_err(|e| Error::io("flushing", &e))?;
+        target.flush().map_err(|e| self.failed("flushing", &e))?;
         Ok(Body { bytes, written, sums })
     }
 
@@ -155,15 +158,39 @@ impl<R: ReadAt> Copy<'_, R> {
     /// It is not what was written, with the offset of the first MiB of pieces that is not.
     pub fn prove<T: ReadAt>(&self, body: &Body, target: &T) -> Result<()> {
         let mut feed = Feed::new(self.pieces(self.content.body()), Bytes::Back(target));
-        let (_, sums) = self.stream(&mut feed, &mut Discard, |_| 0)?;
+        let (_, sums) = self.stream(&mut feed, &mut Discard, |_| 0, self.names.1)?;
         if sums == body.sums {
             return Ok(());
         }
         let block = sums.blocks.iter().zip(&body.sums.blocks).position(|(a, b)| a != b);
-        Err(differs(self.place(block.unwrap_or(0) as u64 * PROOF)?))
+        Err(self.differs(self.place(block.unwrap_or(0) as u64 * PROOF)?))
     }
 
-    /// Writes the head, the key last and after a flush. Returns it, for [`prove_head`].
+    /// Reads a head back: `target` must answer from the medium.
+    ///
+    /// # Errors
+    /// It is not what was written.
+    pub fn prove_head<T: ReadAt>(&self, head: &Head, target: &T) -> Result<()> {
+        let mut found = vec![0; head.bytes.len()];
+        let read = target.read_exact_at(head.start, &mut found);
+        read.map_err(|e| Error::io("reading", &e).path(self.names.1).at(head.start))?;
+        match found.iter().zip(&head.bytes).position(|(a, b)| a != b) {
+            Some(index) => Err(self.differs(head.start + index as u64)),
+            None => Ok(()),
+        }
+    }
+
+    fn differs(&self, offset: u64) -> Error {
+        let error = Error::new(Kind::Differs, "reading back", "it is not what was written");
+        error.path(self.names.1).at(offset).hint("the medium does not keep what is written to it")
+    }
+
+    /// The target failed.
+    fn failed(&self, doing: &str, error: &io::Error) -> Error {
+        Error::io(doing, error).path(self.names.1)
+    }
+
+    /// Writes the head, the key last and after a flush. Returns it, for [`Copy::prove_head`].
     ///
     /// # Errors
     /// As [`Copy::body`].
@@ -181,21 +208,23 @@ impl<R: ReadAt> Copy<'_, R> {
             match feed.read(&mut bytes[filled..]) {
                 Ok(0) => return Err(Error::refused("blocks of its metadata are missing")),
                 Ok(n) => filled += n,
-                Err(e) => return Err(feed.failure(&e)),
+                Err(e) => return Err(feed.failure(&e, self.names.0)),
             }
         }
         let key = self.content.key();
         let index = |at: u64| usize::try_from(at - start).unwrap_or(usize::MAX);
         let mut write = |range: Range<u64>| {
             let part = bytes.get(index(range.start)..index(range.end)).unwrap_or_default();
-            target.write_at(range.start, part).map_err(|e| Error::io("writing", &e).at(range.start))
+            let written = target.write_at(range.start, part);
+            written.map_err(|e| self.failed("writing", &e).at(range.start))
         };
         write(start..key.start)?;
         write(key.end..start + length)?;
-        target.flush().map_err(|e| Error::io("flushing", &e))?;
+        target.flush().map_err(|e| self.failed("flushing", &e))?;
         let part = &bytes[index(key.start)..index(key.end)];
-        target.write_at(key.start, part).map_err(|e| Error::io("writing", &e).at(key.start))?;
-        target.flush().map_err(|e| Error::io("flushing", &e))?;
+        let written = target.write_at(key.start, part);
+        written.map_err(|e| self.failed("writing", &e).at(key.start))?;
+        target.flush().map_err(|e| self.failed("flushing", &e))?;
         Ok(Head { start, bytes })
     }
 
@@ -225,6 +254,7 @@ impl<R: ReadAt> Copy<'_, R> {
         feed: &mut Feed<'_, D>,
         sink: &mut W,
         place: impl Fn(&W) -> u64,
+        read_from: &Path,
     ) -> Result<(u64, Sums)> {
         // How many gaps there are is known at the end only.
         let mut digest = Digest::in_blocks(u64::MAX, PROOF);
@@ -233,8 +263,8 @@ impl<R: ReadAt> Copy<'_, R> {
             Ok(done) => Ok((done, digest.finish())),
             Err(StreamFault { side, source, .. }) => Err(match (side, self.monitor.stopped()) {
                 (Side::Stopped, Some(signal)) => interrupted(signal),
-                (Side::Write, _) => Error::io("writing", &source).at(place(sink)),
-                _ => feed.failure(&source),
+                (Side::Write, _) => self.failed("writing", &source).at(place(sink)),
+                _ => feed.failure(&source, read_from),
             }),
         }
     }
@@ -252,24 +282,6 @@ impl Head {
     pub fn bytes(&self) -> u64 {
         self.bytes.len() as u64
     }
-
-    /// Reads it back: `target` must answer from the medium.
-    ///
-    /// # Errors
-    /// It is not what was written.
-    pub fn prove<T: ReadAt>(&self, target: &T) -> Result<()> {
-        let mut found = vec![0; self.bytes.len()];
-        let read = target.read_exact_at(self.start, &mut found);
-        read.map_err(|e| Error::io("reading", &e).at(self.start))?;
-        match found.iter().zip(&self.bytes).position(|(a, b)| a != b) {
-            Some(index) => Err(differs(self.start + index as u64)),
-            None => Ok(()),
-        }
-    }
-}
-
-fn differs(offset: u64) -> Error {
-    Error::new(Kind::Differs, "reading back", "it is not what was written").at(offset)
 }
 
 /// Where the bytes of the pieces come from.
@@ -306,11 +318,12 @@ impl<'a, D: ReadAt + ?Sized> Feed<'a, D> {
     }
 
     /// The error behind what a read returned.
-    fn failure(&mut self, error: &io::Error) -> Error {
-        match self.fault.take() {
+    fn failure(&mut self, error: &io::Error, device: &Path) -> Error {
+        let error = match self.fault.take() {
             Some(fault) => fault.into(),
             None => Error::io("reading", error).at(self.at),
-        }
+        };
+        error.path(device)
     }
 
     /// Goes on to the next part; `false` where there is none.

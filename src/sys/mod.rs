@@ -31,6 +31,7 @@ use crate::table::boot::Firmware;
 use crate::table::drawing::Drawing;
 use crate::table::flags::Change;
 use command::Ended;
+use offset::ReadAt;
 use tree::Dir;
 
 /// The file systems that can be made as a copy of their own kind.
@@ -212,6 +213,8 @@ pub trait Os: Sync {
     type Dir: Dir;
     /// Its claimed devices.
     type Claim: Claim;
+    /// Its devices that are read.
+    type Device: ReadAt;
 
     /// Whether this process may mount and write devices.
     fn privileged(&self) -> bool;
@@ -230,6 +233,8 @@ pub trait Os: Sync {
     /// Up to `length` bytes of a device at `offset`, fewer where it ends. Both are multiples of
     /// the sector size, as FreeBSD's character devices ask.
     fn read_device(&self, device: &Path, offset: u64, length: usize) -> Result<Vec<u8>>;
+    /// Opens a device to be read in large requests, past the system's cache where it has one.
+    fn open_device(&self, device: &Path) -> Result<Self::Device>;
     /// Makes the next [`Os::read_device`] of a medium come from it, also while it is in use.
     fn refresh(&self, medium: &Path) -> Result<()>;
     /// The medium's serial number, or what else its hardware tells of itself; `None` where it
@@ -243,6 +248,10 @@ pub trait Os: Sync {
     fn claim(&self, device: &Path) -> Result<Self::Claim>;
     /// Makes a file system with the system's own tool.
     fn format(&self, device: &Path, format: &Format) -> Result<()>;
+    /// Makes a file system that was copied by its blocks one of its own: with the identity and the
+    /// label of `format`, as far as they are not in it already, and, where `grow` says that there is
+    /// more room than its source had, as large as its device.
+    fn adopt(&self, device: &Path, format: &Format, grow: bool) -> Result<()>;
     /// Makes the same file system of `size` bytes in memory and returns its first
     /// [`WINDOW`](crate::table::superblock::WINDOW) bytes: what a format would offer, told by the
     /// tool that will make it, before anything is written.

@@ -40,7 +40,7 @@ use nix::errno::Errno;
 pub use fault::{Action, Call, When};
 pub use film::Frame;
 pub use handle::{FakeDir, FakeFile};
-pub use os::FakeClaim;
+pub use os::{FakeClaim, FakeDevice};
 pub use tree::{Attributes, BLOCK, IMMUTABLE, NODUMP, Seen, Tree};
 pub use volume::Loss;
 pub use world::World;

@@ -18,6 +18,7 @@ use crate::device::{Class, Devices, Id};
 use crate::error::{Context, Error, Kind as ErrorKind, Result};
 use crate::mounts::Mount;
 use crate::sys::command::Ended;
+use crate::sys::offset::ReadAt;
 use crate::sys::tree::Kind;
 use crate::sys::{self, Access, Boot, Format, Holder, Os, Rewrite, Snapshots, Usage};
 use crate::table::drawing::Drawing;
@@ -59,6 +60,7 @@ impl Machine {
 impl Os for Machine {
     type Dir = FakeDir;
     type Claim = FakeClaim;
+    type Device = FakeDevice;
 
     fn privileged(&self) -> bool {
         self.world(|w| w.privileged)
@@ -127,6 +129,11 @@ impl Os for Machine {
         .map_err(|e| e.at(offset))
     }
 
+    fn open_device(&self, device: &Path) -> Result<FakeDevice> {
+        let id = self.with_path("os.open_device", device, |turn| turn.world().provider(device));
+        Ok(FakeDevice { machine: self.clone(), id: id.doing_to("opening", device)? })
+    }
+
     fn refresh(&self, medium: &Path) -> Result<()> {
         // Reads see what was written, be it durable or not.
         self.with_path("os.refresh", medium, |turn| turn.world().provider(medium).map(drop))
@@ -179,6 +186,11 @@ impl Os for Machine {
             Ok(world.volumes[volume].format(format, serial, now))
         });
         busy(found.doing_to("making a file system on", device))?.map_err(|e| e.path(device))
+    }
+
+    fn adopt(&self, device: &Path, _format: &Format, _grow: bool) -> Result<()> {
+        // Its file systems are objects, not blocks.
+        Err(Error::refused("this machine copies no file systems by their blocks").path(device))
     }
 
     fn rehearse(&self, format: &Format, size: u64) -> Result<Vec<u8>> {
@@ -372,6 +384,25 @@ fn remove_dir(world: &mut World, path: &Path) -> io::Result<()> {
     volume.change(node.ino, Change::Unlink(name.to_owned()), now);
     volume.prune(ino);
     Ok(())
+}
+
+/// A device opened for reading: the first bytes of a partition are as they are, those of its objects
+/// are zeros.
+#[derive(Debug)]
+pub struct FakeDevice {
+    machine: Machine,
+    id: Id,
+}
+
+impl ReadAt for FakeDevice {
+    fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<usize> {
+        let path = self.machine.world(|world| world.devices.get(self.id).path());
+        let bytes = self.machine.with_path("device.read_at", &path, |turn| {
+            turn.world().read_bytes(self.id, offset, buffer.len())
+        })?;
+        buffer[..bytes.len()].copy_from_slice(&bytes);
+        Ok(bytes.len())
+    }
 }
 
 /// A partition, or a disk with all its partitions, opened for writing.

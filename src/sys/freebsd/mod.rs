@@ -56,6 +56,7 @@ impl Native {
 impl Os for Native {
     type Dir = FdDir;
     type Claim = device::Claimed;
+    type Device = fs::File;
 
     fn privileged(&self) -> bool {
         nix::unistd::geteuid().is_root()
@@ -90,6 +91,11 @@ impl Os for Native {
         unix::read_device(device, offset, length)
     }
 
+    fn open_device(&self, device: &Path) -> Result<fs::File> {
+        // A character device has no cache.
+        fs::File::open(device).doing_to("opening", device)
+    }
+
     fn refresh(&self, _medium: &Path) -> Result<()> {
         Ok(()) // character devices have no buffers
     }
@@ -112,6 +118,10 @@ impl Os for Native {
 
     fn format(&self, device: &Path, format: &Format) -> Result<()> {
         ufs::format(device, format)
+    }
+
+    fn adopt(&self, device: &Path, format: &Format, grow: bool) -> Result<()> {
+        ufs::adopt(device, format, grow)
     }
 
     fn rehearse(&self, format: &Format, size: u64) -> Result<Vec<u8>> {

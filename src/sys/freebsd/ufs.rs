@@ -65,6 +65,16 @@ pub(super) fn format(device: &Path, format: &Format) -> Result<()> {
     run("/sbin/tunefs", &tunefs, device)
 }
 
+/// Makes the copy of a UFS2 as large as its device. Identity and label are in its superblocks
+/// already.
+pub(super) fn adopt(device: &Path, format: &Format, grow: bool) -> Result<()> {
+    if format.fs != FsType::Ufs2 {
+        let cause = format!("FreeBSD copies no {} by its blocks", format.fs.name());
+        return Err(Error::refused(cause).path(device));
+    }
+    if grow { run("/sbin/growfs", &["-y".to_owned()], device) } else { Ok(()) }
+}
+
 fn run(program: &str, words: &[String], device: &Path) -> Result<()> {
     let args: Vec<&OsStr> = words.iter().map(OsStr::new).chain([device.as_os_str()]).collect();
     command::run(&[program], &args).map(drop).map_err(|e| e.path(device))

@@ -1,9 +1,10 @@
 //! The storage stack out of sysfs (sysfs(5); Documentation/ABI/stable/sysfs-block), claimed
 //! devices and flushing.
 
+use std::cell::OnceCell;
 use std::collections::HashMap;
 use std::fs::{self, File, OpenOptions};
-use std::io::{Seek, SeekFrom, Write};
+use std::io::{self, Seek, SeekFrom, Write};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
@@ -15,6 +16,7 @@ use walkdir::{DirEntry, WalkDir};
 use crate::device::{Class, Devices, Id, Lower, Provider};
 use crate::error::{Context, Error, Kind, Result};
 use crate::sys;
+use crate::sys::offset::ReadAt;
 
 nix::ioctl_none!(blkrrpart, 0x12, 95);
 nix::ioctl_none!(blkflsbuf, 0x12, 97);
@@ -195,12 +197,60 @@ fn add_aliases(devices: &mut Devices) {
     }
 }
 
+/// Requests of this size and more go past the cache. Smaller ones are better gathered in it.
+const DIRECT: usize = 64 << 10;
+/// What direct requests begin at and are multiples of, in memory and on the medium: no medium has
+/// smaller sectors. Those that have larger ones answer EINVAL.
+const SECTOR: u64 = 512;
+
+/// Whether a request may go past the cache.
+fn may_be_direct(offset: u64, data: &[u8]) -> bool {
+    let aligned = |n: u64| n.is_multiple_of(SECTOR);
+    aligned(offset) && aligned(data.len() as u64) && aligned(data.as_ptr().addr() as u64)
+}
+
+/// Opens what `file` is once more with `O_DIRECT` (open(2)); `None` where it cannot be had.
+fn direct(file: &File, write: bool) -> Option<File> {
+    // By its handle: a name may lead elsewhere by now.
+    let path = format!("/proc/self/fd/{}", file.as_raw_fd());
+    let flags = libc::O_DIRECT | libc::O_CLOEXEC;
+    OpenOptions::new().read(!write).write(write).custom_flags(flags).open(path).ok()
+}
+
+/// A block device opened for reading, past the cache where that can be.
+#[derive(Debug)]
+pub struct Direct {
+    direct: Option<File>,
+    cached: File,
+}
+
+impl Direct {
+    pub(super) fn open(device: &Path) -> Result<Self> {
+        let cached = File::open(device).doing_to("opening", device)?;
+        Ok(Self { direct: direct(&cached, false), cached })
+    }
+}
+
+impl ReadAt for Direct {
+    fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<usize> {
+        if let Some(direct) = self.direct.as_ref().filter(|_| may_be_direct(offset, buffer)) {
+            match FileExt::read_at(direct, buffer, offset) {
+                Err(e) if e.raw_os_error() == Some(libc::EINVAL) => {}
+                read => return read,
+            }
+        }
+        FileExt::read_at(&self.cached, buffer, offset)
+    }
+}
+
 /// A block device opened with `O_EXCL`, which fails while it is mounted, swapped to or claimed by
 /// another (open(2)).
 #[derive(Debug)]
 pub struct Claimed {
     device: PathBuf,
     file: File,
+    /// The same past the cache, opened when it is first of use.
+    direct: OnceCell<Option<File>>,
 }
 
 impl Claimed {
@@ -211,7 +261,7 @@ impl Claimed {
             .custom_flags(libc::O_EXCL | libc::O_CLOEXEC)
             .open(device);
         match file {
-            Ok(file) => Ok(Self { device: device.to_path_buf(), file }),
+            Ok(file) => Ok(Self { device: device.to_path_buf(), file, direct: OnceCell::new() }),
             Err(e) if e.raw_os_error() == Some(libc::EBUSY) => {
                 Err(Error::io("opening for writing", &e).path(device).kind(Kind::Busy))
             }
@@ -240,6 +290,16 @@ impl sys::Claim for Claimed {
     }
 
     fn write_at(&mut self, offset: u64, data: &[u8]) -> Result<()> {
+        if data.len() >= DIRECT && may_be_direct(offset, data) {
+            let direct = self.direct.get_or_init(|| direct(&self.file, true));
+            match direct.as_ref().map(|direct| direct.write_all_at(data, offset)) {
+                None => {}
+                Some(Err(e)) if e.raw_os_error() == Some(libc::EINVAL) => {}
+                Some(written) => {
+                    return written.doing_to("writing", &self.device).map_err(|e| e.at(offset));
+                }
+            }
+        }
         let written = self.file.write_all_at(data, offset).doing_to("writing", &self.device);
         written.map_err(|e| e.at(offset))
     }

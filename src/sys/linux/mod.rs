@@ -34,6 +34,7 @@ pub struct Native;
 impl Os for Native {
     type Dir = FdDir;
     type Claim = device::Claimed;
+    type Device = device::Direct;
 
     fn privileged(&self) -> bool {
         nix::unistd::geteuid().is_root()
@@ -69,6 +70,10 @@ impl Os for Native {
 
     fn read_device(&self, device: &Path, offset: u64, length: usize) -> Result<Vec<u8>> {
         unix::read_device(device, offset, length)
+    }
+
+    fn open_device(&self, device: &Path) -> Result<device::Direct> {
+        device::Direct::open(device)
     }
 
     fn refresh(&self, medium: &Path) -> Result<()> {
@@ -127,6 +132,29 @@ impl Os for Native {
         };
         args.push(device.into());
         command::run(&program, &args).map(drop)
+    }
+
+    fn adopt(&self, device: &Path, format: &Format, grow: bool) -> Result<()> {
+        if format.fs != FsType::Ext4 {
+            let cause = format!("Linux gives no {} another identity", format.fs.name());
+            return Err(Error::refused(cause).path(device));
+        }
+        let run = |program: [&str; 2], words: &[&str]| {
+            let args: Vec<OsString> =
+                words.iter().map(OsString::from).chain([device.into()]).collect();
+            command::run(&program, &args).map(drop).map_err(|e| e.path(device))
+        };
+        // The other two want a file system that was checked after it was mounted.
+        run(["/sbin/e2fsck", "/usr/sbin/e2fsck"], &["-f", "-p"])?;
+        let id = format.id.as_deref().unwrap_or("random");
+        let label = format.label.as_deref().unwrap_or_default();
+        run(["/sbin/tune2fs", "/usr/sbin/tune2fs"], &["-U", id, "-L", label])?;
+        if grow {
+            // tune2fs(8) has written to it.
+            run(["/sbin/e2fsck", "/usr/sbin/e2fsck"], &["-f", "-p"])?;
+            run(["/sbin/resize2fs", "/usr/sbin/resize2fs"], &[])?;
+        }
+        Ok(())
     }
 
     fn rehearse(&self, format: &Format, size: u64) -> Result<Vec<u8>> {
