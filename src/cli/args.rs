@@ -237,6 +237,8 @@ pub enum Method {
     Auto,
     /// File by file
     Tree,
+    /// By the blocks in use of a file system that nobody writes to
+    Block,
 }
 
 /// How much of an older copy is read.

@@ -19,8 +19,8 @@ use crate::ops::{
     Session, auto_snapshot, boot, check, clean, factory, history, partitions, repartition, show,
     snapshot, table, verify,
 };
-use crate::plan::Reading;
 use crate::plan::partition::Sizes;
+use crate::plan::{Method, Reading};
 use crate::slot::{Choice, Part};
 use crate::sys::{Native, give_way};
 use crate::table::Scheme;
@@ -251,8 +251,22 @@ fn run_snapshot(
         args::Reading::Full => Reading::Full,
         args::Reading::Changed => Reading::Changed,
     };
-    let choices =
-        snapshot::Options { partition, force, repair, dry_run, only, factory, fresh, reading };
+    let method = match options.method {
+        args::Method::Auto => Method::Auto,
+        args::Method::Tree => Method::Tree,
+        args::Method::Block => Method::Block,
+    };
+    let choices = snapshot::Options {
+        partition,
+        force,
+        repair,
+        dry_run,
+        only,
+        factory,
+        fresh,
+        reading,
+        method,
+    };
     let mut say = |line: &str| {
         if !args.json {
             print(&format!("{line}\n"));

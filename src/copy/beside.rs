@@ -47,6 +47,20 @@ impl<'a> Beside<'a> {
         }
     }
 
+    /// Beside a walk of which nothing is listed.
+    pub fn nothing() -> Self {
+        Self {
+            manifest: Reader::new(Box::new(io::empty())),
+            next: None,
+            last: Vec::new(),
+            inside: vec![false],
+            offered: None,
+            path: PathBuf::new(),
+            missing: None,
+            missing_count: 0,
+        }
+    }
+
     /// What the manifest has under `name` in the directory that the walk is in. Asked in byte
     /// order.
     ///

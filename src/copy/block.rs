@@ -53,6 +53,23 @@ impl Content {
         }
     }
 
+    /// Whether it can be made larger on a device of `size` bytes.
+    pub fn can_grow(&self, size: u64) -> bool {
+        match self {
+            Self::Ufs(image) => image.superblock().can_grow(size),
+            Self::Whole(own) => size > *own,
+        }
+    }
+
+    /// Bytes that every piece is a multiple of: no less than a sector of the target.
+    pub fn unit(&self) -> u64 {
+        match self {
+            Self::Ufs(image) => image.superblock().fragment.into(),
+            Self::Whole(size) if size.is_multiple_of(4096) => 4096,
+            Self::Whole(_) => 512,
+        }
+    }
+
     /// Bytes that a copy is made of.
     pub fn used(&self) -> u64 {
         match self {

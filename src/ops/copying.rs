@@ -37,8 +37,8 @@ use crate::table::superblock;
 
 /// An older copy that is brought up to date.
 pub(super) struct Over {
-    /// When it was made, where that is enough to know what has not changed.
-    pub(super) since: Option<Since>,
+    /// [`Way::Refresh`], or [`Way::Blocks`]: then it has all that the source has, and is none yet.
+    pub(super) way: Way,
     /// Files of it that are made anew.
     pub(super) suspect: BTreeSet<Vec<u8>>,
 }
@@ -62,7 +62,7 @@ impl<'a, O: Os> Run<'a, '_, O> {
     /// Brings an older copy up to date. Where both do not fit, the new one is made alone: for that
     /// there is room.
     pub(super) fn refresh(&mut self, refresh: &Refresh) -> Result<()> {
-        let over = Over { since: refresh.since, suspect: BTreeSet::new() };
+        let over = Over { way: Way::Refresh(refresh.since), suspect: BTreeSet::new() };
         match self.copy(refresh.part, &refresh.consistency, Some(&over)) {
             Err(error) if error.errno == Some(Errno::ENOSPC as i32) => {
                 log::warn!("{error}: the copy is made anew");
@@ -72,6 +72,12 @@ impl<'a, O: Os> Run<'a, '_, O> {
             }
             copied => copied,
         }
+    }
+
+    /// Makes what was copied by its blocks a copy of its own.
+    pub(super) fn settle(&mut self, part: Part, consistency: &Consistency) -> Result<()> {
+        let over = Over { way: Way::Blocks, suspect: BTreeSet::new() };
+        self.copy(part, consistency, Some(&over))
     }
 
     /// Copies into a new file system, or over an older copy.
@@ -108,7 +114,7 @@ impl<'a, O: Os> Run<'a, '_, O> {
             created,
             verified: None,
             revoked,
-            way: over.map_or(Way::Anew, |over| Way::Refresh(over.since)),
+            way: over.map_or(Way::Anew, |over| over.way),
             changes: None,
             begun,
             copy_seconds: begun.elapsed().as_secs_f64(),
@@ -150,9 +156,12 @@ impl<'a, O: Os> Run<'a, '_, O> {
         let device = self.device(part)?;
         let point = self.point(part);
         let mut options = self.tree_options(part, root, source)?;
-        if let Some(Over { since, suspect }) = over {
-            options.trust = since.map(trust);
+        if let Some(Over { way, suspect }) = over {
+            if let Way::Refresh(since) = way {
+                options.trust = since.map(trust);
+            }
             options.suspect.clone_from(suspect);
+            options.same_blocks = *way == Way::Blocks;
         }
         let usage = self.sources[number].usage;
         self.session.monitor.begin(Phase {
@@ -177,12 +186,21 @@ impl<'a, O: Os> Run<'a, '_, O> {
             if left_out || source.stat(brought).is_err() {
                 remove_if_there(&target, brought)?;
             }
+        }
+        let of_blocks = over.is_some_and(|over| over.way == Way::Blocks);
+        if of_blocks {
+            // It is the source's.
+            tree::remove(&target, dir_name, slot_record::DIR.as_ref())?;
+        }
+        if of_blocks || over.is_none() {
             target.make_dir(dir_name).doing_to("making", slot_record::DIR)?;
         }
         let own = target.open_dir(dir_name).doing_to("opening", slot_record::DIR)?;
         // Its record was the last that went from there: what was changed later is of this run.
         let mut revoked = None;
-        let (draft, old) = if over.is_some() {
+        let (draft, old) = if of_blocks {
+            (Draft::new(&own)?, Some(Beside::nothing()))
+        } else if over.is_some() {
             revoked = Some(own.meta().doing_to("reading", slot_record::DIR)?.ctime);
             let draft = Draft::over(&own)?;
             let old = BufReader::with_capacity(64 << 10, record::manifest(&own)?);

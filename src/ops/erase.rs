@@ -14,7 +14,7 @@ use crate::table::superblock;
 impl<O: Os> Run<'_, '_, O> {
     /// Claims a target that is about to be written. The guard is asked again with the device open,
     /// since its name may lead elsewhere by now.
-    fn claim(&mut self, part: Part) -> Result<O::Claim> {
+    pub(super) fn claim(&mut self, part: Part) -> Result<O::Claim> {
         let device = self.device(part)?;
         if !self.written {
             // Nothing is written yet: the last moment to refuse.
@@ -75,7 +75,7 @@ impl<O: Os> Run<'_, '_, O> {
     }
 
     /// Flushes the device's own cache.
-    fn flush(&self, device: &Path) -> Result<()> {
+    pub(super) fn flush(&self, device: &Path) -> Result<()> {
         patiently(|| self.os.claim(device)).and_then(|mut claim| claim.flush())
     }
 }

@@ -90,6 +90,8 @@ pub(super) struct Run<'a, 'b, O: Os> {
     pub(super) say: &'b mut dyn FnMut(&str),
     pub(super) sources: Vec<Source<'a, O>>,
     pub(super) parts: BTreeMap<Part, Copied>,
+    /// What was copied by blocks: bytes that were written, and seconds.
+    pub(super) blocks: BTreeMap<Part, (u64, f64)>,
     /// Parts whose copy, or whose mount point, had to be unmounted first.
     pub(super) cleared: BTreeSet<Part>,
     /// Whether anything of a target was written.
@@ -108,9 +110,9 @@ impl<'a, 'b, O: Os> Run<'a, 'b, O> {
         sources: Vec<Source<'a, O>>,
         cleared: BTreeSet<Part>,
     ) -> Self {
-        let parts = BTreeMap::new();
+        let (parts, blocks) = (BTreeMap::new(), BTreeMap::new());
         let (written, flagged) = (false, false);
-        Self { os, session, view, layout, say, sources, parts, cleared, written, flagged }
+        Self { os, session, view, layout, say, sources, parts, blocks, cleared, written, flagged }
     }
 
     /// Does one step.
@@ -139,6 +141,15 @@ impl<'a, 'b, O: Os> Run<'a, 'b, O> {
                 })
             }
             Step::Format(part, device, format) => self.format(*part, device, format),
+            Step::Blocks(blocks) => {
+                self.announce(blocks.part);
+                // The old copy is gone: nothing is a refusal any more.
+                self.copy_blocks(blocks).map_err(|e| match e.kind {
+                    Kind::Refused => e.kind(Kind::Failed),
+                    _ => e,
+                })
+            }
+            Step::Settle(part, _, consistency) => self.settle(*part, consistency),
             // It changes what everything else is planned on, so it was done before.
             Step::Partition(..) => Ok(()),
             Step::Make(point, device, format) => {
@@ -213,6 +224,7 @@ impl<'a, 'b, O: Os> Run<'a, 'b, O> {
             software,
             created,
             verified: Some(verified),
+            way,
             ..
         }) = self.parts.get(&part)
         else {
@@ -226,7 +238,7 @@ impl<'a, 'b, O: Os> Run<'a, 'b, O> {
             filesystem: part.point().to_owned(),
             source: self.view.node(pair.source),
             target: self.view.node(pair.target),
-            method: "tree".to_owned(),
+            method: way.method().to_owned(),
             product: software.product.clone(),
             packages: software.packages.clone(),
             factory: self.layout.purpose.factory,
@@ -261,23 +273,25 @@ impl<'a, 'b, O: Os> Run<'a, 'b, O> {
         let mut pairs = Vec::new();
         for pair in &self.layout.pairs {
             let Some(copied) = self.parts.get(&pair.part) else { continue };
+            let (written, seconds) = self.blocks.get(&pair.part).copied().unwrap_or_default();
+            let copy_seconds = copied.copy_seconds + seconds;
             pairs.push(PairReport {
                 source: pair.part.point(),
                 target: pair.part.alternate(),
                 source_device: self.view.node(pair.source),
                 target_device: self.view.node(pair.target),
-                method: "tree",
-                refreshed: copied.way != Way::Anew,
+                method: copied.way.method(),
+                refreshed: matches!(copied.way, Way::Refresh(_)),
                 consistency: copied.consistency.clone(),
                 files: copied.summary.files,
                 bytes: copied.summary.bytes,
-                written_bytes: copied.summary.written,
+                written_bytes: copied.summary.written + written,
                 vanished: copied.summary.vanished,
                 changed_since_factory: copied.changes.clone(),
                 verified: copied.verified.is_some(),
-                copy_seconds: copied.copy_seconds,
+                copy_seconds,
                 verify_seconds: copied.verify_seconds,
-                seconds: copied.copy_seconds + copied.verify_seconds,
+                seconds: copy_seconds + copied.verify_seconds,
             });
         }
         for source in self.sources {

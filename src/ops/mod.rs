@@ -2,6 +2,7 @@
 
 mod arrival;
 pub mod auto_snapshot;
+mod blocks;
 pub mod boot;
 pub mod check;
 pub mod clean;

@@ -97,7 +97,7 @@ pub(super) fn format<O: Os>(
 }
 
 /// The file system that suits the source; what the copy is known by in fstab stays.
-fn wanted(view: &View, pair: &Pair, purpose: Purpose) -> Result<Format> {
+pub(super) fn wanted(view: &View, pair: &Pair, purpose: Purpose) -> Result<Format> {
     let fs = FsType::from_name(&pair.fs).ok_or_else(|| Error::refused("unknown file system"))?;
     let source = view.superblocks.get(&pair.source);
     let old = view.superblocks.get(&pair.target);
@@ -137,6 +137,11 @@ fn unborne(view: &View, pair: &Pair, label: String, max: usize) -> String {
 
 fn needed_bytes(census: &Census) -> u64 {
     census.bytes.saturating_add(census.inodes.saturating_mul(MANIFEST_LINE)).saturating_add(SLACK)
+}
+
+/// Bytes that the record of so many objects takes, beside `tables` bytes of partition tables.
+pub(super) fn needed_for_record(inodes: u64, tables: u64) -> u64 {
+    needed_bytes(&Census { inodes, bytes: tables.saturating_sub(TABLES) })
 }
 
 /// Room for the record's own files too.

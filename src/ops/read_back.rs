@@ -92,7 +92,7 @@ impl<O: Os> Run<'_, '_, O> {
         }
         let path = |d: &Difference| d.path.as_os_str().as_bytes().to_vec();
         let suspect = report.differences.iter().map(path).collect();
-        self.copy(part, planned, Some(&Over { since: None, suspect }))
+        self.copy(part, planned, Some(&Over { way: Way::Refresh(None), suspect }))
     }
 
     /// What need not be read again: the times must be those of one clock that nobody has set

@@ -14,14 +14,14 @@ use super::repartition::{self, Repartition};
 use super::source::Source;
 use super::table::{self, save::Home};
 use super::{
-    Session, arrival, clear, direction, flags, journal, lock, preflight, renewal, rewrite,
+    Session, arrival, blocks, clear, direction, flags, journal, lock, preflight, renewal, rewrite,
 };
 use crate::copy::progress::interrupted;
 use crate::device::Id;
 use crate::error::{Context, Error, Result};
 use crate::mounts::Mount;
 use crate::mounts::stale::Obstacle;
-use crate::plan::{self, Reading, Step, Way, consistency};
+use crate::plan::{self, Method, Reading, Step, Way, consistency};
 use crate::record::journal::{Auto, Journal};
 use crate::slot::discover::{Layout, Purpose};
 use crate::slot::names::is_identity;
@@ -50,6 +50,8 @@ pub struct Options {
     pub fresh: bool,
     /// Of a copy that is there: how much is read.
     pub reading: Reading,
+    /// How copies are made.
+    pub method: Method,
 }
 
 /// What was done.
@@ -327,10 +329,18 @@ fn choices<O: Os>(
         || options.repair
         || options.partition.is_some()
         || layout.purpose != Purpose::default();
+    let by_blocks = options.method.best() == Method::Block;
+    if by_blocks && (options.factory || options.partition.is_some()) {
+        let cause = "--method block copies file systems as they are, to slices that are there";
+        return Err(Error::refused(cause).hint("without --partition, --factory and --as-primary"));
+    }
     let choice = |(pair, opened): (&Pair, &Source<'_, O>)| {
         let room = if pair.part == Part::Root { room } else { 0 };
-        let format =
-            preflight::format(os, view, pair, opened, room, layout.purpose, &session.monitor)?;
+        let format = if by_blocks {
+            preflight::wanted(view, pair, layout.purpose)?
+        } else {
+            preflight::format(os, view, pair, opened, room, layout.purpose, &session.monitor)?
+        };
         // What nobody has mounted is mounted by us, read-only.
         let point = pair.mounted.as_ref();
         let source = consistency::Source {
@@ -340,13 +350,17 @@ fn choices<O: Os>(
             usage: opened.usage,
         };
         let consistency = consistency::choose(source, snapshots, wanted);
+        if by_blocks {
+            let compare = blocks::preflight(os, view, pair, opened, room)? && !options.fresh;
+            return Ok(plan::Choice { format, consistency, way: Way::Blocks, compare });
+        }
         let way = if anew {
             Way::Anew
         } else {
             let trust = options.reading == Reading::Changed;
             renewal::way(os, view, pair, opened, &format, trust)?
         };
-        Ok(plan::Choice { format, consistency, way })
+        Ok(plan::Choice { format, consistency, way, compare: false })
     };
     layout.pairs.iter().zip(sources).map(choice).collect()
 }

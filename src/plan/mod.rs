@@ -41,6 +41,11 @@ pub enum Step {
     Revoke(Part, String),
     /// Make the new file system.
     Format(Part, String, Format),
+    /// Copy the blocks of the source's file system, and prove them.
+    Blocks(Box<Blocks>),
+    /// Make what was copied by its blocks one of its own: what is not to be copied goes, what names
+    /// the slot is rewritten.
+    Settle(Part, String, Consistency),
     /// Put a new table on the medium.
     Partition(String, Drawing),
     /// Make a file system that stays empty, for what is mounted there.
@@ -76,6 +81,21 @@ pub struct Refresh {
     pub format: Format,
     /// When the copy was made, where that is to tell what has not changed since.
     pub since: Option<Since>,
+}
+
+/// A file system whose blocks are copied.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Blocks {
+    /// Which one.
+    pub part: Part,
+    /// The device that is copied.
+    pub source: String,
+    /// The device that gets the copy.
+    pub target: String,
+    /// What the copy is known by.
+    pub format: Format,
+    /// Whether what is on the target is read first, and only what is another is written.
+    pub compare: bool,
 }
 
 /// When an older copy was made.
@@ -157,6 +177,21 @@ impl fmt::Display for Step {
                 }
                 Ok(())
             }
+            Self::Blocks(blocks) => {
+                let Blocks { part, source, target, format, compare, .. } = &**blocks;
+                let what = if *compare { "the blocks that differ" } else { "the blocks in use" };
+                let point = part.point();
+                write!(f, "copy {what} of {point} ({source}) to {target} and flush, ")?;
+                f.write_str("read them again and compare")?;
+                match &format.label {
+                    Some(label) => write!(f, "; label {label}"),
+                    None => Ok(()),
+                }
+            }
+            Self::Settle(part, device, _) => {
+                let point = part.point();
+                write!(f, "make the copy of {point} on {device} one of its own and flush")
+            }
             Self::Partition(medium, drawing) => {
                 let count = drawing.roles().count();
                 write!(f, "put a new {} with {count} partitions on {medium}", drawing.scheme)
@@ -211,6 +246,8 @@ pub struct Choice {
     pub consistency: Consistency,
     /// Whether what is there is brought up to date.
     pub way: Way,
+    /// As [`Blocks::compare`].
+    pub compare: bool,
 }
 
 /// How a copy is made.
@@ -220,6 +257,39 @@ pub enum Way {
     Anew,
     /// Over an older copy; made then, where that is to tell what has not changed.
     Refresh(Option<Since>),
+    /// By the blocks of the file system.
+    Blocks,
+}
+
+impl Way {
+    /// As a record has it.
+    pub fn method(self) -> &'static str {
+        match self {
+            Self::Anew | Self::Refresh(_) => "tree",
+            Self::Blocks => "block",
+        }
+    }
+}
+
+/// How the user wants copies to be made.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Method {
+    /// The best there is: [`Method::best`].
+    #[default]
+    Auto,
+    /// File by file.
+    Tree,
+    /// By the blocks of the file system.
+    Block,
+}
+
+impl Method {
+    /// What is meant by the best there is: file by file, as long as blocks are not measured to be
+    /// faster with all that has to follow them.
+    #[must_use]
+    pub fn best(self) -> Self {
+        if self == Self::Auto { Self::Tree } else { self }
+    }
 }
 
 /// The steps of a snapshot with those around them that change boot flags: before the first byte of
@@ -274,7 +344,14 @@ pub fn snapshot(
             continue;
         }
         steps.push(Step::Erase(part, target.clone()));
-        steps.push(Step::Format(part, target, choice.format.clone()));
+        let format = choice.format.clone();
+        steps.push(match choice.way {
+            Way::Blocks => {
+                let (source, compare) = (view.node(pair.source), choice.compare);
+                Step::Blocks(Box::new(Blocks { part, source, target, format, compare }))
+            }
+            _ => Step::Format(part, target, format),
+        });
     }
     for (pair, choice) in layout.pairs.iter().zip(choices) {
         let (part, target) = (pair.part, view.node(pair.target));
@@ -283,6 +360,7 @@ pub fn snapshot(
         let mut reading = Reading::Full;
         steps.push(match choice.way {
             Way::Anew => Step::Copy(part, source, target.clone(), consistency.clone()),
+            Way::Blocks => Step::Settle(part, target.clone(), consistency.clone()),
             Way::Refresh(since) => {
                 if since.is_some() {
                     reading = Reading::Changed;

@@ -168,6 +168,15 @@ impl Superblock {
         self.size * u64::from(self.fragment)
     }
 
+    /// Whether growfs(8) can make it larger on a partition of `device` bytes: a further cylinder group
+    /// needs room for a block of data.
+    pub fn can_grow(&self, device: u64) -> bool {
+        let fragments = device / u64::from(self.fragment);
+        let rest = fragments % u64::from(self.per_group);
+        let lost = if rest <= self.data_start.into() { rest } else { 0 };
+        fragments - lost > self.size
+    }
+
     /// The first fragment of a cylinder group (`cgbase`).
     pub(super) fn base(&self, group: u32) -> u64 {
         u64::from(group) * u64::from(self.per_group)

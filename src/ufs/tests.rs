@@ -190,6 +190,18 @@ fn what_cannot_be_trusted_is_told() {
 }
 
 #[test]
+fn it_grows_where_another_group_has_room() {
+    let fs = read(&makefs(8192, 1024)).unwrap().superblock().clone();
+    let bytes = |fragments: u64| fragments * u64::from(fs.fragment);
+    let partial = Superblock { size: u64::from(fs.per_group) - 8, groups: 1, ..fs.clone() };
+    assert!(!partial.can_grow(partial.bytes()) && !partial.can_grow(partial.bytes() + 1023));
+    assert!(partial.can_grow(partial.bytes() + 1024));
+    let full = Superblock { size: fs.per_group.into(), groups: 1, ..fs.clone() };
+    let next = full.size + u64::from(full.data_start);
+    assert!(!full.can_grow(bytes(next)) && full.can_grow(bytes(next + 1)));
+}
+
+#[test]
 fn a_damaged_group_is_told() {
     let good = makefs(4096, 512);
     let fs = read(&good).unwrap().superblock().clone();

@@ -3,9 +3,9 @@
 use dualroot::error::Error;
 use dualroot::ops::snapshot::Options;
 use dualroot::ops::{clean, repartition, table};
-use dualroot::plan::Reading;
 use dualroot::plan::partition::Sizes;
 use dualroot::plan::size::Size;
+use dualroot::plan::{Method, Reading};
 use dualroot::slot::Part;
 use dualroot::sys::fake::Machine;
 
@@ -107,6 +107,7 @@ const OVER: Options = Options {
     factory: false,
     fresh: true,
     reading: Reading::Full,
+    method: Method::Auto,
 };
 
 /// Into new file systems.

@@ -564,6 +564,17 @@ impl Disk {
         tool("sfdisk", &[&"-q", &"--no-reread", &quiet, &"-A", &self.medium, &number]);
     }
 
+    /// Makes the running root read-only, or read-write again.
+    #[track_caller]
+    pub fn remount(&self, read_only: bool) {
+        let flags = if read_only { MsFlags::MS_RDONLY } else { MsFlags::empty() };
+        // A program that another test starts at the same moment may still have a file of it open.
+        wait_until("nobody writes to the root", || {
+            let flags = MsFlags::MS_REMOUNT | flags;
+            nix::mount::mount(None::<&str>, self.root(), None::<&str>, flags, None::<&str>).is_ok()
+        });
+    }
+
     /// Mounts something of this disk; it goes with the disk, or with [`unmount`].
     pub fn mount(&self, device: &Path, point: &Path, read_only: bool) {
         let flags = if read_only { MsFlags::MS_RDONLY } else { MsFlags::empty() };
@@ -1024,6 +1035,11 @@ ssize_t read(int fd, void *buffer, size_t length) {
 ssize_t write(int fd, const void *buffer, size_t length) {
     ssize_t (*next)(int, const void *, size_t) = dlsym(RTLD_NEXT, "write");
     return at_fd("write", fd) ? -1 : next(fd, buffer, length);
+}
+
+ssize_t pwrite64(int fd, const void *buffer, size_t length, off_t offset) {
+    ssize_t (*next)(int, const void *, size_t, off_t) = dlsym(RTLD_NEXT, "pwrite64");
+    return at_fd("pwrite", fd) ? -1 : next(fd, buffer, length, offset);
 }
 
 int fsync(int fd) {

@@ -5,6 +5,7 @@
 
 mod attributes;
 mod auto_snapshot;
+mod block;
 mod boot;
 mod check;
 mod discovery;

@@ -269,6 +269,19 @@ fn ext4_over_a_copy_with_config() {
 }
 
 #[test]
+fn blocks_of_an_ext4_over_a_copy() {
+    if can_run() {
+        let bench = Bench::new(Layout::roots(16, 16));
+        bench.disk.fill();
+        bench.disk.snapshot();
+        change(&bench.disk);
+        bench.disk.remount(true);
+        let recording = bench.record(&["snapshot", "--method", "block"]);
+        replay("ext4-block", &bench, &recording);
+    }
+}
+
+#[test]
 fn xfs_over_a_copy() {
     if can_run() {
         let bench = Bench::new(Layout { fs: "xfs", ..Layout::roots(320, 320) });
@@ -311,7 +324,7 @@ fn one() {
     let recording = Recording::load(&file).unwrap();
     let name = file.file_name().unwrap().to_str().unwrap();
     let layout = match name {
-        "powercut-ext4" => Layout::roots(16, 16),
+        "powercut-ext4" | "powercut-ext4-block" => Layout::roots(16, 16),
         "powercut-ext4-over" => Layout { sizes_mb: vec![16, 16, 8, 8], ..Layout::default() },
         _ => Layout { fs: "xfs", ..Layout::roots(320, 320) },
     };

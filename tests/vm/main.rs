@@ -5,6 +5,8 @@
 //! `skipped`, its name, and why; `begin` tells which one a panic of the kernel belongs to.
 
 #[cfg(target_os = "freebsd")]
+mod block;
+#[cfg(target_os = "freebsd")]
 mod boot;
 #[cfg(target_os = "freebsd")]
 mod check;
@@ -52,6 +54,7 @@ fn main() {
 fn main() -> std::process::ExitCode {
     harness::main(&[
         ("tree", tree::TESTS),
+        ("block", block::TESTS),
         ("guard", guard::TESTS),
         ("stale", stale::TESTS),
         ("faults", faults::TESTS),

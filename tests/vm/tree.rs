@@ -70,7 +70,7 @@ fn sh(dir: &Path, script: &str) {
 }
 
 /// A root with one of everything but ACLs. Flags come last.
-fn make_everything(disk: &Disk) {
+pub fn make_everything(disk: &Disk) {
     let root = disk.root();
     disk.fill();
     for dir in ["d/inner", "links/a", "flags/dir", "flags/append", "times"] {

@@ -36,6 +36,7 @@ use crate::error::{Context, Error, Result};
 use crate::record::manifest::{Object, Writer};
 use crate::sys::tree::{Dir, Kind, Meta, Time, Xattrs};
 use finish::Finisher;
+pub use remove::remove;
 pub use renew::can_renew;
 
 /// What differs from a plain copy. All paths are relative to the root, without a leading slash.
@@ -57,6 +58,9 @@ pub struct Options {
     pub trust: Option<Trust>,
     /// Of an older copy: files that are made anew, whatever they seem to be.
     pub suspect: BTreeSet<Vec<u8>>,
+    /// The older copy has the source's own blocks, which were proved: what has the metadata of its
+    /// source has its content.
+    pub same_blocks: bool,
 }
 
 /// When an object was last touched tells that it is what the manifest of the older copy says. The
@@ -117,6 +121,8 @@ struct Old {
     listed: Option<Box<Object>>,
     /// It is made anew, whatever it seems to be.
     suspect: bool,
+    /// It has the source's own blocks.
+    same_blocks: bool,
 }
 
 /// Bytes of content.

@@ -21,7 +21,10 @@ struct Emptied {
 
 /// Removes `name`, which `path` is for messages, with everything below. No link is followed; that it
 /// is not there is no error.
-pub(super) fn remove<D: Dir>(dir: &D, name: &OsStr, path: &Path) -> Result<()> {
+///
+/// # Errors
+/// The first object that stays.
+pub fn remove<D: Dir>(dir: &D, name: &OsStr, path: &Path) -> Result<()> {
     let mut path = path.to_owned();
     let Some(top) = take(dir, name, &path)? else { return Ok(()) };
     let emptied = |below: &D, name: &OsStr, path: &Path| -> Result<Emptied> {

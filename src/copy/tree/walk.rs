@@ -210,7 +210,7 @@ impl<D: Dir> Walk<'_, D> {
         push_name(&mut self.path, name);
         let suspect = self.options.suspect.contains(&self.path);
         pop_name(&mut self.path);
-        Ok(Some(Old { listed, suspect }))
+        Ok(Some(Old { listed, suspect, same_blocks: self.options.same_blocks }))
     }
 
     /// Removes what the older copy has before `name`, or before the end; whether it has `name` too.
