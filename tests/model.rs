@@ -649,6 +649,22 @@ fn a_medium_that_keeps_something_else_is_found_out() {
     findings.none();
 }
 
+/// A loss of power has left a file system that can be mounted, and nothing to open in it.
+#[test]
+fn a_root_that_is_no_directory_is_told() {
+    let base = base();
+    let machine = base.machine.fork();
+    let opened = When::Each("os.open_dir", format!("RUN/{}.show", std::process::id()));
+    machine.inject(opened, Action::Fail(Errno::ENOTDIR as i32));
+    let report = done(show::run(&machine, &session(&machine), Some(Choice::Alternate)));
+    assert_eq!(machine.hits().len(), 1, "it was opened");
+    assert_eq!(report.slots[0].state, State::Unknown);
+    assert_eq!(report.slots[0].reason.as_deref(), Some("Not a directory"));
+    assert!(left(&machine).is_empty());
+    done(run(&machine));
+    assert_eq!(against_source(&machine), [""; 0]);
+}
+
 #[test]
 fn a_device_that_is_gone_fails_and_leaves_the_source_alone() {
     let base = base();

@@ -297,18 +297,19 @@ fn unlocked<O: Os>(
         return Ok(Seen::without_content(State::Unknown, why));
     }
     let device = view.devices.get(target).path();
-    match Mounted::private(os, &device, superblock.fs.name(), "show") {
+    let seen = match Mounted::private(os, &device, superblock.fs.name(), "show") {
         Ok(mounted) => {
+            // Of what a loss of power left of a new file system, the root may be no directory.
             let seen = os.open_dir(mounted.point()).map(|root| look(&root));
             mounted.unmount()?;
             seen
         }
-        Err(error) => {
-            let mut seen = Seen::without_content(State::Unknown, error.cause);
-            seen.unmountable = true;
-            Ok(seen)
-        }
-    }
+        Err(error) => Err(error),
+    };
+    Ok(seen.unwrap_or_else(|error| {
+        let seen = Seen::without_content(State::Unknown, error.cause);
+        Seen { unmountable: true, ..seen }
+    }))
 }
 
 fn look<D: Dir>(root: &D) -> Seen {
