@@ -47,6 +47,7 @@
 //! | `active-not-running` | warning | the boot flags select the slot that does not run | slot |
 //! | `intended-not-next` | warning | the slot that was chosen is not the one that the boot flags select | slot |
 //! | `boot0-differs` | warning | boot0 starts another slice than the active one | slot |
+//! | `fsck-asks` | warning | power lost during a snapshot of the file system could stop a start | slot |
 //! | `trial-armed` | info | the next start tries a slot once | slot |
 //! | `trial-unconfirmed` | warning | the running slot is on trial | slot |
 //! | `trial-over` | warning | a trial did not come up, or was never started | slot |
@@ -157,7 +158,7 @@ impl Finding {
 }
 
 /// All codes there are.
-pub const CODES: [&str; 62] = [
+pub const CODES: [&str; 63] = [
     "medium-unreadable",
     "table-missing",
     "slice-overlap",
@@ -200,6 +201,7 @@ pub const CODES: [&str; 62] = [
     "active-not-running",
     "intended-not-next",
     "boot0-differs",
+    "fsck-asks",
     "trial-armed",
     "trial-unconfirmed",
     "trial-over",

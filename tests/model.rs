@@ -14,7 +14,7 @@ use dualroot::device::{Class, Lower, Provider};
 use dualroot::error::{Error, Kind};
 use dualroot::mounts::Mount;
 use dualroot::ops::snapshot::{Options, Outcome, Report};
-use dualroot::ops::{Session, clean, show, snapshot, table, verify};
+use dualroot::ops::{Session, check, clean, show, snapshot, table, verify};
 use dualroot::plan::consistency::Consistency;
 use dualroot::slot::{Choice, Part, State};
 use dualroot::sys::fake::{
@@ -949,6 +949,34 @@ fn a_snapshot_is_of_one_moment() {
         done(run(&machine));
         assert_eq!(against_source(&machine), [""; 0], "{call}");
     }
+}
+
+/// The kernel's own order of writes leaves a moment in which fsck needs an answer.
+#[test]
+fn a_start_that_would_wait_for_an_answer_is_found() {
+    let machine = base().machine;
+    let found = |machine: &Machine| {
+        let fork = machine.fork();
+        let findings = done(check::run(&fork, &session(&fork))).findings;
+        findings.iter().any(|finding| finding.code == "fsck-asks")
+    };
+    let write = |path: &str, text: &str| {
+        machine.world(|w| {
+            w.edit("da0s1", |tree| {
+                tree.dir("etc/defaults");
+                tree.file(path, text.as_bytes());
+            });
+        });
+    };
+    assert!(!found(&machine), "no rc(8)");
+    write("etc/defaults/rc.conf", "fsck_y_enable=\"NO\"\t# Set to YES to do fsck -y\n");
+    assert!(found(&machine));
+    write("etc/rc.conf", "fsck_y_enable=YES\n");
+    assert!(!found(&machine));
+    write("etc/rc.conf.local", "fsck_y_enable=NO\n");
+    assert!(found(&machine));
+    write("etc/dualroot.conf", "file_system_snapshots = false\n");
+    assert!(!found(&machine));
 }
 
 /// Where none can be taken after all, the source is copied as it is, and that is said.

@@ -19,9 +19,9 @@ use crate::record::packages::{self, Package};
 use crate::slot::discover::Layout;
 use crate::slot::nextboot::PATH;
 use crate::slot::view::View;
-use crate::slot::{Pair, Slot, State, fstab, loader};
-use crate::sys::Os;
+use crate::slot::{Pair, Slot, State, fstab, loader, rc_conf};
 use crate::sys::tree::Dir;
+use crate::sys::{FsType, Os, Snapshots};
 
 /// A copy that is older is a fossil: nobody knows any more whether what it holds still works.
 const OLD_DAYS: i64 = 90;
@@ -84,6 +84,7 @@ pub fn run<O: Os>(os: &O, session: &Session) -> Result<Report> {
             findings.extend(boot_flags(&view, &layout));
             findings.extend(boot0_differs(&view, &layout));
             kept(os, &view, &layout, &mut findings)?;
+            findings.extend(fsck_asks(os, &view, &layout)?);
             findings.extend(sizes(&view, &layout));
             alternate(os, &view, &layout, &mut findings)?;
         }
@@ -265,6 +266,35 @@ fn nextboot_there<D: Dir>(view: &View, layout: &Layout, root: &D) -> Option<Find
     );
     let hint = "dualroot confirm, reject and boot remove it";
     Some(Finding::error("nextboot-stale", place, what, hint))
+}
+
+/// `mksnap_ffs`(8) writes block numbers that are none before it marks the file as a snapshot
+/// (`ffs_snapshot` in sys/ufs/ffs: `cgaccount`, then `SF_SNAPSHOT`). A loss of power between the two
+/// leaves what `fsck_ffs -p` does not repair: rc.d/fsck then waits for somebody at the console, or
+/// answers yes where it may.
+fn fsck_asks<O: Os>(os: &O, view: &View, layout: &Layout) -> Result<Option<Finding>> {
+    const SWITCH: &str = "fsck_y_enable";
+    if os.snapshots()? == Snapshots::None || view.config.file_system_snapshots == Some(false) {
+        return Ok(None);
+    }
+    let is_written = |pair: &&Pair| {
+        let mount = pair.mounted.as_ref().and_then(|point| view.mount_at(point));
+        pair.fs == FsType::Ufs2.name() && mount.is_some_and(|mount| !mount.read_only)
+    };
+    if layout.pairs.iter().find(is_written).is_none() {
+        return Ok(None);
+    }
+    let mut on = None;
+    for file in rc_conf::FILES {
+        let text = os.read_file(&view.root.join(file))?;
+        on = text.and_then(|text| rc_conf::is_on(&text, SWITCH)).or(on);
+    }
+    Ok((on == Some(false)).then(|| {
+        let what = "power that goes while a snapshot of the file system is taken can leave what \
+                    fsck_ffs -p does not repair, and the next start then waits at the console";
+        let hint = format!("{SWITCH}=\"YES\" there, or file_system_snapshots = false");
+        Finding::warning("fsck-asks", view.below("/etc/rc.conf").to_string_lossy(), what, hint)
+    }))
 }
 
 fn sizes(view: &View, layout: &Layout) -> Option<Finding> {

@@ -15,6 +15,7 @@ pub mod media;
 pub mod names;
 pub mod nextboot;
 pub mod notice;
+pub mod rc_conf;
 pub mod view;
 
 use std::path::PathBuf;
