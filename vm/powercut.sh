@@ -16,15 +16,13 @@
 set -euo pipefail
 here=$(cd "$(dirname "$0")/.." && pwd)
 . "$here/scripts/common.sh"
+. "$here/vm/common.sh"
 
-image=${DUALROOT_VM_IMAGE:-}
-sysroot=${DUALROOT_VM_SYSROOT:-}
 fresh=false
 words=()
 while [ $# -gt 0 ]; do
     case $1 in
-    --image) image=${2:?--image takes a file}; shift ;;
-    --sysroot) sysroot=${2:?--sysroot takes a directory}; shift ;;
+    --image | --sysroot) guest_option "$@"; shift ;;
     --fresh) fresh=true ;;
     --seed | --count | --scenario | --boots | --kill | --cut)
         words+=("$1" "${2:?$1 takes a word}")
@@ -34,15 +32,7 @@ while [ $# -gt 0 ]; do
     esac
     shift
 done
-[ -n "$image" ] || { echo "vm/powercut.sh: no FreeBSD image: --image FILE" >&2; exit 3; }
-image=$(realpath "$image")
-qemu=${QEMU:-$(command -v qemu-system-x86_64 || true)}
-if [ -z "$qemu" ]; then
-    install_missing qemu-system-x86_64=qemu-system-x86 >&2
-    qemu=$(command -v qemu-system-x86_64)
-fi
-install_missing python3=python3 qemu-img=qemu-utils tar=tar >&2
-accel=${DUALROOT_VM_ACCEL:-tcg}
+need_guest "--image FILE"
 
 say "building" >&2
 mapfile -t built < <("$here/scripts/cross.sh" ${sysroot:+--sysroot "$sysroot"} --test vm)

@@ -15,15 +15,13 @@
 set -euo pipefail
 here=$(cd "$(dirname "$0")/.." && pwd)
 . "$here/scripts/common.sh"
+. "$here/vm/common.sh"
 
-image=${DUALROOT_VM_IMAGE:-}
-sysroot=${DUALROOT_VM_SYSROOT:-}
 keep=false
 suites=()
 while [ $# -gt 0 ]; do
     case $1 in
-    --image) image=${2:?--image takes a file}; shift ;;
-    --sysroot) sysroot=${2:?--sysroot takes a directory}; shift ;;
+    --image | --sysroot) guest_option "$@"; shift ;;
     --keep) keep=true ;;
     -*) die "no option $1" ;;
     *) suites+=("$1") ;;
@@ -35,25 +33,9 @@ if [ -z "$image" ]; then
         [ ! -e "$found" ] || image=$found
     done
 fi
-if [ -z "$image" ]; then
-    echo "vm/run.sh: no FreeBSD image: vm/fetch.sh downloads them; or --image FILE, or DUALROOT_VM_IMAGE" >&2
-    exit 3
-fi
-[ -r "$image" ] || die "cannot read $image"
-image=$(realpath "$image")
-
-# ---- what is needed ---------------------------------------------------------------------------
-
-qemu=${QEMU:-$(command -v qemu-system-x86_64 || true)}
-if [ -z "$qemu" ]; then
-    # Where another qemu-utils is held back, this fails: QEMU=PROGRAM then names one.
-    install_missing qemu-system-x86_64=qemu-system-x86 >&2
-    qemu=$(command -v qemu-system-x86_64)
-fi
-install_missing python3=python3 qemu-img=qemu-utils tar=tar >&2
+need_guest "vm/fetch.sh downloads them; or --image FILE, or DUALROOT_VM_IMAGE"
 firmware=${OVMF:-/usr/share/ovmf/OVMF.fd}
 [ -e "$firmware" ] || install_missing ovmf=ovmf >&2
-accel=${DUALROOT_VM_ACCEL:-tcg}
 if [ -z "${DUALROOT_VM_ACCEL:-}" ] && [ -w /dev/kvm ] && echo quit | timeout 20 "$qemu" -accel kvm -machine none -display none \
     -monitor stdio >/dev/null 2>&1; then
     accel=kvm
@@ -67,13 +49,17 @@ target=${CARGO_TARGET_DIR:-$here/target}
 logs=$target/vm
 work=$(mktemp -d "$target/vm-run.XXXXXX")
 mkdir -p "$logs"
-# Of a chain of boots beside another each has its own.
-log=$logs/serial.log
-complaint_file=$work/complaint
-mine=
 beside=
-: >"$log"
 : >"$work/results"
+# of NAME TESTS: the next boots, of which another sequence may run beside: their log, and what the names
+# of their tests begin with.
+of() {
+    log=$logs/serial${1:+-$1}.log
+    complaint_file=$work/complaint-$1
+    mine=$2
+    : >"$log"
+}
+of "" ""
 
 failed=true
 clean_up() {
@@ -200,10 +186,7 @@ step() {
 }
 # chain NAME [MORE]: the boots of one of those disks, one after the other, with a log of their own.
 chain() {
-    log=$logs/serial-$1.log
-    complaint_file=$work/complaint-$1
-    mine=boot::$1
-    : >"$log"
+    of "$1" "boot::$1"
     step "$1_first_slot" "made_$1"
     step "$1_second_slot" "$1_first_slot"
     step "$1_back_again${2:+ $2}" "$1_second_slot"
@@ -226,10 +209,7 @@ if $booting; then
     beside=
     # What they made of other media: each alone, where the one that it was made by had been.
     alone() {
-        log=$logs/serial-$1.log
-        complaint_file=$work/complaint-$1
-        mine=boot::$1
-        : >"$log"
+        of "$1" "boot::$1"
         step "$1" "$2"
     }
     before=mbr_makes_its_like
@@ -249,10 +229,7 @@ fi
 
 if $falling; then
     suite=fallback
-    log=$logs/serial-fallback.log
-    complaint_file=$work/complaint-fallback
-    mine=fallback::
-    : >"$log"
+    of fallback fallback::
     guest=("${machine[@]}")
     disk "$work/fallback.img" raw virtio-blk-pci bootindex=0
     # The first slot begins at the first MiB: its superblock, and much behind it.
@@ -275,10 +252,7 @@ fi
 
 if $trying; then
     suite=nextboot
-    log=$logs/serial-nextboot.log
-    complaint_file=$work/complaint-nextboot
-    mine=nextboot::
-    : >"$log"
+    of nextboot nextboot::
     guest=("${machine[@]}" -device virtio-scsi-pci)
     disk "$work/nextboot.img" raw scsi-hd bootindex=0
     before=made
