@@ -352,6 +352,27 @@ fn a_trial_ends_by_itself_or_is_confirmed_or_rejected() {
     }
 }
 
+/// The flags could not be changed, and what was written of it before could not be taken back.
+#[test]
+fn a_trial_that_the_journal_does_not_know_is_rejected() {
+    let machine = machine(Scheme::Gpt);
+    done(choose(&machine, 2, true));
+    let before = machine.fork();
+    let flags = When::Each("os.set_boot", "/dev/da0".to_owned());
+    machine.inject(flags, Action::Fail(Errno::EIO as i32));
+    for place in ["da0p2:journal.json.new", "da0p4:.dualroot/journal.json.new"] {
+        let taken_back = Call { op: "dir.create_file", place: place.to_owned(), nth: 1 };
+        machine.inject(When::Call(taken_back), Action::Fail(Errno::EIO as i32));
+    }
+    assert_eq!(reject(&machine).unwrap_err().kind, Kind::Failed);
+    let hits: Vec<_> = machine.hits().iter().map(|call| call.to_string()).collect();
+    assert_eq!(hits.len(), 3, "{hits:?}");
+    let machine = machine.lose_power(Loss::None);
+    assert_eq!(show(&machine).next, show(&before).next, "it waits");
+    assert_eq!(done(reject(&machine)).slot, 1);
+    assert_eq!(started(&machine).1, 1);
+}
+
 #[test]
 fn a_trial_that_does_not_even_load_is_given_up_at_once() {
     let machine = machine(Scheme::Gpt);

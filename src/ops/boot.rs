@@ -125,6 +125,18 @@ impl Work {
         next.is_some_and(|next| next.once && next.slot == number)
     }
 
+    /// The trial that the journal knows of; or one that waits and that it does not know: what ended it
+    /// was stopped between the journal and the flags.
+    fn trial(&self) -> Option<Trial> {
+        let (running, other) = (self.running().number, self.layout.alternate().number);
+        let armed = || {
+            let (slot, from) = (self.place(other), self.place(running));
+            let trial = Trial { slot, from, armed: Timestamp::now(), by: By::Flags };
+            self.is_armed(other).then_some(trial)
+        };
+        self.journal.trial.clone().or_else(armed)
+    }
+
     /// Looks at the other slot. `visit` sees its root, where that can be mounted.
     fn other<O: Os>(&self, os: &O, visit: &mut dyn FnMut(&O::Dir)) -> Result<Other> {
         let alternate = self.layout.alternate().number;
@@ -484,7 +496,7 @@ pub fn reject<O: Os>(os: &O, session: &Session, reboot: bool) -> Result<Report> 
     let mut report = history::told(os, "reject", |diary| {
         let work = Work::new(diary, view, layout)?;
         let running = work.running().number;
-        let Some(trial) = &work.journal.trial else {
+        let Some(trial) = work.trial() else {
             return Err(Error::refused("there is no trial").hint(format!(
                 "dualroot boot {} lets the other slot start",
                 work.layout.alternate().number
