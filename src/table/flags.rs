@@ -64,6 +64,17 @@ impl Change {
         self.changed().next().is_none() && self.boot0.is_none_or(|(from, to)| from == to)
     }
 
+    /// The change that takes this one back.
+    #[must_use]
+    pub fn reversed(&self) -> Self {
+        let entries = self.entries.iter().map(|(&index, &(from, to))| (index, (to, from)));
+        Self {
+            scheme: self.scheme,
+            entries: entries.collect(),
+            boot0: self.boot0.map(|(from, to)| (to, from)),
+        }
+    }
+
     /// The entries that change: index, before, after.
     pub fn changed(&self) -> impl Iterator<Item = (u32, Flags, Flags)> + '_ {
         let all = self.entries.iter().map(|(&index, &(from, to))| (index, from, to));

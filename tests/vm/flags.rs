@@ -11,6 +11,7 @@ pub const TESTS: &[Test] = tests![
     flags_of_a_gpt,
     a_trial_and_its_end,
     a_backup_table_that_is_torn_is_mended,
+    a_backup_table_of_before_is_mended,
     health_hooks,
     nothing_is_left_to_commit,
 ];
@@ -106,6 +107,27 @@ fn a_backup_table_that_is_torn_is_mended() {
     assert_eq!(both(&disk), ["", "[bootme]"]);
     let run = disk.dualroot(&["check"]);
     assert!(!run.stdout.contains("gpt-backup-damaged"), "{run}");
+}
+
+/// The power went between the two copies of the table: what was chosen is chosen once more.
+fn a_backup_table_of_before_is_mended() {
+    let layout = Layout { scheme: Scheme::Gpt, in_a_file: true, ..Layout::default() };
+    let disk = Disk::new(layout);
+    disk.fill();
+    disk.snapshot().exits(0);
+    let file = fs::OpenOptions::new().read(true).write(true).open(disk.file()).unwrap();
+    // 128 entries of 128 bytes, and the header.
+    let mut backup = vec![0; 33 * 512];
+    let place = file.metadata().unwrap().len() - backup.len() as u64;
+    file.read_exact_at(&mut backup, place).unwrap();
+    disk.dualroot(&["boot", "2"]).exits(0);
+    file.write_all_at(&backup, place).unwrap();
+    file.sync_all().unwrap();
+    disk.dualroot(&["check"]).exits(3).prints("(gpt-copies-differ)");
+    disk.dualroot(&["boot", "2"]).exits(0);
+    assert_eq!(both(&disk), ["", "[bootme]"]);
+    let run = disk.dualroot(&["check"]);
+    assert!(!run.stdout.contains("gpt-copies-differ"), "{run}");
 }
 
 fn health_hooks() {

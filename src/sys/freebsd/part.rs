@@ -45,7 +45,11 @@ pub(super) fn rewrite(run_dir: &Path, holder: &Path, what: &Rewrite) -> Result<(
 pub(super) fn set_boot(medium: &Path, change: &Change) -> Result<()> {
     let name = medium.strip_prefix("/dev").unwrap_or(medium).to_string_lossy().into_owned();
     let run = |words: &[String]| command::run(&[GPART], words).during(words.join(" "));
-    let calls = calls(&name, change);
+    let mut calls = calls(&name, change);
+    if calls.is_empty() && change.scheme == Scheme::Gpt {
+        // The copies on the medium differ, and nobody knows which of them is GEOM's.
+        calls = self::calls(&name, &whole(change));
+    }
     if !calls.is_empty() {
         if change.scheme == Scheme::Gpt {
             // A table with a copy that is not whole cannot be changed; of a sound one it says so.
@@ -54,9 +58,13 @@ pub(super) fn set_boot(medium: &Path, change: &Change) -> Result<()> {
         let committed = ["commit", &name].map(str::to_owned);
         let done = calls.iter().chain([&committed.to_vec()]).try_for_each(|c| run(c).map(drop));
         if let Err(error) = done {
-            // What was collected would be written by whoever commits next.
-            if let Err(e) = run(&["undo", &name].map(str::to_owned)) {
-                log::debug!("{e}");
+            // What was collected would be written by whoever commits next, and undo leaves the flags
+            // in GEOM's table as they were collected (`g_part_ctl_undo`).
+            let undo = ["undo", &name].map(str::to_owned).to_vec();
+            for call in self::calls(&name, &change.reversed()).iter().chain([&undo]) {
+                if let Err(e) = run(call) {
+                    log::debug!("{e}");
+                }
             }
             return Err(error.path(medium));
         }
@@ -105,9 +113,39 @@ fn calls(name: &str, change: &Change) -> Vec<Vec<String>> {
     calls
 }
 
+/// The change after which a GPT has the flags of this one, whatever it had before.
+fn whole(change: &Change) -> Change {
+    let mut change = change.clone();
+    for (from, to) in change.entries.values_mut() {
+        *from = Flags {
+            boot_me: !to.boot_me,
+            boot_once: !to.boot_once,
+            boot_failed: !to.boot_failed,
+            ..*to
+        };
+    }
+    change
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_table_is_written_whole() {
+        let me = Flags { boot_me: true, ..Flags::default() };
+        let entries = [(2, (me, me))].into();
+        let change = whole(&Change { scheme: Scheme::Gpt, entries, boot0: None });
+        let told: Vec<_> = calls("da0", &change).iter().map(|c| c.join(" ")).collect();
+        assert_eq!(
+            told,
+            [
+                "unset -a bootonce -i 2 -f x da0",
+                "unset -a bootfailed -i 2 -f x da0",
+                "set -a bootme -i 2 -f x da0",
+            ]
+        );
+    }
 
     #[test]
     fn what_gpart_is_told() {
