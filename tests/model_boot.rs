@@ -365,7 +365,7 @@ fn a_trial_that_the_journal_does_not_know_is_rejected() {
         machine.inject(When::Call(taken_back), Action::Fail(Errno::EIO as i32));
     }
     assert_eq!(reject(&machine).unwrap_err().kind, Kind::Failed);
-    let hits: Vec<_> = machine.hits().iter().map(|call| call.to_string()).collect();
+    let hits: Vec<_> = machine.hits().iter().map(ToString::to_string).collect();
     assert_eq!(hits.len(), 3, "{hits:?}");
     let machine = machine.lose_power(Loss::None);
     assert_eq!(show(&machine).next, show(&before).next, "it waits");

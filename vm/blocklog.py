@@ -22,6 +22,13 @@ def count(path):
     return entries
 
 
+def slice_of(path, number):
+    """Where a slice of a disk with an MBR begins and ends, in bytes."""
+    with open(path, "rb") as disk:
+        start, sectors = struct.unpack_from("<II", disk.read(512), 446 + 16 * (number - 1) + 8)
+    return start * 512, (start + sectors) * 512
+
+
 class Log:
     """The requests from `start` on, up to `end`."""
 
@@ -55,6 +62,11 @@ class Log:
         end = later[0] if later else len(self.entries)
         chosen = random.Random(seed * 1_000_003 + number)
         return self.entries[:number] + [e for e in self.entries[number:end] if chosen.random() < 0.5]
+
+    def touches(self, cut, start, begin, end):
+        """Whether a cut leaves any request from `start` on that changed bytes from `begin` to `end`."""
+        later = self.kept(cut)[start:]
+        return any(length and place < end and place + length > begin for place, length, *_ in later)
 
     def disk(self, base, cut, path):
         """Makes the disk after a cut, on top of the raw `base`."""

@@ -1,6 +1,5 @@
 #!/usr/bin/env bash
-# Cuts the power of a FreeBSD appliance while it copies itself, and looks at what is left. See
-# vm/README.md.
+# Cuts the power of a FreeBSD appliance while it works, and looks at what is left. See vm/README.md.
 #
 #   vm/powercut.sh --image FILE [--sysroot DIR] [--seed N] [--count N] [--scenario NAME]...
 #                  [--boots N] [--kill N] [--cut CUT]... [--fresh]
@@ -8,9 +7,10 @@
 #   --image, --sysroot  as of vm/run.sh
 #   --seed N            chooses other cut points
 #   --count N           cut points for each scenario, 200
-#   --scenario NAME     snapshot (onto an empty slot), refresh (over a copy); both without it
+#   --scenario NAME     snapshot (onto an empty slot), refresh (over a copy), boot-switch (to the other
+#                       slot and back), auto-snapshot (repair of the slot that was to run); all without it
 #   --boots N           how many of them are booted, 3
-#   --kill N            instead: N times kill -9 of QEMU at a random moment, then a boot
+#   --kill N            instead: N times kill -9 of QEMU at a random moment of a snapshot, then a boot
 #   --cut CUT           only this one, as a violation names it
 #   --fresh             makes and records the appliance anew
 set -euo pipefail

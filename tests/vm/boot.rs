@@ -166,7 +166,8 @@ pub fn install(root: &str, config: &str, names: &Names, more: &[(&str, &str)]) {
     fs::write(point.join("etc/rc.local"), format!("sysctl -n kern.boottime >{BOOTED}\n")).unwrap();
     let rc = point.join("etc/rc.conf");
     let text = fs::read_to_string(&rc).unwrap_or_default();
-    let off = "growfs_enable=NO\nsshd_enable=NO\nsendmail_enable=NONE\ndumpdev=NO\n";
+    let off = "growfs_enable=NO\nsshd_enable=NO\nsendmail_enable=NONE\ndumpdev=NO\n\
+               fsck_y_enable=YES\n";
     fs::write(&rc, text + "\n" + off).unwrap();
     while let Some(last) = mounted.pop() {
         drop(last);

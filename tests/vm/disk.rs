@@ -41,6 +41,8 @@ pub struct Layout {
     pub config: bool,
     /// Whether its bytes are in a file, which can be damaged below GEOM: [`Disk::file`].
     pub in_a_file: bool,
+    /// Whether all of it lies behind a gnop(8), whose requests can fail: [`Disk::below`].
+    pub nop: bool,
     /// Words for newfs(8), of the running root.
     pub newfs: Vec<&'static str>,
     /// Words for tunefs(8), of the running root.
@@ -55,6 +57,7 @@ impl Default for Layout {
             roots_mb: [24, 24],
             config: false,
             in_a_file: false,
+            nop: false,
             newfs: vec!["-U"],
             tunefs: Vec::new(),
         }
@@ -72,6 +75,9 @@ impl Layout {
         Self { scheme: Scheme::Gpt, ..Self::default() }
     }
 }
+
+/// What gnop(8) appends to a name.
+const NOP: &str = ".nop";
 
 /// The disk. When it is dropped, everything of it goes, and a mount of the alternate slot that the
 /// program left is a failure.
@@ -120,8 +126,12 @@ impl Disk {
         } else {
             mdconfig.args(["-t", "swap"]);
         }
-        let name = Run::of(&mut mdconfig).exits(0).stdout.trim().to_owned();
+        let mut name = Run::of(&mut mdconfig).exits(0).stdout.trim().to_owned();
         let dir = Path::new(BASE).join(&name);
+        if layout.nop {
+            tool("gnop", &[&"create", &name]);
+            name += NOP;
+        }
         fs::create_dir_all(dir.join("root")).unwrap();
         let disk = Self { name, dir, layout, words: RefCell::default() };
         match disk.layout.scheme {
@@ -175,9 +185,22 @@ impl Disk {
         Path::new(BASE).join(format!("image.{}", std::process::id()))
     }
 
-    /// `md0`
+    /// `md0`, or `md0.nop`
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    pub fn scheme(&self) -> Scheme {
+        self.layout.scheme
+    }
+
+    /// The node of the memory disk itself, below a gnop(8).
+    pub fn below(&self) -> String {
+        format!("/dev/{}", self.unit())
+    }
+
+    fn unit(&self) -> &str {
+        self.name.trim_end_matches(NOP)
     }
 
     /// The partition of a slot's root, 1 or 2, without `/dev/`: `md0s1a`, `md0p2`.
@@ -384,7 +407,10 @@ impl Drop for Disk {
         for mount in mounts().iter().rev().filter(|m| m.point.starts_with(&self.dir)) {
             try_tool("umount", &[&"-f", &mount.point]);
         }
-        let run = try_tool("mdconfig", &[&"-d", &"-o", &"force", &"-u", &self.name]);
+        if self.layout.nop {
+            try_tool("gnop", &[&"destroy", &"-f", &self.name]);
+        }
+        let run = try_tool("mdconfig", &[&"-d", &"-o", &"force", &"-u", &self.unit()]);
         if !std::thread::panicking() {
             assert!(left.is_empty(), "left mounted: {left:?}");
             assert!(run.code == 0 || run.stderr.contains("No such"), "{run}");

@@ -24,6 +24,7 @@ const PATIENCE: Duration = Duration::from_secs(240);
 /// The exit code of a test that cannot run here.
 const SKIPPED: u8 = 77;
 const EXACT: &str = "--exact";
+const NOTE: &str = "note: ";
 /// The test after which the power goes, in the middle of something.
 const CUT: &str = "fallback::cut_off";
 /// The suites that are sequences of boots, which somebody outside has to make.
@@ -103,6 +104,11 @@ pub fn skip(why: &str) -> ! {
     std::panic::resume_unwind(Box::new(Skip))
 }
 
+/// Tells what a test found that passes: behind its line.
+pub fn note(text: &str) {
+    println!("{NOTE}{text}");
+}
+
 /// Runs one test as a process, prints its line, and clears away what it left.
 fn supervise(name: &str) -> bool {
     println!("begin {name}");
@@ -121,7 +127,8 @@ fn supervise(name: &str) -> bool {
     }
     let verdict = match end {
         End::Exit(0) if left.is_empty() => {
-            tell(name, "ok", begun, "");
+            let note = said.lines().find_map(|line| line.strip_prefix(NOTE));
+            tell(name, "ok", begun, note.unwrap_or_default());
             return true;
         }
         End::Exit(0) => format!("left behind: {}", left.join(", ")),

@@ -39,6 +39,8 @@ mod primary;
 #[cfg(target_os = "freebsd")]
 mod stale;
 #[cfg(target_os = "freebsd")]
+mod sweep;
+#[cfg(target_os = "freebsd")]
 mod table;
 #[cfg(target_os = "freebsd")]
 mod tree;
@@ -65,6 +67,7 @@ fn main() -> std::process::ExitCode {
         ("partition", partition::TESTS),
         ("primary", primary::TESTS),
         ("flags", flags::TESTS),
+        ("sweep", sweep::TESTS),
         ("boot", boot::TESTS),
         ("fallback", fallback::TESTS),
         ("nextboot", nextboot::TESTS),

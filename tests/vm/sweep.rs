@@ -1,0 +1,322 @@
+//! A medium that dies at any request of `boot`, `confirm`, `reject` and a repair: something starts,
+//! what is said is true, and the next run comes to the end.
+
+use std::fs::{self, File};
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+
+use crate::disk::{Disk, Layout, Scheme, mounts};
+use crate::harness::{Run, Test, need_class, note, program, tests, tool};
+
+pub const TESTS: &[Test] = tests![
+    boot_on_an_mbr,
+    boot_on_an_mbr_that_takes_no_writes,
+    boot_on_a_gpt,
+    boot_on_a_gpt_that_takes_no_writes,
+    back_to_the_running_slot,
+    a_trial,
+    confirm,
+    reject,
+    repair_without_a_medium,
+    repair_without_writes,
+];
+
+/// Where it fails, unless `DUALROOT_VM_EVERY` is set: at so many requests, evenly.
+const PLACES: u64 = 24;
+
+/// What fails from some request on, in gnop(8)'s words: everything, or what is written.
+const DEAD: [&str; 4] = ["-r", "100", "-w", "100"];
+const READ_ONLY: [&str; 4] = ["-r", "0", "-w", "100"];
+
+/// A disk behind a gnop(8) whose second slot has a copy; on a GPT with gptboot.
+fn disk(scheme: Scheme) -> Disk {
+    need_class("gnop");
+    let disk = Disk::new(Layout { scheme, nop: true, roots_mb: [16, 16], ..Layout::default() });
+    disk.fill();
+    if scheme == Scheme::Gpt {
+        let name = disk.name();
+        let code: [&dyn AsRef<std::ffi::OsStr>; 8] =
+            [&"bootcode", &"-b", &"/boot/pmbr", &"-p", &"/boot/gptboot", &"-i", &"1", &name];
+        tool("gpart", &code);
+    }
+    disk.snapshot();
+    disk
+}
+
+/// A verb, and the slot that starts first when it is done.
+struct Verb<'a> {
+    args: &'a [&'a str],
+    starts: u32,
+    /// What is done before each run of it.
+    before: &'a dyn Fn(&Disk),
+    /// What is done after a failure, on a medium that is well.
+    finish: &'a dyn Fn(&Disk) -> Run,
+}
+
+impl Verb<'_> {
+    /// Its requests, reads and writes.
+    fn requests(&self, disk: &Disk) -> u64 {
+        (self.before)(disk);
+        tool("gnop", &[&"reset", &disk.name()]);
+        disk.dualroot(self.args).exits(0);
+        let text = tool("gnop", &[&"list", &disk.name()]);
+        let number = |what: &str| {
+            let line = text.lines().find(|line| line.trim().starts_with(what)).unwrap();
+            line.split_whitespace().last().unwrap().parse::<u64>().unwrap()
+        };
+        number("Reads:") + number("Writes:")
+    }
+
+    /// At each of these requests the medium fails from there on, and then is well again.
+    fn fails_at(&self, disk: &Disk, places: impl Iterator<Item = u64>, words: &[&str]) -> u32 {
+        let mut failures = 0;
+        for n in places {
+            println!("request {n}");
+            (self.before)(disk);
+            let (flags, content) = (tried(disk), content(disk));
+            let count = n.to_string();
+            let fails = [&["configure", "-e", "5", "-c", &count], words, &[disk.name()]].concat();
+            Run::of(program("gnop").args(fails)).exits(0);
+            let own = root(disk).unwrap();
+            let run = disk.dualroot(self.args);
+            tool("gnop", &[&"configure", &"-r", &"0", &"-w", &"0", &disk.name()]);
+            if !Path::new(&disk.node(2)).exists() {
+                // GEOM could not read the label, and looks for it again.
+                let slice = format!("/dev/{}", disk.part(2).trim_end_matches('a'));
+                drop(File::options().write(true).open(slice).unwrap());
+            }
+            if root(disk).is_none() {
+                // Since FreeBSD 13 UFS takes a file system away by itself when its medium fails: it
+                // is there again at the next start.
+                tool("fsck_ffs", &[&"-y", &own]);
+                tool("mount", &[&own, &disk.root()]);
+            }
+            failures += u32::from(run.code != 0);
+            let wrong = self.wrong(disk, &flags, &content, &run);
+            assert!(wrong.is_empty(), "request {n} of {words:?}: {wrong}: {run}");
+            let again = (self.finish)(disk);
+            let starts = tried(disk)[0];
+            let finished = again.code == 0 && starts == self.starts;
+            assert!(finished, "request {n} of {words:?}: slot {starts}: {again}, after {run}");
+        }
+        failures
+    }
+
+    /// What must not be after a run that began with these flags and this alternate slot.
+    fn wrong(&self, disk: &Disk, flags: &[u32], content: &str, run: &Run) -> String {
+        let now = tried(disk);
+        let has_failed = run.code != 0;
+        if !matches!(run.code, 0 | 1 | 4 | 5 | 6)
+            || has_failed && !run.stderr.contains("dualroot: ")
+        {
+            return "it does not end as it should".to_owned();
+        }
+        if !has_failed && now[0] != self.starts || run.code == 6 && now != flags {
+            return format!("{now:?} start");
+        }
+        if mounts().iter().any(|mount| mount.point == disk.altroot()) {
+            return "the other slot is still mounted".to_owned();
+        }
+        let show = disk.dualroot(&["show", "--json"]).exits(0).json();
+        if show["next"][0]["slot"] != now[0] {
+            return format!("{now:?} start, and it tells {}", show["next"]);
+        }
+        let alternate = show["slots"].as_array().unwrap().iter().find(|s| s["booted"] == false);
+        let alternate = alternate.unwrap();
+        if alternate["state"] == "valid" {
+            let verify = disk.dualroot(&["verify"]);
+            return if verify.code == 0 {
+                String::new()
+            } else {
+                format!("{verify} of {alternate}")
+            };
+        }
+        // What starts and is not known to be good is at least what it was before.
+        if alternate["slot"] == now[0] && self::content(disk) != content {
+            return format!("{now:?} start, and it was written to: {alternate}");
+        }
+        String::new()
+    }
+
+    /// Places from the first request to the last, for one kind of failures.
+    fn sweep(&self, disk: &Disk, words: &[&str]) {
+        let requests = self.requests(disk);
+        let all = std::env::var_os("DUALROOT_VM_EVERY").is_some();
+        let places = if all { requests } else { PLACES.min(requests) };
+        let failures = self.fails_at(disk, (0..places).map(|n| requests * n / places), words);
+        assert!(failures > 0, "nothing failed");
+        note(&format!("{places} of {requests} requests, {failures} runs failed"));
+        sound(disk);
+    }
+}
+
+/// What is mounted as the running root.
+fn root(disk: &Disk) -> Option<String> {
+    mounts().into_iter().rfind(|mount| mount.point == disk.root()).map(|mount| mount.source)
+}
+
+/// All that is on the second slot.
+fn content(disk: &Disk) -> String {
+    tool("md5", &[&"-q", &disk.node(2)])
+}
+
+// ---- the medium's own bytes ---------------------------------------------------------------------
+
+/// The slots in the order in which the boot code tries them.
+#[track_caller]
+fn tried(disk: &Disk) -> Vec<u32> {
+    let medium = File::open(disk.below()).unwrap();
+    let size = tool("diskinfo", &[&disk.below()]);
+    let size: u64 = size.split_whitespace().nth(2).unwrap().parse().unwrap();
+    let slots = if disk.scheme() == Scheme::Mbr { active(&medium) } else { flagged(&medium, size) };
+    assert!(matches!(slots.as_slice(), [1 | 2] | [1, 2] | [2, 1]), "nothing starts: {slots:?}");
+    slots
+}
+
+fn active(medium: &File) -> Vec<u32> {
+    let mut sector = [0; 512];
+    medium.read_exact_at(&mut sector, 0).unwrap();
+    assert_eq!(sector[510..], [0x55, 0xaa], "no MBR");
+    (1..).zip(sector[446..510].chunks(16)).filter(|(_, e)| e[0] == 0x80).map(|(n, _)| n).collect()
+}
+
+/// As gptboot does (`gptread` and `gptfind` in stand/libsa/gpt.c): the first copy of the table that
+/// is whole counts; first what is to be started once, then the rest. The slots follow the boot code.
+fn flagged(medium: &File, size: u64) -> Vec<u32> {
+    const UFS: [u8; 4] = 0x516e_7cb6_u32.to_le_bytes();
+    const BOOT_ME: u64 = 1 << 59;
+    const BOOT_ONCE: u64 = 1 << 58;
+    let table = entries(medium, 512).or_else(|| entries(medium, size - 512));
+    let table = table.expect("neither copy of the GPT is whole");
+    let attributes = |entry: &[u8]| u64::from_le_bytes(entry[48..56].try_into().unwrap());
+    let with = |flags: u64| {
+        let entries = (0..).zip(&table).filter(|(_, entry)| entry[..4] == UFS);
+        entries.filter(move |(_, e)| attributes(e) & (BOOT_ME | BOOT_ONCE) == flags).map(|(n, _)| n)
+    };
+    with(BOOT_ME | BOOT_ONCE).chain(with(BOOT_ME)).collect()
+}
+
+fn entries(medium: &File, header: u64) -> Option<Vec<Vec<u8>>> {
+    let mut sector = [0; 512];
+    medium.read_exact_at(&mut sector, header).ok()?;
+    let number = |at: usize| u32::from_le_bytes(sector[at..at + 4].try_into().unwrap());
+    let (length, crc) = (number(12) as usize, number(16));
+    let (place, count, size, crc_of_all) = (number(72), number(80), number(84), number(88));
+    sector[16..20].fill(0);
+    if !sector.starts_with(b"EFI PART") || length > 512 || crc32fast::hash(&sector[..length]) != crc
+    {
+        return None;
+    }
+    let mut all = vec![0; (count * size) as usize];
+    medium.read_exact_at(&mut all, u64::from(place) * 512).ok()?;
+    let whole = crc32fast::hash(&all) == crc_of_all;
+    whole.then(|| all.chunks(size as usize).map(<[u8]>::to_vec).collect())
+}
+
+// ---- the verbs ----------------------------------------------------------------------------------
+
+/// A verb that comes to its end when it is called once more.
+fn sweep(disk: &Disk, args: &[&str], starts: u32, before: &dyn Fn(&Disk)) {
+    let verb = Verb { args, starts, before, finish: &|disk: &Disk| disk.dualroot(args) };
+    verb.sweep(disk, &DEAD);
+}
+
+fn boot(scheme: Scheme, words: &[&str]) {
+    let disk = disk(scheme);
+    let before = |disk: &Disk| drop(disk.dualroot(&["boot", "1"]).exits(0));
+    let finish = |disk: &Disk| disk.dualroot(&["boot", "2"]);
+    Verb { args: &["boot", "2"], starts: 2, before: &before, finish: &finish }.sweep(&disk, words);
+}
+
+fn boot_on_an_mbr() {
+    boot(Scheme::Mbr, &DEAD);
+}
+
+fn boot_on_an_mbr_that_takes_no_writes() {
+    boot(Scheme::Mbr, &READ_ONLY);
+}
+
+fn boot_on_a_gpt() {
+    boot(Scheme::Gpt, &DEAD);
+}
+
+fn boot_on_a_gpt_that_takes_no_writes() {
+    boot(Scheme::Gpt, &READ_ONLY);
+}
+
+fn back_to_the_running_slot() {
+    let before = |disk: &Disk| drop(disk.dualroot(&["boot", "2"]).exits(0));
+    sweep(&disk(Scheme::Gpt), &["boot", "1"], 1, &before);
+}
+
+fn a_trial() {
+    let before = |disk: &Disk| drop(disk.dualroot(&["boot", "1"]).exits(0));
+    sweep(&disk(Scheme::Gpt), &["boot", "2", "--once"], 2, &before);
+}
+
+/// The second slot is on trial, and is confirmed there.
+fn confirm() {
+    let disk = disk(Scheme::Gpt);
+    tool("umount", &[&disk.root()]);
+    tool("mount", &[&disk.node(2), &disk.root()]);
+    let before = |disk: &Disk| {
+        // As gptboot leaves it.
+        for (verb, flag, index) in
+            [("set", "bootme", "2"), ("set", "bootonce", "3"), ("unset", "bootme", "3")]
+        {
+            tool("gpart", &[&verb, &"-a", &flag, &"-i", &index, &disk.name()]);
+        }
+    };
+    sweep(&disk, &["confirm"], 2, &before);
+}
+
+/// A trial is given up before it was started.
+fn reject() {
+    let disk = disk(Scheme::Gpt);
+    let before = |disk: &Disk| drop(disk.dualroot(&["boot", "2", "--once"]).exits(0));
+    let finish = |disk: &Disk| match disk.dualroot(&["reject"]) {
+        // It had come that far.
+        run if run.stderr.contains("there is no trial") => disk.dualroot(&["show"]),
+        run => run,
+    };
+    let verb = Verb { args: &["reject"], starts: 1, before: &before, finish: &finish };
+    verb.sweep(&disk, &DEAD);
+}
+
+/// The second slot was to start and is destroyed.
+fn repair(words: &[&str]) {
+    let disk = disk(Scheme::Mbr);
+    disk.configure("auto-snapshot = true\n");
+    let before = |disk: &Disk| {
+        // The start is always the same one here: it is told anew.
+        let _ = fs::remove_dir_all(disk.root().join("var/db/dualroot"));
+        // The superblock, and not the label before it.
+        let of = format!("of={}", disk.node(2));
+        tool("dd", &[&"if=/dev/zero", &of, &"bs=64k", &"seek=1", &"count=16"]);
+        tool("gpart", &[&"set", &"-a", &"active", &"-i", &"2", &disk.name()]);
+    };
+    let finish = |disk: &Disk| {
+        // What has failed is not tried again by itself.
+        disk.dualroot(&["boot", "1"]).exits(0);
+        disk.dualroot(&["snapshot"]).exits(0);
+        disk.dualroot(&["boot", "2"])
+    };
+    let verb = Verb { args: &["auto-snapshot"], starts: 2, before: &before, finish: &finish };
+    verb.sweep(&disk, words);
+}
+
+fn repair_without_a_medium() {
+    repair(&DEAD);
+}
+
+fn repair_without_writes() {
+    repair(&READ_ONLY);
+}
+
+/// Both roots are sound, whatever their medium did while they were used.
+fn sound(disk: &Disk) {
+    tool("umount", &[&disk.root()]);
+    for slot in [1, 2] {
+        crate::compare::assert_sound(&disk.node(slot));
+    }
+}

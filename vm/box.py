@@ -1,0 +1,99 @@
+"""Guests on disks of their own: the one that looks at disks, and the appliance that is looked at."""
+
+import os
+import re
+import subprocess
+import time
+
+from console import Guest, GuestError
+
+UNPACK = "mkdir -p /root && tar xf /dev/vtbd1 -C /root"
+
+
+class Failure(Exception):
+    """The proof could not be made."""
+
+
+class Box:
+    """Makes and boots guests."""
+
+    def __init__(self, arguments):
+        self.arguments = arguments
+        self.log = open(os.path.join(arguments.work, "serial.log"), "ab")
+
+    def path(self, name):
+        return os.path.join(self.arguments.work, name)
+
+    def start(self, words):
+        """A guest that somebody is logged in to."""
+        command = [self.arguments.qemu, "-accel", self.arguments.accel, "-m", "1G",
+                   # Without KVM on a busy host a FreeBSD that starts a second CPU panics now and then.
+                   "-smp", "2" if self.arguments.accel == "kvm" else "1",
+                   "-nographic", "-nic", "none", "-no-reboot"]
+        guest = Guest(command + words, self.log)
+        try:
+            guest.login(time.monotonic() + 600)
+        except GuestError:
+            guest.close()
+            raise
+        return guest
+
+    def session(self, words, command, seconds=900):
+        """Boots, does one thing that must succeed, and powers off: the lines that it said."""
+        guest = self.start(words)
+        try:
+            lines = must(guest, command, seconds)
+            guest.power_off()
+        finally:
+            guest.close()
+        return lines
+
+    def appliance(self, disk, form):
+        """QEMU's words for the appliance's own disk: da0."""
+        drive = f"file={disk},format={form},if=none,id=own,cache=unsafe"
+        return ["-device", "virtio-scsi-pci", "-drive", drive, "-device", "scsi-hd,drive=own,bootindex=0"]
+
+    def recorder(self, base, log):
+        """The same for a disk over `base` of which every request is kept."""
+        disk = self.overlay("recorded.qcow2", base, "raw")
+        open(log, "wb").close()
+        return ["-device", "virtio-scsi-pci", "-blockdev",
+                f"driver=blklogwrites,node-name=own,file.driver=qcow2,file.file.driver=file,"
+                f"file.file.filename={disk},log.driver=file,log.filename={log},log-super-update-interval=1",
+                "-device", "scsi-hd,drive=own,bootindex=0"]
+
+    def overlay(self, name, base, form):
+        """A disk over another one."""
+        path = self.path(name)
+        subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", "-F", form, "-b", base, path], check=True)
+        return path
+
+    def checker(self):
+        """QEMU's words for the image itself, with the program and the tests."""
+        disk = self.overlay("checker.qcow2", self.arguments.image, "raw")
+        return ["-drive", f"file={disk},format=qcow2,if=none,id=sys,cache=unsafe",
+                "-device", "virtio-blk-pci,drive=sys,bootindex=0",
+                "-drive", f"file={self.arguments.tar},format=raw,if=none,id=in,cache=unsafe",
+                "-device", "virtio-blk-pci,drive=in"]
+
+
+def ask(guest, command, seconds=900):
+    """Runs a command in the guest: its exit code and its lines."""
+    guest.send("echo BEG''UN; " + command + "; result=$?; echo; echo EN''DED:$result\n")
+    end = time.monotonic() + seconds
+    guest.expect(rb"BEGUN\r?\n", end)
+    lines = []
+    while True:
+        line = guest.expect(rb"([^\n]*)\n", end).group(1).rstrip(b"\r").decode(errors="replace")
+        ended = re.fullmatch(r"ENDED:(\d+)", line)
+        if ended:
+            return int(ended.group(1)), lines
+        lines.append(line)
+
+
+def must(guest, command, seconds=900):
+    """The same for what must succeed."""
+    code, lines = ask(guest, command, seconds)
+    if code:
+        raise Failure(f"{command}: exit {code}\n" + "\n".join(lines))
+    return lines
