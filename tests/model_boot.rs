@@ -1020,7 +1020,7 @@ fn an_interrupted_run_is_told_until_the_next_one() {
         let trace = machine.fork();
         trace.record();
         done(snapshot(&trace));
-        trace.trace().iter().position(|c| c.op == "os.format").unwrap() as u64
+        trace.trace().iter().position(|c| c.op == "claim.flush").unwrap() as u64
     };
     machine.stop_at(count);
     snapshot(&machine).unwrap_err();

@@ -64,7 +64,7 @@ fn loader() -> String {
 fn codes() -> String {
     let report = Run::of(dualroot().args(["check", "--json"])).json();
     let findings = report["findings"].as_array().unwrap().iter();
-    findings.map(|f| format!("{} ", f["code"].as_str().unwrap())).collect()
+    findings.map(|f| f["code"].as_str().unwrap()).collect::<Vec<_>>().join(" ")
 }
 
 fn tries(slot: usize, from: usize) {

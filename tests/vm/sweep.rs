@@ -155,9 +155,10 @@ fn root(disk: &Disk) -> Option<String> {
     mounts().into_iter().rfind(|mount| mount.point == disk.root()).map(|mount| mount.source)
 }
 
-/// All that is on the second slot.
+/// All that is on the slot that does not run.
 fn content(disk: &Disk) -> String {
-    tool("md5", &[&"-q", &disk.node(2)])
+    let alternate = if root(disk) == Some(disk.node(2)) { 1 } else { 2 };
+    tool("md5", &[&"-q", &disk.node(alternate)])
 }
 
 // ---- the medium's own bytes ---------------------------------------------------------------------
