@@ -262,6 +262,39 @@ class Bench:
         self.slot.mount()
         return self.slot.point
 
+    def raw(self):
+        """The whole slice. Of an ext4 dualroot copies all blocks, as dd does."""
+        name = "the slice, block by block"
+        dd = "dd bs=1M iflag=direct oflag=direct status=none"
+        copy = f"{dd} if={self.source.part} of={self.other.part}"
+        peers = {
+            "dd direct": f"{copy} conv=fsync",
+            "dd direct, cmp": f"{copy} conv=fsync && dd bs=1M iflag=direct status=none if={self.other.part} | cmp - {self.source.part}",
+            "partclone": f"partclone.ext4 -b -q -N -s {self.source.part} -O {self.other.part} 2>&1 || partclone.ext4 -b -q -s {self.source.part} -O {self.other.part}",
+        }
+        if not shutil.which("partclone.ext4"):
+            print("no partclone: measured without it", file=sys.stderr)
+            del peers["partclone"]
+        run("umount", self.source.point)
+        run("mount", "-o", "ro", self.source.part, self.source.point)
+
+        def one(_):
+            for tool, command in peers.items():
+                if tool == "partclone":
+                    run("umount", self.source.point)
+                values, _ = measured(command, self.other)
+                self.figures.add(name, tool, **values)
+                if tool == "partclone":
+                    run("mount", "-o", "ro", self.source.part, self.source.point)
+            values, report = self.dualroot("snapshot", "--method", "block", "--fresh")
+            pair = report["pairs"][0]
+            self.figures.add(name, "dualroot --method block, the copy", seconds=pair["copy_seconds"])
+            self.figures.add(name, "dualroot --method block, whole command", **values)
+
+        self.rounds(one)
+        run("umount", self.source.point)
+        self.source.mount()
+
     def start(self):
         self.dualroot("snapshot")
         self.rounds(lambda _: self.figures.add("start", "dualroot show", **self.dualroot("show")[0]))
@@ -315,9 +348,9 @@ def main():
     parser.add_argument("--readme", action="store_true")
     parser.add_argument("suite", nargs="*")
     arguments = parser.parse_args()
-    suites = arguments.suite or ["tree", "refresh", "start"]
+    suites = arguments.suite or ["tree", "refresh", "raw", "start"]
     for suite in suites:
-        if suite not in ("tree", "refresh", "growth", "start"):
+        if suite not in ("tree", "refresh", "raw", "growth", "start"):
             parser.error(f"no suite {suite}")
     # What ends it gives the media back too.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))

@@ -7,6 +7,7 @@
 #
 #   tree     a tree of about 1 GiB and 20,000 files, copied to a new file system
 #   refresh  the same over an older copy, of which nothing, 1 % and 30 % of the files changed
+#   raw      the slice block by block, against dd and partclone
 #   growth   10,000 and 1,000,000 small files: time for each, peak memory
 #   start    how long show takes
 #
@@ -16,7 +17,7 @@ here=$(cd "$(dirname "$0")/.." && pwd)
 . "$here/scripts/common.sh"
 need_root
 [ "$system" = Linux ] || die "this benchmark uses loop devices and ext4: Linux only"
-install_missing cc=gcc sfdisk=fdisk rsync=rsync python3=python3 partx=util-linux time=time
+install_missing cc=gcc sfdisk=fdisk rsync=rsync python3=python3 partx=util-linux time=time partclone.ext4=partclone
 install_rust
 (cd "$here" && cargo build --release --locked --quiet)
 # A peer that no distribution has as a package; without it the others are measured.

@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use super::journal::{self, Store};
 use super::show::{self, Seen, Stage};
-use super::{Session, arrival, history, observe};
+use super::{Session, arrival, fsck, history, observe};
 use crate::device::Id;
 use crate::error::{Error, Result};
 use crate::finding::{Finding, Severity};
@@ -19,7 +19,7 @@ use crate::record::packages::{self, Package};
 use crate::slot::discover::Layout;
 use crate::slot::nextboot::PATH;
 use crate::slot::view::View;
-use crate::slot::{Pair, Slot, State, fstab, loader, rc_conf};
+use crate::slot::{Pair, Slot, State, fstab, loader};
 use crate::sys::tree::Dir;
 use crate::sys::{FsType, Os, Snapshots};
 
@@ -271,10 +271,9 @@ fn nextboot_there<D: Dir>(view: &View, layout: &Layout, root: &D) -> Option<Find
 /// `mksnap_ffs`(8) writes block numbers that are none before it marks the file as a snapshot
 /// (`ffs_snapshot` in sys/ufs/ffs: `cgaccount`, then `SF_SNAPSHOT`). A loss of power between the two
 /// leaves what `fsck_ffs -p` does not repair: rc.d/fsck then waits for somebody at the console, or
-/// answers yes where it may.
+/// answers yes where it may. So none is taken there unless the user insists.
 fn fsck_asks<O: Os>(os: &O, view: &View, layout: &Layout) -> Result<Option<Finding>> {
-    const SWITCH: &str = "fsck_y_enable";
-    if os.snapshots()? == Snapshots::None || view.config.file_system_snapshots == Some(false) {
+    if os.snapshots()? == Snapshots::None || view.config.file_system_snapshots != Some(true) {
         return Ok(None);
     }
     let is_written = |pair: &&Pair| {
@@ -284,15 +283,10 @@ fn fsck_asks<O: Os>(os: &O, view: &View, layout: &Layout) -> Result<Option<Findi
     if layout.pairs.iter().find(is_written).is_none() {
         return Ok(None);
     }
-    let mut on = None;
-    for file in rc_conf::FILES {
-        let text = os.read_file(&view.root.join(file))?;
-        on = text.and_then(|text| rc_conf::is_on(&text, SWITCH)).or(on);
-    }
-    Ok((on == Some(false)).then(|| {
+    Ok(fsck::asks(os, view)?.then(|| {
         let what = "power that goes while a snapshot of the file system is taken can leave what \
                     fsck_ffs -p does not repair, and the next start then waits at the console";
-        let hint = format!("{SWITCH}=\"YES\" there, or file_system_snapshots = false");
+        let hint = format!("{}=\"YES\" there, or file_system_snapshots = false", fsck::SWITCH);
         Finding::warning("fsck-asks", view.below("/etc/rc.conf").to_string_lossy(), what, hint)
     }))
 }

@@ -17,6 +17,7 @@ mod execute;
 pub mod factory;
 mod flags;
 mod frozen;
+mod fsck;
 pub mod health;
 pub mod history;
 mod journal;

@@ -14,14 +14,16 @@ use super::repartition::{self, Repartition};
 use super::source::Source;
 use super::table::{self, save::Home};
 use super::{
-    Session, arrival, blocks, clear, direction, flags, journal, lock, preflight, renewal, rewrite,
+    Session, arrival, blocks, clear, direction, flags, fsck, journal, lock, preflight, renewal,
+    rewrite,
 };
 use crate::copy::progress::interrupted;
 use crate::device::Id;
 use crate::error::{Context, Error, Result};
 use crate::mounts::Mount;
 use crate::mounts::stale::Obstacle;
-use crate::plan::{self, Method, Reading, Step, Way, consistency};
+use crate::plan::consistency::{self, Wanted};
+use crate::plan::{self, Method, Reading, Step, Way};
 use crate::record::journal::{Auto, Journal};
 use crate::slot::discover::{Layout, Purpose};
 use crate::slot::names::is_identity;
@@ -324,7 +326,11 @@ fn choices<O: Os>(
     options: &Options,
 ) -> Result<Vec<plan::Choice>> {
     let snapshots = os.snapshots()?;
-    let wanted = view.config.file_system_snapshots.unwrap_or(true);
+    let wanted = match view.config.file_system_snapshots {
+        Some(false) => Wanted::Never,
+        None if fsck::asks(os, view)? => Wanted::NotWhereFsckAsks,
+        Some(true) | None => Wanted::Always,
+    };
     let anew = options.fresh
         || options.repair
         || options.partition.is_some()

@@ -56,8 +56,20 @@ pub struct Source<'a> {
     pub usage: Usage,
 }
 
-/// Chooses. `snapshots` are those that the system takes, `wanted` is the user's word.
-pub fn choose(source: Source<'_>, snapshots: Snapshots, wanted: bool) -> Consistency {
+/// Whether snapshots are to be taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wanted {
+    /// Wherever one can be.
+    Always,
+    /// Nowhere: the user's word.
+    Never,
+    /// Not on this system: power that goes while the kernel takes one can leave what the next start
+    /// asks somebody at the console about.
+    NotWhereFsckAsks,
+}
+
+/// Chooses. `snapshots` are those that the system takes.
+pub fn choose(source: Source<'_>, snapshots: Snapshots, wanted: Wanted) -> Consistency {
     if source.read_only {
         return Consistency::ReadOnly;
     }
@@ -68,12 +80,17 @@ pub fn choose(source: Source<'_>, snapshots: Snapshots, wanted: bool) -> Consist
 }
 
 /// Why no snapshot is to be taken.
-fn obstacle(source: Source<'_>, snapshots: Snapshots, wanted: bool) -> Option<String> {
+fn obstacle(source: Source<'_>, snapshots: Snapshots, wanted: Wanted) -> Option<String> {
     if snapshots == Snapshots::None || source.fs != FsType::Ufs2.name() {
         return Some(format!("this system takes none of {}", source.fs));
     }
-    if !wanted {
-        return Some("switched off in the configuration".to_owned());
+    match wanted {
+        Wanted::Always => {}
+        Wanted::Never => return Some("switched off in the configuration".to_owned()),
+        Wanted::NotWhereFsckAsks => {
+            let why = "fsck_y_enable is off, and a loss of power could leave what fsck asks about";
+            return Some(why.to_owned());
+        }
     }
     let Some(superblock) = source.superblock else {
         return Some("the superblock cannot be read".to_owned());
@@ -128,13 +145,13 @@ mod tests {
 
     fn chosen(flags: u32, percent: u64, snapshots: Snapshots) -> String {
         let superblock = superblock(flags);
-        choose(source(Some(&superblock), percent), snapshots, true).to_string()
+        choose(source(Some(&superblock), percent), snapshots, Wanted::Always).to_string()
     }
 
     #[test]
     fn a_read_only_source_needs_nothing() {
         let read_only = Source { read_only: true, ..source(None, 0) };
-        let found = choose(read_only, Snapshots::None, true);
+        let found = choose(read_only, Snapshots::None, Wanted::Always);
         assert_eq!(found, Consistency::ReadOnly);
     }
 
@@ -160,9 +177,10 @@ mod tests {
         let unread = source(None, 50);
         let ext4 = Source { fs: "ext4", ..unread };
         for (source, wanted, word) in [
-            (ext4, true, "takes none of ext4"),
-            (unread, true, "cannot be read"),
-            (unread, false, "switched off"),
+            (ext4, Wanted::Always, "takes none of ext4"),
+            (unread, Wanted::Always, "cannot be read"),
+            (unread, Wanted::Never, "switched off"),
+            (unread, Wanted::NotWhereFsckAsks, "fsck_y_enable is off"),
         ] {
             let found = choose(source, Snapshots::Journaled, wanted).to_string();
             assert!(found.contains(word), "{found}");
