@@ -7,8 +7,8 @@
 #                  what vm/fetch.sh put into vm/images. Without any of them: exit 3.
 #   --sysroot DIR  links against that FreeBSD (scripts/cross.sh). Else DUALROOT_VM_SYSROOT, else zig.
 #   --keep         keeps the guest's disks after a failure and says how to boot them
-#   SUITE          unit, tree, block, guard, stale, faults, consistency, install, table, check,
-#                  partition, primary, flags, sweep, boot, fallback, nextboot; or a part of a test's name
+#   SUITE          unit, tree, block, refresh, guard, stale, faults, consistency, install, table,
+#                  check, partition, primary, flags, sweep, boot, fallback, nextboot; or a part of a test's name
 #
 # QEMU=PROGRAM names another qemu-system-x86_64, OVMF=FILE another UEFI firmware,
 # DUALROOT_VM_ACCEL=tcg does without KVM.
@@ -146,7 +146,7 @@ for suite in "${suites[@]}"; do
     esac
 done
 if [ "${#suites[@]}" -eq 0 ]; then
-    on_box=(unit:: tree:: block:: guard:: stale:: faults:: consistency:: install:: table:: check:: partition::
+    on_box=(unit:: tree:: block:: refresh:: guard:: stale:: faults:: consistency:: install:: table:: check:: partition::
         primary:: flags:: sweep::)
     booting=true
     falling=true

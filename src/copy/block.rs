@@ -4,7 +4,7 @@
 //! superblock, without which nobody takes the target for a file system. So there is none on it
 //! before everything else is on the medium and proved.
 //!
-//! Pieces that are only a little apart are written as one: [`GAP`]. What lies between them is free,
+//! Pieces that are only a little apart are written as one: `GAP`. What lies between them is free,
 //! and becomes zeros, which are proved as all the rest is. The source's bytes there would not be
 //! the same in two copies, and may be of a file that somebody meant to be gone.
 

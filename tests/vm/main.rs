@@ -37,6 +37,8 @@ mod partition;
 #[cfg(target_os = "freebsd")]
 mod primary;
 #[cfg(target_os = "freebsd")]
+mod refresh;
+#[cfg(target_os = "freebsd")]
 mod stale;
 #[cfg(target_os = "freebsd")]
 mod sweep;
@@ -57,6 +59,7 @@ fn main() -> std::process::ExitCode {
     harness::main(&[
         ("tree", tree::TESTS),
         ("block", block::TESTS),
+        ("refresh", refresh::TESTS),
         ("guard", guard::TESTS),
         ("stale", stale::TESTS),
         ("faults", faults::TESTS),

@@ -65,7 +65,7 @@ fn the_seeds_lines() {
 
 // ---- one of everything ----------------------------------------------------------------------
 
-fn sh(dir: &Path, script: &str) {
+pub fn sh(dir: &Path, script: &str) {
     Run::of(program("/bin/sh").args(["-e", "-c", script]).current_dir(dir)).exits(0);
 }
 

@@ -1,0 +1,138 @@
+//! A copy on UFS2 that is brought up to date, with all that UFS2 keeps of an object: `mtree`,
+//! `fsck_ffs` and a new copy as referees.
+
+use std::fs;
+
+use crate::compare::{assert_equal, assert_manifest, assert_sound};
+use crate::disk::{Disk, Layout, pattern};
+use crate::harness::{Test, tests};
+use crate::tree::{make_everything, sh};
+
+pub const TESTS: &[Test] = tests![
+    nothing_changed,
+    everything_changed,
+    everything_changed_and_little_is_read,
+    a_copy_that_ran,
+    with_config_on_a_gpt,
+];
+
+/// A snapshot that brings a copy up to date: bytes that were written.
+#[track_caller]
+fn refreshed(disk: &Disk, words: &[&str]) -> u64 {
+    let args: Vec<_> = ["snapshot", "--json"].into_iter().chain(words.iter().copied()).collect();
+    let run = disk.dualroot(&args).exits(0);
+    let pair = run.json()["pairs"][0].clone();
+    assert_eq!((&pair["refreshed"], &pair["verified"]), (&true.into(), &true.into()), "{run}");
+    pair["written_bytes"].as_u64().unwrap()
+}
+
+fn manifest(disk: &Disk) -> String {
+    let copy = disk.mount_copy();
+    fs::read_to_string(copy.path().join(".dualroot/manifest.mtree")).unwrap()
+}
+
+/// What trusts times must be older than a second.
+fn settle() {
+    std::thread::sleep(std::time::Duration::from_millis(1100));
+}
+
+/// The copy is the source, and as a new one would be.
+#[track_caller]
+fn is_new(disk: &Disk) {
+    disk.assert_unmounted();
+    assert_sound(&disk.node(2));
+    let copy = disk.mount_copy();
+    assert_equal(&disk.root(), copy.path());
+    assert_manifest(copy.path());
+    drop(copy);
+    let text = manifest(disk);
+    let run = disk.dualroot(&["snapshot", "--json", "--fresh"]).exits(0);
+    assert_eq!(run.json()["pairs"][0]["refreshed"], false, "{run}");
+    assert_eq!(manifest(disk), text);
+}
+
+fn nothing_changed() {
+    let disk = Disk::new(Layout::default());
+    make_everything(&disk);
+    disk.snapshot();
+    let text = manifest(&disk);
+    settle();
+    for words in [&[][..], &["--verify", "changed"]] {
+        assert_eq!(refreshed(&disk, words), 0, "{words:?}");
+        assert_eq!(manifest(&disk), text, "{words:?}");
+    }
+    is_new(&disk);
+}
+
+/// Of each kind something else than before, also where flags forbid it in the copy.
+fn change(disk: &Disk) {
+    let root = disk.root();
+    sh(
+        &root,
+        "chflags 0 flags flags/*; chflags -h 0 flags/link; chflags 0 times
+        echo otherwise >flags/schg; echo more >>flags/sappnd; rm flags/uchg
+        echo new >flags/new; chflags schg flags/schg flags/new; chflags sappnd flags/sappnd
+        rm -r flags/dir; echo file >flags/dir; chflags uarch flags/nodump
+        touch flags/append/added; chflags schg flags/append; chflags schg flags
+        rm links/a/second; echo second >links/a/second; ln d/empty links/empty
+        rm links/sym; ln -s elsewhere links/sym; rm d/fifo; echo fifo >d/fifo
+        rm d/null; mknod d/null c 2 4; rm -f d/cp-null
+        setextattr user text other d/suid; rmextattr user large d/empty
+        rmextattr user on-dir d/shared; setextattr -h user on-link other d/owned-link
+        setextattr system more s d/suid; chmod 0755 d/none; chown 5:6 d/all; chmod -h 711 d/owned-link
+        mv d/inner/third d/inner/moved; rm -r d/closed; mkdir d/closed; chmod 1777 d/closed
+        touch -d 1998-01-01T00:00:00 times/new; touch -h -d 2011-01-01T00:00:00 times/link
+        rmdir times/dir; mkdir times/dir; touch -d 2012-01-01T00:00:00 times",
+    );
+    disk.write("d/zeros", pattern(200_000, 5));
+    disk.write("links/first", pattern(100_000, 2));
+}
+
+fn changed(words: &[&str]) {
+    let disk = Disk::new(Layout::default());
+    make_everything(&disk);
+    disk.snapshot();
+    settle();
+    change(&disk);
+    refreshed(&disk, words);
+    is_new(&disk);
+}
+
+fn everything_changed() {
+    changed(&[]);
+}
+
+fn everything_changed_and_little_is_read() {
+    changed(&["--verify", "changed"]);
+}
+
+fn a_copy_that_ran() {
+    let disk = Disk::new(Layout::default());
+    make_everything(&disk);
+    disk.snapshot();
+    settle();
+    let copy = disk.mount_copy();
+    sh(
+        copy.path(),
+        "mount -u -o rw .; touch firstboot .dualroot/used; mkdir -p var/db/dualroot; chmod 711 d
+        echo own >d/suid; mksnap_ffs .snap/own || mksnap_ffs . .snap/own; rm d/empty; mount -u -o ro .",
+    );
+    drop(copy);
+    // One with snapshots of its own is made anew or brought up to date: it is the source then.
+    disk.dualroot(&["snapshot"]).exits(0);
+    is_new(&disk);
+}
+
+fn with_config_on_a_gpt() {
+    let disk = Disk::new(Layout { scheme: crate::disk::Scheme::Gpt, ..Layout::with_config() });
+    disk.fill();
+    disk.snapshot();
+    disk.write("config/app.conf", "host-name changed;\n");
+    let report = disk.dualroot(&["snapshot", "--json"]).exits(0).json();
+    for pair in report["pairs"].as_array().unwrap() {
+        assert_eq!(pair["refreshed"], true, "{report}");
+    }
+    assert_eq!(disk.state(), "valid");
+    disk.dualroot(&["verify"]).exits(0);
+    assert_sound(&disk.config(2));
+}
