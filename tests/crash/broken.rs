@@ -48,6 +48,8 @@ fn a_record_that_was_not_removed_first() {
         lie(machine, "dir.sync", "da0s2:.dualroot");
         lie(machine, "dir.sync_all", "da0s2:");
         lie(machine, "os.unmount", "/altroot");
+        lie(machine, "claim.flush", "/dev/da0s2");
+        lie(machine, "os.drop_cache", "/dev/da0s2");
     };
     is_found_in("refresh", spoil, "da0s2: ");
 }
