@@ -69,7 +69,7 @@ fn change(disk: &Disk) {
     let root = disk.root();
     sh(
         &root,
-        "chflags 0 flags flags/*; chflags -h 0 flags/link; chflags 0 times
+        "chflags -h 0 flags flags/* times links/also-schg
         echo otherwise >flags/schg; echo more >>flags/sappnd; rm flags/uchg
         echo new >flags/new; chflags schg flags/schg flags/new; chflags sappnd flags/sappnd
         rm -r flags/dir; echo file >flags/dir; chflags uarch flags/nodump
@@ -114,8 +114,8 @@ fn a_copy_that_ran() {
     let copy = disk.mount_copy();
     sh(
         copy.path(),
-        "mount -u -o rw .; touch firstboot .dualroot/used; mkdir -p var/db/dualroot; chmod 711 d
-        echo own >d/suid; mksnap_ffs .snap/own || mksnap_ffs . .snap/own; rm d/empty; mount -u -o ro .",
+        "mount -u -o rw \"$(pwd)\"; touch firstboot .dualroot/used; mkdir -p var/db/dualroot; chmod 711 d
+        echo own >d/suid; mksnap_ffs .snap/own; rm d/empty; mount -u -o ro \"$(pwd)\"",
     );
     drop(copy);
     // One with snapshots of its own is made anew or brought up to date: it is the source then.
