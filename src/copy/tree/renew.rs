@@ -33,9 +33,7 @@ pub fn can_renew<D: Dir>(source: &D, target: &D) -> io::Result<bool> {
 /// In all that stat(2) tells on every system: Linux tells no flags of an entry. The names of a file
 /// are another matter.
 fn is_as_listed(listed: &Object, found: &Object) -> bool {
-    let key = |o: &Object| {
-        (o.kind, o.mode, o.uid, o.gid, o.size, o.mtime, o.birth.map(|b| (b.sec, b.nsec)), o.device)
-    };
+    let key = |o: &Object| (o.kind, o.mode, o.uid, o.gid, o.size, o.mtime, o.birth, o.device);
     key(listed) == key(found)
 }
 
