@@ -86,7 +86,7 @@ class Figures:
                     value = self.median(work, tool, what)
                     cells.append("" if value is None else f"{value / unit:.2f}" if what != "memory" else f"{value / unit:.0f}")
                 bar = "█" * max(1, round(20 * seconds / most))
-                name = f"`{tool}`" if not tool.startswith("dualroot") else f"**{tool}**"
+                name = f"**{tool}**" if tool.startswith("dualroot") else "`" + tool.replace("|", "\\|") + "`"
                 text += f"| {name} | {' | '.join(cells)} | {bar} |\n"
         return text
 
