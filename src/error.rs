@@ -135,6 +135,20 @@ impl Error {
         self
     }
 
+    /// For whoever reads and writes: the system's own error, where the cause is one.
+    pub fn as_io(&self) -> io::Error {
+        match self.errno {
+            Some(errno) => io::Error::from_raw_os_error(errno),
+            None => io::Error::other(self.to_string()),
+        }
+    }
+
+    /// What would be a refusal is a failure once something was written.
+    #[must_use]
+    pub fn once_begun(self) -> Self {
+        if self.kind == Kind::Refused { self.kind(Kind::Failed) } else { self }
+    }
+
     /// Changes the kind, keeping the message.
     #[must_use]
     pub fn kind(mut self, kind: Kind) -> Self {

@@ -31,16 +31,7 @@ impl<'a> Beside<'a> {
     /// # Errors
     /// It is no manifest.
     pub fn new(manifest: Box<dyn BufRead + Send + 'a>) -> Result<Self> {
-        let mut beside = Self {
-            manifest: Reader::new(manifest),
-            next: None,
-            last: vec![OsString::new()],
-            inside: vec![true],
-            offered: None,
-            path: PathBuf::new(),
-            missing: None,
-            missing_count: 0,
-        };
+        let mut beside = Self::at_root(manifest, true);
         match beside.line()? {
             Line::Object(name, root) if name == "." && root.kind == Kind::Dir => Ok(beside),
             _ => Err(malformed("it does not begin with its root")),
@@ -49,11 +40,15 @@ impl<'a> Beside<'a> {
 
     /// Beside a walk of which nothing is listed.
     pub fn nothing() -> Self {
+        Self::at_root(Box::new(io::empty()), false)
+    }
+
+    fn at_root(manifest: Box<dyn BufRead + Send + 'a>, inside: bool) -> Self {
         Self {
-            manifest: Reader::new(Box::new(io::empty())),
+            manifest: Reader::new(manifest),
             next: None,
-            last: Vec::new(),
-            inside: vec![false],
+            last: vec![OsString::new()],
+            inside: vec![inside],
             offered: None,
             path: PathBuf::new(),
             missing: None,

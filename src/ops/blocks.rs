@@ -147,16 +147,12 @@ struct Claimed<C>(C);
 
 impl<C: Claim> Target for Claimed<C> {
     fn write_at(&mut self, offset: u64, data: &[u8]) -> io::Result<()> {
-        self.0.write_at(offset, data).map_err(|e| as_io(&e))
+        self.0.write_at(offset, data).map_err(|e| e.as_io())
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        self.0.flush().map_err(|e| as_io(&e))
+        self.0.flush().map_err(|e| e.as_io())
     }
-}
-
-fn as_io(error: &Error) -> io::Error {
-    error.errno.map_or_else(|| io::Error::other(error.to_string()), io::Error::from_raw_os_error)
 }
 
 impl<O: Os> Run<'_, '_, O> {

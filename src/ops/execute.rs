@@ -125,29 +125,22 @@ impl<'a, 'b, O: Os> Run<'a, 'b, O> {
                 let through = self.view.devices.get(self.layout.root().target).path();
                 self.flagged = true;
                 let done = flags::apply(self.os, self.view, selection.medium, change, &through);
-                done.map_err(|e| if e.kind == Kind::Refused { e.kind(Kind::Failed) } else { e })
+                done.map_err(Error::once_begun)
             }
-            Step::Erase(..) | Step::Revoke(..) => {
-                let written = self.written || self.flagged;
-                let done = match step {
-                    Step::Revoke(part, _) => self.revoke(*part),
-                    Step::Erase(part, _) => self.erase(*part),
-                    _ => Ok(()),
-                };
-                // After the first write nothing is a refusal any more.
-                done.map_err(|e| match e.kind {
-                    Kind::Refused if written => e.kind(Kind::Failed),
-                    _ => e,
-                })
+            // The first of them may still refuse.
+            Step::Erase(part, _) => {
+                let begun = self.written || self.flagged;
+                self.erase(*part).map_err(|e| if begun { e.once_begun() } else { e })
+            }
+            Step::Revoke(part, _) => {
+                let begun = self.written || self.flagged;
+                self.revoke(*part).map_err(|e| if begun { e.once_begun() } else { e })
             }
             Step::Format(part, device, format) => self.format(*part, device, format),
             Step::Blocks(blocks) => {
                 self.announce(blocks.part);
                 // The old copy is gone: nothing is a refusal any more.
-                self.copy_blocks(blocks).map_err(|e| match e.kind {
-                    Kind::Refused => e.kind(Kind::Failed),
-                    _ => e,
-                })
+                self.copy_blocks(blocks).map_err(Error::once_begun)
             }
             Step::Settle(part, _, consistency) => self.settle(*part, consistency),
             // It changes what everything else is planned on, so it was done before.
@@ -175,7 +168,7 @@ impl<'a, 'b, O: Os> Run<'a, 'b, O> {
             Step::Verify(verify) => self.verify(verify.part, &verify.consistency),
             Step::Tables(tables) => {
                 let kept = self.tables(tables).during("keeping the partition tables");
-                kept.map_err(|e| if e.kind == Kind::Refused { e.kind(Kind::Failed) } else { e })
+                kept.map_err(Error::once_begun)
             }
             Step::Record(part, _) => self.record(*part),
         }

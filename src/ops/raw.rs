@@ -84,9 +84,7 @@ struct Writer<C> {
 
 impl<C: Claim> Write for Writer<C> {
     fn write(&mut self, data: &[u8]) -> io::Result<usize> {
-        self.claim.write_at(self.position, data).map_err(|e| {
-            e.errno.map_or_else(|| io::Error::other(e.to_string()), io::Error::from_raw_os_error)
-        })?;
+        self.claim.write_at(self.position, data).map_err(|e| e.as_io())?;
         self.position += data.len() as u64;
         Ok(data.len())
     }
