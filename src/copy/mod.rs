@@ -12,5 +12,6 @@ pub mod selection;
 pub mod stack;
 pub mod stream;
 pub mod survey;
+pub mod touched;
 pub mod tree;
 pub mod verify;

@@ -20,7 +20,7 @@ use super::record::{self, Hashing, MANIFEST_NEW};
 use super::rewrite;
 use crate::copy::beside::Beside;
 use crate::copy::progress::Phase;
-use crate::copy::tree::{Options as TreeOptions, Summary, Trust};
+use crate::copy::tree::{Done, Options as TreeOptions, Trust};
 use crate::copy::{pool, tree};
 use crate::device::Id;
 use crate::error::{Context, During, Error, Result};
@@ -44,7 +44,7 @@ pub(super) struct Over {
 }
 
 /// In whole seconds, rounded down: some file systems keep no more, and UFS only where it is told to.
-pub(super) fn trust(since: Since) -> Trust {
+fn trust(since: Since) -> Trust {
     let time = |at: Timestamp| Time { sec: at.as_second(), nsec: 0 };
     Trust { source: time(since.created), copy: time(since.verified) }
 }
@@ -97,8 +97,7 @@ impl<'a, O: Os> Run<'a, '_, O> {
             Some(frozen) => self.os.open_dir(frozen.point())?,
             None => self.sources[self.pair(part)?.0].reopen().during(&context)?,
         };
-        let (summary, manifest_sha256, revoked) =
-            self.copy_tree(part, root, &source, over).during(&context)?;
+        let (done, revoked) = self.copy_tree(part, root, &source, over).during(&context)?;
         let software = if part == Part::Root {
             packages::scan(&source, self.os.packages(&self.view.root)?)?
         } else {
@@ -108,15 +107,15 @@ impl<'a, O: Os> Run<'a, '_, O> {
         frozen.map_or(Ok(()), Frozen::thaw)?;
         let copied = Copied {
             consistency,
-            summary,
-            manifest_sha256,
+            summary: done.summary,
+            touched: done.touched,
+            manifest_sha256: done.manifest,
             software,
             created,
             verified: None,
             revoked,
             way: over.map_or(Way::Anew, |over| over.way),
             changes: None,
-            begun,
             copy_seconds: begun.elapsed().as_secs_f64(),
             verify_seconds: 0.0,
         };
@@ -144,14 +143,14 @@ impl<'a, O: Os> Run<'a, '_, O> {
         }
     }
 
-    /// Copies `source`, which is mounted on `root`.
+    /// Copies `source`, which is mounted on `root`. Also returns the manifest's SHA-256.
     fn copy_tree(
         &self,
         part: Part,
         root: &Path,
         source: &O::Dir,
         over: Option<&Over>,
-    ) -> Result<(Summary, String, Option<Time>)> {
+    ) -> Result<(Done<String>, Option<Time>)> {
         let (number, pair) = self.pair(part)?;
         let device = self.device(part)?;
         let point = self.point(part);
@@ -212,7 +211,7 @@ impl<'a, O: Os> Run<'a, '_, O> {
         let read = source.open_dir(OsStr::new(".")).doing_to("opening", part.point())?;
         let write = target.open_dir(OsStr::new(".")).doing_to("opening", part.alternate())?;
         let monitor = &self.session.monitor;
-        let (summary, mut manifest) =
+        let Done { summary, touched, mut manifest } =
             tree::copy(read, write, &options, selection()?, old, monitor, manifest)?;
         manifest.flush().doing_to("writing", MANIFEST_NEW)?;
         let hashing = manifest
@@ -224,7 +223,7 @@ impl<'a, O: Os> Run<'a, '_, O> {
         drop((own, target));
         mounted.unmount()?;
         self.os.drop_cache(&device)?;
-        Ok((summary, sha256, revoked))
+        Ok((Done { summary, touched, manifest: sha256 }, revoked))
     }
 
     fn tree_options(&self, part: Part, root: &Path, source: &O::Dir) -> Result<TreeOptions> {

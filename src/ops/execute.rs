@@ -2,7 +2,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
-use std::time::Instant;
 
 use jiff::Timestamp;
 use serde::Serialize;
@@ -13,6 +12,7 @@ use super::source::Source;
 use super::table::{self, save};
 use super::{Session, clear, flags, raw, record};
 use crate::copy::progress::Phase;
+use crate::copy::touched::Touched;
 use crate::copy::tree::Summary;
 use crate::error::{Context, During, Error, Kind, Result};
 use crate::plan::consistency::Consistency;
@@ -68,6 +68,8 @@ pub struct PairReport {
 pub(super) struct Copied {
     pub(super) consistency: Consistency,
     pub(super) summary: Summary,
+    /// What of the copy this run wrote, or could not tell to be as it was.
+    pub(super) touched: Touched,
     pub(super) manifest_sha256: String,
     pub(super) software: Software,
     pub(super) created: Timestamp,
@@ -76,7 +78,6 @@ pub(super) struct Copied {
     /// When the older copy lost its record, by the clock of its file system.
     pub(super) revoked: Option<Time>,
     pub(super) changes: Option<Changes>,
-    pub(super) begun: Instant,
     pub(super) copy_seconds: f64,
     pub(super) verify_seconds: f64,
 }

@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use jiff::Timestamp;
 
-use super::copying::{Over, trust};
+use super::copying::Over;
 use super::execute::Run;
 use super::factory::{self, Changes};
 use super::mounted::Mounted;
@@ -15,13 +15,14 @@ use super::record::{self, Hashing};
 use super::rewrite;
 use crate::copy::pool;
 use crate::copy::progress::Phase;
+use crate::copy::touched::Touched;
 use crate::copy::verify::{Difference, Report as VerifyReport, verify};
 use crate::error::{Context, During, Error, Kind, Result};
 use crate::plan::Way;
 use crate::plan::consistency::Consistency;
 use crate::record::{self as slot_record, MANIFEST};
 use crate::slot::Part;
-use crate::sys::tree::{Dir, Time};
+use crate::sys::tree::Dir;
 use crate::sys::{Access, Os};
 
 /// What was read.
@@ -95,17 +96,10 @@ impl<O: Os> Run<'_, '_, O> {
         self.copy(part, planned, Some(&Over { way: Way::Refresh(None), suspect }))
     }
 
-    /// What need not be read again: the times must be those of one clock that nobody has set
-    /// meanwhile.
-    fn unread(&self, part: Part) -> Option<Time> {
+    /// What is to be read, where that is not all: the rest is as it was when all was read.
+    fn only(&self, part: Part) -> Option<&Touched> {
         let copied = self.parts.get(&part)?;
-        let Way::Refresh(Some(since)) = copied.way else { return None };
-        let passed = Timestamp::now().duration_since(copied.created).as_secs_f64();
-        if (passed - copied.begun.elapsed().as_secs_f64()).abs() > 1.0 {
-            log::warn!("the clock was set meanwhile: all of {} is read again", part.alternate());
-            return None;
-        }
-        Some(trust(since).copy)
+        matches!(copied.way, Way::Refresh(Some(_))).then_some(&copied.touched)
     }
 
     fn read_back(&self, part: Part) -> Result<ReadBack> {
@@ -134,8 +128,8 @@ impl<O: Os> Run<'_, '_, O> {
         drop(own);
         let mut manifest = BufReader::with_capacity(64 << 10, Hashing::new(manifest));
         let reference = Some(&self.sources[number].dir);
-        let (unread, monitor) = (self.unread(part), &self.session.monitor);
-        let report = verify(root, &mut manifest, reference, unread, pool::cores(), monitor)?;
+        let (only, monitor) = (self.only(part), &self.session.monitor);
+        let report = verify(root, &mut manifest, reference, only, pool::cores(), monitor)?;
         let (file, sha256) = manifest.into_inner().finish();
         drop(file);
         mounted.unmount()?;

@@ -171,6 +171,10 @@ fn change_everything(root: &Path) {
     // The same size, and the old time.
     let path = at("usr/share/doc/20.txt");
     backdate(&path, || fs::write(&path, pattern(2020, 77)).unwrap());
+    // The beginning of what it was, and the old time.
+    let path = at("usr/share/doc/21.txt");
+    let beginning = fs::read(&path).unwrap()[..100].to_vec();
+    backdate(&path, || fs::write(&path, &beginning).unwrap());
 }
 
 /// What is changed later.

@@ -11,14 +11,15 @@ use super::object::copy_entry;
 use super::remove::remove;
 use super::renew::has_attributes;
 use super::{
-    Amount, BatchResult, Entry, Event, Options, Outcome, Pair, Summary, pop_name, push_name,
+    BatchResult, Done, Effort, Entry, Event, Options, Outcome, Pair, Summary, pop_name, push_name,
 };
 use crate::copy::attributes;
 use crate::copy::pool::Item;
 use crate::copy::progress::{Monitor, interrupted};
 use crate::copy::stack::open_below;
 use crate::copy::stream::Ring;
-use crate::error::{Context, Result};
+use crate::copy::touched::Touched;
+use crate::error::{Context, Error, Kind as ErrorKind, Result};
 use crate::record::manifest::{Object, Writer};
 use crate::sys::tree::{Dir, Kind, Meta, Time, Xattrs};
 
@@ -35,6 +36,13 @@ struct Origin {
     copy: Option<u64>,
 }
 
+/// A directory that is not yet finished.
+struct Inside {
+    number: u64,
+    /// It, or something in it, was touched.
+    touched: bool,
+}
+
 pub(super) struct Finisher<'a, D: Dir, W> {
     root: Arc<Pair<D>>,
     options: &'a Options,
@@ -44,6 +52,9 @@ pub(super) struct Finisher<'a, D: Dir, W> {
     manifest: Writer<W>,
     ring: Ring,
     path: Vec<u8>,
+    /// The directories on that path.
+    inside: Vec<Inside>,
+    touched: Touched,
     origins: HashMap<(u64, u64), Origin>,
     groups: u64,
     /// The numbers in an older copy of the files of several names.
@@ -71,6 +82,8 @@ impl<'a, D: Dir, W: Write> Finisher<'a, D, W> {
             manifest,
             ring: Ring::for_workers(options.workers.max(1) + 1),
             path: Vec::new(),
+            inside: Vec::new(),
+            touched: Touched::default(),
             origins: HashMap::new(),
             groups: 0,
             taken: HashSet::new(),
@@ -91,6 +104,7 @@ impl<'a, D: Dir, W: Write> Finisher<'a, D, W> {
                 Ok(())
             }
             Item::Event(Event::Enter { name, object }) => {
+                self.inside.push(Inside { number: self.summary.objects, touched: false });
                 self.write(&name, &object)?;
                 if name == "." {
                     for (name, kind) in &self.options.ignore {
@@ -100,11 +114,11 @@ impl<'a, D: Dir, W: Write> Finisher<'a, D, W> {
                 push_name(&mut self.path, &name);
                 Ok(())
             }
-            Item::Event(Event::Leave { pair, meta, xattrs }) => self.leave(pair, &meta, &xattrs),
+            Item::Event(Event::Leave { pair, meta, xattrs }) => self.leave(&pair, &meta, &xattrs),
             Item::Done((pair, results)) => {
                 for (name, result) in results {
                     match result? {
-                        Outcome::Copied(object, amount) => self.copied(&name, &object, amount)?,
+                        Outcome::Copied(object, effort) => self.copied(&name, &object, effort)?,
                         Outcome::Vanished => self.summary.vanished += 1,
                         Outcome::Several(entry, meta) => self.several(&pair, *entry, &meta)?,
                     }
@@ -123,10 +137,21 @@ impl<'a, D: Dir, W: Write> Finisher<'a, D, W> {
         self.manifest.object(name, object).doing("writing the manifest")
     }
 
-    fn copied(&mut self, name: &OsStr, object: &Object, amount: Amount) -> Result<()> {
-        self.summary.bytes += amount.bytes;
-        self.summary.written += amount.written;
+    fn copied(&mut self, name: &OsStr, object: &Object, effort: Effort) -> Result<()> {
+        self.summary.bytes += effort.bytes;
+        self.summary.written += effort.written;
+        if effort.touched {
+            self.touch(self.summary.objects);
+        }
         self.write(name, object)
+    }
+
+    /// Marks an object of the innermost directory.
+    fn touch(&mut self, number: u64) {
+        self.touched.mark(number);
+        if let Some(inside) = self.inside.last_mut() {
+            inside.touched = true;
+        }
     }
 
     /// The path of the innermost directory: without the leading `.` of the root.
@@ -134,12 +159,17 @@ impl<'a, D: Dir, W: Write> Finisher<'a, D, W> {
         self.path.strip_prefix(b"./").unwrap_or_default().to_vec()
     }
 
-    fn leave(&mut self, pair: Option<Arc<Pair<D>>>, meta: &Meta, xattrs: &Xattrs) -> Result<()> {
+    fn leave(&mut self, pair: &Pair<D>, meta: &Meta, xattrs: &Xattrs) -> Result<()> {
         let path = PathBuf::from(OsString::from_vec(self.dir()));
-        if let Some(pair) = pair
-            && !(self.over && is_finished(&pair.target, meta, xattrs, &path)?)
-        {
+        let Some(mut inside) = self.inside.pop() else {
+            return Err(Error::new(ErrorKind::Failed, "leaving", "it was not entered").path(path));
+        };
+        if !(self.over && is_finished(&pair.target, meta, xattrs, &path)?) {
             attributes::set_on_dir(&pair.target, meta, xattrs, &path)?;
+            inside.touched = true;
+        }
+        if inside.touched {
+            self.touch(inside.number);
         }
         pop_name(&mut self.path);
         self.manifest.leave().doing("writing the manifest")
@@ -181,7 +211,8 @@ impl<'a, D: Dir, W: Write> Finisher<'a, D, W> {
             }
             .doing_to("linking", &shown)?;
             let object = origin.object.clone();
-            self.write(&name, &object)?;
+            let effort = Effort { touched: !is_link, ..Effort::default() };
+            self.copied(&name, &object, effort)?;
             if let Some(origin) = self.origins.get_mut(&key) {
                 origin.names_left -= 1;
                 if origin.names_left == 0 {
@@ -198,7 +229,7 @@ impl<'a, D: Dir, W: Write> Finisher<'a, D, W> {
         }
         let trust = self.options.trust;
         let outcome = copy_entry(&mut self.ring, pair, path, entry, trust, self.monitor, true)?;
-        let Outcome::Copied(mut object, amount) = outcome else {
+        let Outcome::Copied(mut object, effort) = outcome else {
             self.summary.vanished += 1;
             return Ok(());
         };
@@ -215,7 +246,7 @@ impl<'a, D: Dir, W: Write> Finisher<'a, D, W> {
         if object.flags != 0 {
             self.flags.push((dir.clone(), name.clone(), object.flags));
         }
-        self.copied(&name, &object, amount)?;
+        self.copied(&name, &object, effort)?;
         if meta.nlink > 1 {
             let names_left = meta.nlink - 1;
             let birth = meta.birth;
@@ -227,14 +258,15 @@ impl<'a, D: Dir, W: Write> Finisher<'a, D, W> {
         Ok(())
     }
 
-    pub(super) fn finish(self) -> Result<(Summary, W)> {
+    pub(super) fn finish(self) -> Result<Done<W>> {
         for (dir, name, flags) in &self.flags {
             let path = Path::new(OsStr::from_bytes(dir)).join(name);
             open_below(&self.root.target, OsStr::from_bytes(dir).as_ref())
                 .and_then(|parent| parent.set_flags_of(name, *flags))
                 .doing_to("setting the flags of", path)?;
         }
-        Ok((self.summary, self.manifest.into_inner()))
+        let Self { summary, touched, manifest, .. } = self;
+        Ok(Done { summary, touched, manifest: manifest.into_inner() })
     }
 }
 

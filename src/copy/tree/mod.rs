@@ -32,6 +32,7 @@ use super::progress::Monitor;
 use super::selection::Selection;
 use super::stack::Place;
 use super::stream::Ring;
+use super::touched::Touched;
 use crate::error::{Context, Error, Result};
 use crate::record::manifest::{Object, Writer};
 use crate::sys::tree::{Dir, Kind, Meta, Time, Xattrs};
@@ -88,6 +89,17 @@ pub struct Summary {
     pub vanished: u64,
 }
 
+/// A copy that is done.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Done<W> {
+    /// How much of what.
+    pub summary: Summary,
+    /// What of it this run wrote, or could not tell to be as it was.
+    pub touched: Touched,
+    /// Where the manifest went.
+    pub manifest: W,
+}
+
 /// A source directory and its copy.
 struct Pair<D> {
     source: D,
@@ -125,13 +137,15 @@ struct Old {
     same_blocks: bool,
 }
 
-/// Bytes of content.
+/// What an object took.
 #[derive(Clone, Copy, Default)]
-struct Amount {
-    /// All that the object has, holes not counted.
+struct Effort {
+    /// Bytes of content that it has, holes not counted.
     bytes: u64,
-    /// What of it was written.
+    /// What of them was written.
     written: u64,
+    /// It was not found, by looking at it alone, to be what it was.
+    touched: bool,
 }
 
 /// A job: some names of one directory.
@@ -143,7 +157,7 @@ struct Batch<D> {
 
 /// What became of one name.
 enum Outcome {
-    Copied(Box<Object>, Amount),
+    Copied(Box<Object>, Effort),
     Vanished,
     /// It has several names: the caller's thread decides which comes first.
     Several(Box<Entry>, Meta),
@@ -152,7 +166,7 @@ enum Outcome {
 /// What the walk tells between the batches.
 enum Event<D> {
     Enter { name: OsString, object: Box<Object> },
-    Leave { pair: Option<Arc<Pair<D>>>, meta: Box<Meta>, xattrs: Xattrs },
+    Leave { pair: Arc<Pair<D>>, meta: Box<Meta>, xattrs: Xattrs },
     Vanished,
     Failed(Error),
 }
@@ -174,7 +188,7 @@ pub fn copy<D: Dir, W: Write>(
     old: Option<Beside<'_>>,
     monitor: &Monitor,
     manifest: W,
-) -> Result<(Summary, W)> {
+) -> Result<Done<W>> {
     let over = old.is_some();
     let root = Arc::new(Pair { source, target });
     let workers = options.workers.max(1);

@@ -7,7 +7,7 @@ use nix::errno::Errno;
 
 use super::remove::remove;
 use super::renew::Target;
-use super::{Amount, Batch, BatchResult, Entry, Outcome, Pair, Trust, replaced, vanished};
+use super::{Batch, BatchResult, Effort, Entry, Outcome, Pair, Trust, replaced, vanished};
 use crate::copy::attributes;
 use crate::copy::content::{self, Passed};
 use crate::copy::progress::{Monitor, interrupted};
@@ -55,7 +55,7 @@ pub(super) fn copy_entry<D: Dir>(
     for _ in 0..TRIES {
         let mut attempt = Attempt { ring, pair, entry: &entry, path: &path, trust, monitor, first };
         match attempt.run()? {
-            Tried::Copied(object, amount) => return Ok(Outcome::Copied(object, amount)),
+            Tried::Copied(object, effort) => return Ok(Outcome::Copied(object, effort)),
             Tried::Vanished => {
                 if entry.old.is_some() {
                     remove(&pair.target, &entry.name, &path)?;
@@ -76,7 +76,7 @@ pub(super) fn copy_entry<D: Dir>(
 }
 
 pub(super) enum Tried {
-    Copied(Box<Object>, Amount),
+    Copied(Box<Object>, Effort),
     Vanished,
     Several(Meta),
     Changed,
@@ -145,14 +145,15 @@ impl<D: Dir> Attempt<'_, D> {
                 .at(passed.data_end));
         }
         let xattrs = xattrs.doing_to("reading the extended attributes of", self.path)?;
-        self.set_attributes(&target, written, &meta, &xattrs)?;
+        self.set_attributes(&target, &meta, &xattrs)?;
         let mut object = Object::new(&meta, D::KEEPS_BIRTH);
         if let Some(content) = &self.entry.replace {
             object.size = content.len() as u64;
         }
         object.sums = Some(passed.sums);
         object.xattrs = attributes::checksum(&xattrs);
-        Ok(Tried::Copied(Box::new(object), Amount { bytes: passed.bytes, written }))
+        let effort = Effort { bytes: passed.bytes, written, touched: true };
+        Ok(Tried::Copied(Box::new(object), effort))
     }
 
     pub(super) fn create(&self) -> Result<D::File> {
@@ -224,7 +225,7 @@ impl<D: Dir> Attempt<'_, D> {
         object.xattrs = attributes::checksum(&xattrs);
         if let Some(old) = &self.entry.old {
             if !old.suspect && self.stands(&object, meta, &xattrs)? {
-                return Ok(Tried::Copied(Box::new(object), Amount::default()));
+                return Ok(Tried::Copied(Box::new(object), Effort::default()));
             }
             remove(target, name, self.path)?;
         }
@@ -235,7 +236,8 @@ impl<D: Dir> Attempt<'_, D> {
         }
         .doing_to("making", self.path)?;
         attributes::set_on_entry(target, name, meta, &xattrs, !self.first, self.path)?;
-        Ok(Tried::Copied(Box::new(object), Amount::default()))
+        let effort = Effort { touched: true, ..Effort::default() };
+        Ok(Tried::Copied(Box::new(object), effort))
     }
 }
 

@@ -6,7 +6,7 @@ use std::io::{self, Cursor, Seek, SeekFrom};
 use super::object::{Attempt, Tried, failed};
 use super::patch::Patch;
 use super::remove::remove;
-use super::{Amount, Old, replaced, vanished};
+use super::{Effort, Old, replaced, vanished};
 use crate::copy::content::{self, Discard, Passed};
 use crate::error::{Context, Result};
 use crate::record::digest::Digest;
@@ -18,6 +18,14 @@ pub(super) struct Target<F> {
     pub(super) file: F,
     /// What it was, where it was there before.
     pub(super) before: Option<(Meta, Xattrs)>,
+    /// Whether its content was changed.
+    pub(super) changed: bool,
+}
+
+impl<F> Target<F> {
+    pub(super) fn new(file: F) -> Self {
+        Self { file, before: None, changed: true }
+    }
 }
 
 /// Whether a root can be brought up to date: it is the one directory that cannot be made anew.
@@ -89,7 +97,7 @@ impl<D: Dir> Attempt<'_, D> {
             _ => 0,
         };
         self.monitor.passed(bytes);
-        Some(Tried::Copied(Box::new(object), Amount { bytes, written: 0 }))
+        Some(Tried::Copied(Box::new(object), Effort { bytes, ..Effort::default() }))
     }
 
     /// Whether the copy's entry is what `object`, of an entry that cannot be opened, is to be.
@@ -122,7 +130,7 @@ impl<D: Dir> Attempt<'_, D> {
         };
         match present {
             Some(present) => Ok(present),
-            None => Ok(Target { file: self.create()?, before: None }),
+            None => self.create().map(Target::new),
         }
     }
 
@@ -138,7 +146,8 @@ impl<D: Dir> Attempt<'_, D> {
                     let wanted = source.xattrs().doing_to(reading, self.path)?;
                     let xattrs = file.xattrs().doing_to("reading the copy of", self.path)?;
                     if can_become::<D>((&there, &xattrs), (meta, &wanted)) {
-                        return Ok(Some(Target { file, before: Some((there, xattrs)) }));
+                        let before = Some((there, xattrs));
+                        return Ok(Some(Target { file, before, changed: false }));
                     }
                 }
             }
@@ -165,7 +174,7 @@ impl<D: Dir> Attempt<'_, D> {
         if self.entry.replace.is_none() && is_sparse(meta) || is_sparse(there) {
             // Old data would lie where a hole is to be.
             remove(&self.pair.target, &self.entry.name, self.path)?;
-            *target = Target { file: self.create()?, before: None };
+            *target = Target::new(self.create()?);
             return self.fill(source, target, meta);
         }
         if there.flags != 0 {
@@ -198,6 +207,7 @@ impl<D: Dir> Attempt<'_, D> {
         if there.size > size {
             target.file.set_len(size).doing_to("setting the size of", self.path)?;
         }
+        target.changed = written > 0 || there.size != size;
         Ok((passed, written))
     }
 
@@ -242,15 +252,14 @@ impl<D: Dir> Attempt<'_, D> {
     pub(super) fn set_attributes(
         &self,
         target: &Target<D::File>,
-        written: u64,
         meta: &Meta,
         xattrs: &Xattrs,
     ) -> Result<()> {
         let (file, flags) = (&target.file, !self.first);
         if let Some((there, there_xattrs)) = &target.before {
             let flagged = !flags || there.flags == meta.flags;
-            if written == 0 && flagged && has_attributes::<D>(there, meta) && there_xattrs == xattrs
-            {
+            let same = has_attributes::<D>(there, meta) && there_xattrs == xattrs;
+            if !target.changed && flagged && same {
                 return Ok(());
             }
             if there.flags != 0 {

@@ -92,11 +92,8 @@ impl<D: Dir> Walk<'_, D> {
             }
             let popped = stack.pop().doing_to("leaving", self.shown(OsStr::new("")))?;
             let Some((pair, listing)) = popped else { break };
-            self.feed.event(Event::Leave {
-                pair: Some(pair),
-                meta: Box::new(listing.meta),
-                xattrs: listing.xattrs,
-            })?;
+            let Listing { meta, xattrs, .. } = listing;
+            self.feed.event(Event::Leave { pair, meta: Box::new(meta), xattrs })?;
             pop_name(&mut self.path);
             if let Some(selection) = &mut self.selection {
                 selection.leave()?;
@@ -284,7 +281,7 @@ impl<D: Dir> Walk<'_, D> {
             let xattrs = Xattrs::new();
             let target = target_dir(pair, name, old.as_ref(), (&meta, &xattrs), true, &shown)?;
             self.announce(name, &meta, &xattrs)?;
-            let pair = Some(Arc::new(Pair { source, target }));
+            let pair = Arc::new(Pair { source, target });
             self.feed.event(Event::Leave { pair, meta: Box::new(meta), xattrs })?;
             return Ok(None);
         }

@@ -19,7 +19,6 @@ pub(super) fn check_batch<D: Dir>(
     ring: &mut Ring,
     batch: &Batch<D>,
     reference: Option<&D>,
-    unread: Option<Time>,
     monitor: &Monitor,
 ) -> Result<Vec<Checked>> {
     let check = |(name, object): &(OsString, Object)| {
@@ -27,8 +26,7 @@ pub(super) fn check_batch<D: Dir>(
         let dir = &*batch.dir;
         let found = Checked::default();
         let touched = None;
-        let mut check =
-            Check { ring, dir, name, path, object, reference, unread, monitor, touched, found };
+        let mut check = Check { ring, dir, name, path, object, reference, monitor, touched, found };
         check.run()?;
         monitor.finished(1);
         Ok(check.found)
@@ -43,7 +41,6 @@ struct Check<'a, D> {
     path: PathBuf,
     object: &'a Object,
     reference: Option<&'a D>,
-    unread: Option<Time>,
     monitor: &'a Monitor,
     touched: Option<Time>,
     found: Checked,
@@ -71,9 +68,6 @@ impl<D: Dir> Check<'_, D> {
     /// The outer error stops everything (a signal), the inner one is a difference.
     fn file(&mut self) -> Result<io::Result<()>> {
         self.found.file = true;
-        if self.is_untouched() {
-            return Ok(Ok(()));
-        }
         let mut file = match self.dir.open_file(self.name) {
             Ok(file) => file,
             Err(e) => {
@@ -120,22 +114,6 @@ impl<D: Dir> Check<'_, D> {
         Ok(Ok(()))
     }
 
-    /// Whether nobody has touched the file since it was last compared. Flags, which Linux does not
-    /// tell of an entry, and extended attributes do not change without that.
-    fn is_untouched(&mut self) -> bool {
-        let (Some(unread), Ok(mut meta)) = (self.unread, self.dir.stat(self.name)) else {
-            return false;
-        };
-        meta.flags = self.object.flags;
-        let differs = || !compare::<D>(self.object, &meta, self.object.xattrs).is_empty();
-        if meta.ctime >= unread || meta.size != self.object.size || differs() {
-            return false;
-        }
-        self.note_link(&meta);
-        self.monitor.passed(meta.size);
-        true
-    }
-
     fn special(&mut self) -> io::Result<()> {
         let meta = self.dir.stat(self.name)?;
         let xattrs = self.dir.xattrs_of(self.name)?;
@@ -153,10 +131,6 @@ impl<D: Dir> Check<'_, D> {
         for what in compare::<D>(self.object, meta, xattrs) {
             self.different(what, None);
         }
-        self.note_link(meta);
-    }
-
-    fn note_link(&mut self, meta: &Meta) {
         if let Some(group) = self.object.group {
             self.found.link = Some((group, meta.ino, meta.nlink, self.path.clone()));
         }

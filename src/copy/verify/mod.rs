@@ -12,6 +12,7 @@ use std::sync::Arc;
 use super::pool::{self, Feed, Item};
 use super::progress::{Monitor, interrupted};
 use super::stream::Ring;
+use super::touched::Touched;
 use crate::error::{Error, Result, describe};
 use crate::record::manifest::Object;
 use crate::sys::tree::{Dir, Meta, Time};
@@ -80,8 +81,7 @@ type VerifyFeed<D> = Feed<Batch<D>, Result<Vec<Checked>>, Event>;
 
 /// Compares the tree at `root` with `manifest`. Where `reference` (the tree it was copied from)
 /// still has the content that the manifest tells, a difference is narrowed down to its byte;
-/// otherwise its offset is that of the block. The content of files that were last changed before
-/// `unread`, and are in all else what the manifest says, is not read.
+/// otherwise its offset is that of the block. With `only`, nothing but what it marks is looked at.
 ///
 /// # Errors
 /// The manifest cannot be read, or a signal came. What cannot be read in the tree is a difference.
@@ -89,7 +89,7 @@ pub fn verify<D: Dir, M: BufRead + Send>(
     root: D,
     manifest: M,
     reference: Option<&D>,
-    unread: Option<Time>,
+    only: Option<&Touched>,
     workers: usize,
     monitor: &Monitor,
 ) -> Result<Report> {
@@ -98,9 +98,9 @@ pub fn verify<D: Dir, M: BufRead + Send>(
     let mut links: HashMap<u64, Link> = HashMap::new();
     pool::run(
         workers.max(1),
-        |feed: &VerifyFeed<D>| walk::walk(feed, &root, manifest, monitor),
+        |feed: &VerifyFeed<D>| walk::walk(feed, &root, manifest, only, monitor),
         || Ring::for_workers(workers),
-        |ring, batch| check::check_batch(ring, &batch, reference, unread, monitor),
+        |ring, batch| check::check_batch(ring, &batch, reference, monitor),
         |item| {
             match item {
                 Item::Event(Event::Failed(error)) => return Err(error),
@@ -131,7 +131,9 @@ pub fn verify<D: Dir, M: BufRead + Send>(
             }
         },
     )?;
-    let mut broken: Vec<_> = links.into_values().filter(|l| l.names != l.nlink).collect();
+    // Of a file that has several names some may be others' work.
+    let counted = |link: &Link| only.is_none() && link.names != link.nlink;
+    let mut broken: Vec<_> = links.into_values().filter(counted).collect();
     broken.sort_by(|a, b| a.path.cmp(&b.path));
     for link in broken {
         let what = format!("{} of {} hard links", link.names, link.nlink);

@@ -13,6 +13,7 @@ use crate::copy::attributes;
 use crate::copy::pool::{Closed, Stopped};
 use crate::copy::progress::{Monitor, interrupted};
 use crate::copy::stack::Stack;
+use crate::copy::touched::Touched;
 use crate::error::{Context, Error, Kind as ErrorKind};
 use crate::record::manifest::{Line, Object, Reader};
 use crate::sys::tree::{Dir, Kind, Names};
@@ -25,9 +26,10 @@ pub(super) fn walk<D: Dir, M: BufRead>(
     feed: &VerifyFeed<D>,
     root: &Arc<D>,
     manifest: M,
+    only: Option<&Touched>,
     monitor: &Monitor,
 ) -> StdResult<(), Closed> {
-    let mut walk = Walk { feed, monitor, path: PathBuf::new() };
+    let mut walk = Walk { feed, only, monitor, path: PathBuf::new(), number: 0 };
     match walk.run(root, Reader::new(manifest)) {
         Ok(()) => Ok(()),
         Err(Stopped::Closed) => Err(Closed),
@@ -45,8 +47,11 @@ struct Listing {
 
 struct Walk<'a, D: Dir> {
     feed: &'a VerifyFeed<D>,
+    only: Option<&'a Touched>,
     monitor: &'a Monitor,
     path: PathBuf,
+    /// Objects of the manifest that were passed.
+    number: u64,
 }
 
 impl<D: Dir> Walk<'_, D> {
@@ -64,11 +69,15 @@ impl<D: Dir> Walk<'_, D> {
         let Some(Line::Object(_, object)) = next()? else {
             return Err(malformed("it has no root").into());
         };
+        if !self.is_wanted() {
+            while next()?.is_some() {}
+            return Ok(());
+        }
         let listing = self.enter(root, &object, Path::new("."))?;
         let mut stack = Stack::new(Arc::clone(root), listing).doing_to("reading", "/")?;
         let mut batch = Vec::new();
-        // Directories of the manifest that are missing here: their entries are passed over.
-        let mut missing = 0u32;
+        // Directories of the manifest that are not looked into: their entries are passed over.
+        let mut passed = 0u32;
         while let Some(line) = next()? {
             if let Some(signal) = self.monitor.stopped() {
                 return Err(interrupted(signal).into());
@@ -77,15 +86,20 @@ impl<D: Dir> Walk<'_, D> {
                 return Err(malformed("it goes on after its root").into());
             };
             let dir = Arc::clone(dir);
+            let wanted = matches!(line, Line::Object(..)) && self.is_wanted();
             match line {
-                Line::Object(_, object) if missing > 0 => {
-                    missing += u32::from(object.kind == Kind::Dir);
+                Line::Object(_, object) if passed > 0 => {
+                    passed += u32::from(object.kind == Kind::Dir);
                 }
-                Line::Ignored(_, kind) if missing > 0 => missing += u32::from(kind == Kind::Dir),
-                Line::Leave if missing > 0 => missing -= 1,
+                Line::Ignored(_, kind) if passed > 0 => passed += u32::from(kind == Kind::Dir),
+                Line::Leave if passed > 0 => passed -= 1,
                 Line::Ignored(name, kind) => {
                     listing.ignored.insert(name);
-                    missing += u32::from(kind == Kind::Dir);
+                    passed += u32::from(kind == Kind::Dir);
+                }
+                Line::Object(name, object) if !wanted => {
+                    self.pass_extra(listing, Some(&name))?;
+                    passed += u32::from(object.kind == Kind::Dir);
                 }
                 Line::Object(name, object) if object.kind == Kind::Dir => {
                     self.hand_out(&dir, &mut batch)?;
@@ -95,7 +109,7 @@ impl<D: Dir> Walk<'_, D> {
                             stack.push(below, listing).doing_to("reading", &name)?;
                             self.path.push(&name);
                         }
-                        None => missing += 1,
+                        None => passed += 1,
                     }
                 }
                 Line::Object(name, object) => {
@@ -117,6 +131,12 @@ impl<D: Dir> Walk<'_, D> {
             return Err(malformed("it ends before its root does").into());
         }
         Ok(())
+    }
+
+    /// Whether the next object of the manifest is to be looked at.
+    fn is_wanted(&mut self) -> bool {
+        self.number += 1;
+        self.only.is_none_or(|only| only.has(self.number - 1))
     }
 
     fn different(&self, path: PathBuf, what: impl Into<String>) -> StdResult<(), Closed> {
