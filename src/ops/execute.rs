@@ -7,14 +7,14 @@ use jiff::Timestamp;
 use serde::Serialize;
 
 use super::factory::Changes;
-use super::mounted::Mounted;
+use super::mounted::{Mounted, write_and_read};
 use super::source::Source;
 use super::table::{self, save};
 use super::{Session, clear, flags, raw, record};
 use crate::copy::progress::Phase;
 use crate::copy::touched::Touched;
 use crate::copy::tree::Summary;
-use crate::error::{Context, During, Error, Kind, Result};
+use crate::error::{During, Error, Kind, Result};
 use crate::plan::consistency::Consistency;
 use crate::plan::{Step, Tables, Way};
 use crate::record::packages::Software;
@@ -22,8 +22,8 @@ use crate::record::{self as slot_record, Record};
 use crate::slot::discover::Layout;
 use crate::slot::view::View;
 use crate::slot::{Pair, Part};
-use crate::sys::tree::{Dir, Time};
-use crate::sys::{Access, Os};
+use crate::sys::Os;
+use crate::sys::tree::Time;
 
 /// What was done to one pair.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -93,6 +93,8 @@ pub(super) struct Run<'a, 'b, O: Os> {
     pub(super) parts: BTreeMap<Part, Copied>,
     /// What was copied by blocks: bytes that were written, and seconds.
     pub(super) blocks: BTreeMap<Part, (u64, f64)>,
+    /// The file of partition tables that the root's copy is to get.
+    tables: Option<Vec<u8>>,
     /// Parts whose copy, or whose mount point, had to be unmounted first.
     pub(super) cleared: BTreeSet<Part>,
     /// Whether anything of a target was written.
@@ -112,8 +114,21 @@ impl<'a, 'b, O: Os> Run<'a, 'b, O> {
         cleared: BTreeSet<Part>,
     ) -> Self {
         let (parts, blocks) = (BTreeMap::new(), BTreeMap::new());
-        let (written, flagged) = (false, false);
-        Self { os, session, view, layout, say, sources, parts, blocks, cleared, written, flagged }
+        let (tables, written, flagged) = (None, false, false);
+        Self {
+            os,
+            session,
+            view,
+            layout,
+            say,
+            sources,
+            parts,
+            blocks,
+            tables,
+            cleared,
+            written,
+            flagged,
+        }
     }
 
     /// Does one step.
@@ -189,20 +204,16 @@ impl<'a, 'b, O: Os> Run<'a, 'b, O> {
     }
 
     /// Looks at the media once more, now with the new file systems on them, and writes the file to
-    /// the copy and to `/config`. What is mounted cannot be read back past the system's cache: of
-    /// that file, its own checksums will tell.
+    /// `/config`; to the copy it goes with the record. What is mounted cannot be read back past the
+    /// system's cache: of that file, its own checksums will tell.
     fn tables(&mut self, tables: &Tables) -> Result<()> {
         let content = save::collect(self.os, self.view, self.layout)?.0.encode();
         self.session.monitor.begin(Phase::default());
-        if tables.copy.is_some() {
-            let (device, point) = (self.device(Part::Root)?, self.point(Part::Root));
-            let fs = &self.pair(Part::Root)?.1.fs;
-            table::write_copy(self.os, &device, fs, Some(&point), &content)?;
-        }
         if let Some(point) = &tables.config {
             table::put(&self.os.open_dir(point)?, &content)
                 .during(format!("writing to {}", point.display()))?;
         }
+        self.tables = tables.copy.is_some().then_some(content);
         Ok(())
     }
 
@@ -244,17 +255,17 @@ impl<'a, 'b, O: Os> Run<'a, 'b, O> {
         };
         let (device, point) = (self.device(part)?, self.point(part));
         self.session.monitor.begin(Phase::default());
-        let mounted = Mounted::new(self.os, &device, &point, &pair.fs, Access::Write)?;
-        let root = self.os.open_dir(mounted.point())?;
-        record::write(&root, &record)?;
-        root.sync_all().doing_to("flushing", &device)?;
-        drop(root);
-        mounted.unmount()?;
-        self.os.drop_cache(&device)?;
-        // Only what can be read back is there.
-        let mounted = Mounted::new(self.os, &device, &point, &pair.fs, Access::Read)?;
-        let found = record::read(&self.os.open_dir(mounted.point())?);
-        mounted.unmount()?;
+        let tables = self.tables.as_ref().filter(|_| part == Part::Root);
+        let mount = |access| Mounted::new(self.os, &device, &point, &pair.fs, access);
+        let write = |root: &O::Dir| {
+            tables.map_or(Ok(()), |content| table::put(root, content))?;
+            record::write(root, &record)
+        };
+        let read = |root: &O::Dir| {
+            tables.map_or(Ok(()), |content| table::check(root, content))?;
+            Ok(record::read(root))
+        };
+        let found = write_and_read(self.os, &device, mount, write, read)?;
         if found.record.as_ref() == Some(&record) {
             return Ok(());
         }

@@ -5,8 +5,9 @@ use std::thread::sleep;
 use std::time::Duration;
 
 use super::clear;
-use crate::error::{Error, Kind, Result};
+use crate::error::{Context, Error, Kind, Result};
 use crate::mounts::Mount;
+use crate::sys::tree::Dir;
 use crate::sys::{Access, Os};
 
 /// The system may look at a fresh mount for a moment (an indexer, GEOM's tasting).
@@ -24,6 +25,28 @@ pub(super) fn patiently<T>(attempt: impl Fn() -> Result<T>) -> Result<T> {
         result = attempt();
     }
     result
+}
+
+/// Writes to the file system on `device`, flushes, and reads there: only what can be read from the
+/// medium is on it.
+pub(super) fn write_and_read<'a, O: Os, T>(
+    os: &'a O,
+    device: &Path,
+    mount: impl Fn(Access) -> Result<Mounted<'a, O>>,
+    write: impl FnOnce(&O::Dir) -> Result<()>,
+    read: impl FnOnce(&O::Dir) -> Result<T>,
+) -> Result<T> {
+    let mounted = mount(Access::Write)?;
+    let root = os.open_dir(mounted.point())?;
+    write(&root)?;
+    root.sync_all().doing_to("flushing", device)?;
+    drop(root);
+    mounted.unmount()?;
+    os.drop_cache(device)?;
+    let mounted = mount(Access::Read)?;
+    let found = os.open_dir(mounted.point()).and_then(|root| read(&root));
+    mounted.unmount()?;
+    found
 }
 
 /// A mounted device. Give it back with [`Mounted::unmount`], which tells of errors; dropping it

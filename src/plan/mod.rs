@@ -228,7 +228,7 @@ impl fmt::Display for Step {
                 let config = tables.config.as_ref().map(|point| point.display().to_string());
                 let places: Vec<_> = tables.copy.iter().cloned().chain(config).collect();
                 let (media, places) = (tables.media.join(", "), places.join(" and "));
-                write!(f, "keep the partition tables of {media} on {places} and flush")
+                write!(f, "keep the partition tables of {media} on {places}")
             }
             Self::Record(part, device) => {
                 write!(f, "write the record of {} on {device} and flush", part.point())

@@ -434,8 +434,7 @@ fn a_snapshot_keeps_the_tables_on_config_and_on_the_copy() {
     let disk = Disk::new(Layout::default());
     disk.fill();
     let at = format!("{} and {}", disk.node(2), disk.root().join("config").display());
-    let step =
-        format!("keep the partition tables of {} on {at} and flush", disk.medium().display());
+    let step = format!("keep the partition tables of {} on {at}", disk.medium().display());
     let plan = disk.dualroot(&["snapshot", "-n"]).exits(0).prints(&step);
     let lines: Vec<_> = plan.stdout.lines().collect();
     let number = lines.iter().position(|l| l.contains("partition tables")).unwrap();

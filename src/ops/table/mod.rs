@@ -6,7 +6,7 @@ mod plan;
 pub mod restore;
 pub mod save;
 
-pub(super) use file::{put, write_copy};
+pub(super) use file::{check, put};
 
 use std::path::Path;
 

@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use serde::Serialize;
 
 use super::super::lock::{self, Observed};
-use super::super::mounted::Mounted;
+use super::super::mounted::{Mounted, write_and_read};
 use super::super::observe::DeviceReader;
 use super::super::{Session, clear, record};
 use super::file;
@@ -172,7 +172,9 @@ pub fn run<O: Os>(os: &O, session: &Session) -> Result<Report> {
     match copy {
         Ok(device) => {
             let fs = &layout.root().fs;
-            file::write_copy(os, &device, fs, None, &content)
+            let mount = |access| Mounted::aside(os, &device, fs, "tables", access);
+            let write = |root: &O::Dir| file::put(root, &content);
+            write_and_read(os, &device, mount, write, |root| file::check(root, &content))
                 .during(format!("keeping the tables on {}", device.display()))?;
             files.push(device.join(DIR).join(TABLES).to_string_lossy().into_owned());
         }
