@@ -81,6 +81,11 @@ pub fn cores() -> usize {
     thread::available_parallelism().map_or(1, NonZero::get)
 }
 
+/// As many workers as read well from a medium: flash answers several requests at a time.
+pub fn readers() -> usize {
+    cores().max(8)
+}
+
 /// Runs until the producer has returned and everything is consumed, or the consumer fails; the
 /// others then stop at their next job.
 pub fn run<J, R, E, S, X>(

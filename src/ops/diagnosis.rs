@@ -173,7 +173,8 @@ fn against_manifest<O: Os>(
         .doing_to("opening", MANIFEST)?;
     let manifest = BufReader::with_capacity(64 << 10, manifest);
     let reference = pair.mounted.as_ref().map(|point| os.open_dir(point)).transpose()?;
-    let report = verify(root, manifest, reference.as_ref(), None, pool::cores(), &session.monitor)?;
+    let report =
+        verify(root, manifest, reference.as_ref(), None, pool::readers(), &session.monitor)?;
     let damage = damage(&report.differences, proven);
     Ok(match damage.first() {
         None => Verdict::Intact,

@@ -129,7 +129,7 @@ impl<O: Os> Run<'_, '_, O> {
         let mut manifest = BufReader::with_capacity(64 << 10, Hashing::new(manifest));
         let reference = Some(&self.sources[number].dir);
         let (only, monitor) = (self.only(part), &self.session.monitor);
-        let report = verify(root, &mut manifest, reference, only, pool::cores(), monitor)?;
+        let report = verify(root, &mut manifest, reference, only, pool::readers(), monitor)?;
         let (file, sha256) = manifest.into_inner().finish();
         drop(file);
         mounted.unmount()?;

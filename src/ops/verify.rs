@@ -137,7 +137,7 @@ fn verify_pair<O: Os>(os: &O, session: &Session, view: &View, pair: &Pair) -> Re
     let reference = pair.mounted.as_ref().map(|point| os.open_dir(point)).transpose()?;
     let mut manifest = BufReader::with_capacity(64 << 10, Hashing::new(manifest));
     let report =
-        verify(root, &mut manifest, reference.as_ref(), None, pool::cores(), &session.monitor)?;
+        verify(root, &mut manifest, reference.as_ref(), None, pool::readers(), &session.monitor)?;
     let (file, sha256) = manifest.into_inner().finish();
     drop(file);
     if sha256 != record.manifest_sha256 {

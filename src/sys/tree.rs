@@ -145,6 +145,9 @@ pub trait File: io::Read + io::Write + io::Seek + Send {
     fn sync(&self) -> io::Result<()>;
     /// Tells the system that the whole file will be read once, in order.
     fn will_read_once(&self);
+    /// Asks that reads go past the system's cache (open(2), `O_DIRECT`): they are of the medium, and
+    /// push nothing out that the running system needs. What cannot be had so is read through it.
+    fn past_the_cache(&self);
     /// All extended attributes, ACLs among them.
     fn xattrs(&self) -> io::Result<Xattrs>;
     /// Sets one extended attribute.

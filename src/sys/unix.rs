@@ -11,7 +11,7 @@ use std::path::Path;
 use std::ptr::NonNull;
 
 use nix::errno::Errno;
-use nix::fcntl::{AtFlags, OFlag, openat};
+use nix::fcntl::{AtFlags, FcntlArg, OFlag, fcntl, openat};
 use nix::libc;
 use nix::sys::stat::{Mode, fchmod};
 use nix::unistd::{Gid, Uid, UnlinkatFlags, Whence};
@@ -257,9 +257,26 @@ impl AsFd for FdFile {
     }
 }
 
+impl FdFile {
+    /// Sets or clears `O_DIRECT` (fcntl(2)); whether that changed anything.
+    fn set_direct(&self, direct: bool) -> bool {
+        let Ok(flags) = fcntl(&self.0, FcntlArg::F_GETFL).map(OFlag::from_bits_retain) else {
+            return false;
+        };
+        let wanted = if direct { flags | OFlag::O_DIRECT } else { flags - OFlag::O_DIRECT };
+        wanted != flags && fcntl(&self.0, FcntlArg::F_SETFL(wanted)).is_ok()
+    }
+}
+
 impl Read for FdFile {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        self.0.read(buffer)
+        match self.0.read(buffer) {
+            // No whole sector: the rest of a file, most often.
+            Err(e) if e.raw_os_error() == Some(libc::EINVAL) && self.set_direct(false) => {
+                self.0.read(buffer)
+            }
+            read => read,
+        }
     }
 }
 
@@ -320,6 +337,10 @@ impl File for FdFile {
             0,
             nix::fcntl::PosixFadviseAdvice::POSIX_FADV_SEQUENTIAL,
         );
+    }
+
+    fn past_the_cache(&self) {
+        self.set_direct(true);
     }
 
     fn xattrs(&self) -> io::Result<Xattrs> {

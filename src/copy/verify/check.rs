@@ -92,7 +92,7 @@ impl<D: Dir> Check<'_, D> {
             return Ok(Ok(()));
         }
         if meta.size > 1 << 20 {
-            file.will_read_once();
+            file.past_the_cache();
         }
         let tick = |bytes| self.monitor.passing(bytes);
         match content::pass(&mut file, &mut Discard, &meta, self.ring, &tick) {

@@ -547,6 +547,8 @@ impl File for FakeFile {
 
     fn will_read_once(&self) {}
 
+    fn past_the_cache(&self) {}
+
     fn xattrs(&self) -> io::Result<Xattrs> {
         self.handle.xattrs("file.xattrs", SELF.as_ref())
     }
