@@ -270,7 +270,7 @@ class Bench:
         peers = {
             "dd direct": f"{copy} conv=fsync",
             "dd direct, cmp": f"{copy} conv=fsync && dd bs=1M iflag=direct status=none if={self.other.part} | cmp - {self.source.part}",
-            "partclone": f"partclone.ext4 -b -q -N -s {self.source.part} -O {self.other.part} 2>&1 || partclone.ext4 -b -q -s {self.source.part} -O {self.other.part}",
+            "partclone": f"partclone.ext4 -b -q -s {self.source.part} -O {self.other.part} 2>&1",
         }
         if not shutil.which("partclone.ext4"):
             print("no partclone: measured without it", file=sys.stderr)

@@ -210,6 +210,14 @@ impl<T> During<T> for Result<T> {
     }
 }
 
+/// Makes "there is none" (ENOENT) an answer, not an error.
+pub fn if_there<T>(result: io::Result<T>) -> io::Result<Option<T>> {
+    match result {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+        result => result.map(Some),
+    }
+}
+
 /// The text with its control characters escaped: a name cannot pass for a line of ours, nor
 /// speak to the terminal.
 pub fn visible(text: &str) -> String {

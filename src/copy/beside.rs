@@ -11,6 +11,8 @@ use crate::sys::tree::Kind;
 
 /// A manifest beside a walk.
 pub struct Beside<'a> {
+    /// What it is called in messages.
+    called: &'static str,
     manifest: Reader<Box<dyn BufRead + Send + 'a>>,
     /// The line that was read and not yet used.
     next: Option<Line>,
@@ -26,25 +28,26 @@ pub struct Beside<'a> {
 }
 
 impl<'a> Beside<'a> {
-    /// Begins at the root of both.
+    /// Begins at the root of both; messages call it `called`.
     ///
     /// # Errors
     /// It is no manifest.
-    pub fn new(manifest: Box<dyn BufRead + Send + 'a>) -> Result<Self> {
-        let mut beside = Self::at_root(manifest, true);
+    pub fn new(called: &'static str, manifest: Box<dyn BufRead + Send + 'a>) -> Result<Self> {
+        let mut beside = Self::at_root(called, manifest, true);
         match beside.line()? {
             Line::Object(name, root) if name == "." && root.kind == Kind::Dir => Ok(beside),
-            _ => Err(malformed("it does not begin with its root")),
+            _ => Err(malformed(called, "it does not begin with its root")),
         }
     }
 
     /// Beside a walk of which nothing is listed.
     pub fn nothing() -> Self {
-        Self::at_root(Box::new(io::empty()), false)
+        Self::at_root("nothing", Box::new(io::empty()), false)
     }
 
-    fn at_root(manifest: Box<dyn BufRead + Send + 'a>, inside: bool) -> Self {
+    fn at_root(called: &'static str, manifest: Box<dyn BufRead + Send + 'a>, inside: bool) -> Self {
         Self {
+            called,
             manifest: Reader::new(manifest),
             next: None,
             last: vec![OsString::new()],
@@ -156,17 +159,18 @@ impl<'a> Beside<'a> {
         if let Some(line) = self.next.take() {
             return Ok(line);
         }
+        let called = self.called;
         let line = self.manifest.next_line().map_err(|e| match e.kind() {
-            io::ErrorKind::InvalidData => malformed(&e.to_string()),
-            _ => Error::io("reading", &e).path("the list"),
+            io::ErrorKind::InvalidData => malformed(called, &e.to_string()),
+            _ => Error::io("reading", &e).path(called),
         })?;
-        let line = line.ok_or_else(|| malformed("it ends before its root does"))?;
+        let line = line.ok_or_else(|| malformed(called, "it ends before its root does"))?;
         if let Line::Object(name, _) = &line
             && let Some(last) = self.last.last_mut()
         {
             if *last >= *name {
                 let cause = format!("{} comes behind {}", name.display(), last.display());
-                return Err(malformed(&cause));
+                return Err(malformed(called, &cause));
             }
             last.clone_from(name);
         }
@@ -181,6 +185,6 @@ impl<'a> Beside<'a> {
     }
 }
 
-fn malformed(why: &str) -> Error {
-    Error::new(ErrorKind::Failed, "reading the list", why)
+fn malformed(called: &str, why: &str) -> Error {
+    Error::new(ErrorKind::Failed, format!("reading {called}"), why)
 }

@@ -39,7 +39,11 @@ impl<'a> Selection<'a> {
         list: Option<Box<dyn BufRead + Send + 'a>>,
         also: BTreeSet<Vec<u8>>,
     ) -> Result<Self> {
-        Ok(Self { list: list.map(Beside::new).transpose()?, also, path: PathBuf::new() })
+        Ok(Self {
+            list: list.map(|list| Beside::new("the list", list)).transpose()?,
+            also,
+            path: PathBuf::new(),
+        })
     }
 
     /// Whether the walk takes `name` in the directory that it is in. Asked in byte order.

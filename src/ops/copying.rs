@@ -203,7 +203,7 @@ impl<'a, O: Os> Run<'a, '_, O> {
             revoked = Some(own.meta().doing_to("reading", slot_record::DIR)?.ctime);
             let draft = Draft::over(&own)?;
             let old = BufReader::with_capacity(64 << 10, record::manifest(&own)?);
-            (draft, Some(Beside::new(Box::new(old))?))
+            (draft, Some(Beside::new("the older copy's manifest", Box::new(old))?))
         } else {
             (Draft::new(&own)?, None)
         };

@@ -7,7 +7,7 @@ use std::ffi::OsStr;
 use std::io::{self, BufReader, Read, Write};
 
 use super::record::MANIFEST_NEW;
-use crate::error::{Context, Result};
+use crate::error::{Context, Result, if_there};
 use crate::record::MANIFEST;
 use crate::sys::tree::{Dir, File};
 
@@ -31,12 +31,8 @@ impl<'a, D: Dir> Draft<'a, D> {
 
     /// Beside the manifest of an older copy. One that was finished after that takes its place.
     pub(super) fn over(dir: &'a D) -> Result<Self> {
-        match dir.rename(OsStr::new(MANIFEST_NEW), OsStr::new(MANIFEST)) {
-            Err(e) if e.kind() != io::ErrorKind::NotFound => {
-                Err(e).doing_to("renaming", MANIFEST_NEW)?;
-            }
-            _ => {}
-        }
+        let renamed = dir.rename(OsStr::new(MANIFEST_NEW), OsStr::new(MANIFEST));
+        if_there(renamed).doing_to("renaming", MANIFEST_NEW)?;
         let old = dir.open_file(OsStr::new(MANIFEST)).doing_to("opening", MANIFEST)?;
         Ok(Self { dir, state: State::Same(BufReader::with_capacity(64 << 10, old), 0) })
     }

@@ -3,23 +3,21 @@
 use std::ffi::OsStr;
 use std::io::{self, Read};
 
-use crate::error::{Context, Result};
+use crate::error::{Context, Result, if_there};
 use crate::record::DIR;
 use crate::sys::tree::{Dir, File};
 
 /// Opens the directory for what is ours in a file system, and makes it where it is missing.
 pub(super) fn own_dir<D: Dir>(root: &D) -> Result<D> {
-    match root.open_dir(OsStr::new(DIR)) {
-        Err(e) if e.kind() == io::ErrorKind::NotFound => {
-            // What is copied stays as it was copied, to its time.
-            let before = root.meta().doing_to("reading", DIR)?;
-            root.make_dir(OsStr::new(DIR)).doing_to("making", DIR)?;
-            root.set_mode_and_times(&before).doing_to("setting the times above", DIR)?;
-            root.sync().doing_to("flushing", DIR)?;
-            root.open_dir(OsStr::new(DIR)).doing_to("opening", DIR)
-        }
-        dir => dir.doing_to("opening", DIR),
+    if let Some(dir) = if_there(root.open_dir(OsStr::new(DIR))).doing_to("opening", DIR)? {
+        return Ok(dir);
     }
+    // What is copied stays as it was copied, to its time.
+    let before = root.meta().doing_to("reading", DIR)?;
+    root.make_dir(OsStr::new(DIR)).doing_to("making", DIR)?;
+    root.set_mode_and_times(&before).doing_to("setting the times above", DIR)?;
+    root.sync().doing_to("flushing", DIR)?;
+    root.open_dir(OsStr::new(DIR)).doing_to("opening", DIR)
 }
 
 /// Puts a file in place: under a temporary name first. What was there stays until then, and stays
@@ -54,10 +52,7 @@ pub(super) fn put_as_it_was<D: Dir>(dir: &D, name: &str, content: &[u8]) -> Resu
 }
 
 fn write<D: Dir>(dir: &D, temporary: &str, name: &str, content: &mut dyn Read) -> Result<()> {
-    match dir.remove_file(OsStr::new(temporary)) {
-        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e).doing_to("removing", temporary)?,
-        _ => {}
-    }
+    if_there(dir.remove_file(OsStr::new(temporary))).doing_to("removing", temporary)?;
     let mut file = dir.create_file(OsStr::new(temporary)).doing_to("creating", temporary)?;
     io::copy(content, &mut file).doing_to("writing", temporary)?;
     file.sync().doing_to("flushing", temporary)?;

@@ -7,7 +7,7 @@ use nix::errno::Errno;
 
 use super::mounted::Mounted;
 use super::{Session, durable, same_kernel};
-use crate::error::{Context, During, Error, Kind, Result};
+use crate::error::{Context, During, Error, Kind, Result, if_there};
 use crate::record::packages;
 use crate::slot::discover::Layout;
 use crate::slot::fstab;
@@ -154,12 +154,8 @@ fn remove_from<D: Dir>(boot: &D) -> Result<()> {
     let half = format!("{NAME}.new");
     let mut changed = false;
     for (name, goes) in [(NAME, ours), (half.as_str(), true)] {
-        let there = match boot.stat(OsStr::new(name)) {
-            Ok(meta) => meta.kind == Object::File,
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => false,
-            Err(e) => return Err(e).doing_to("reading", name),
-        };
-        if goes && there {
+        let there = if_there(boot.stat(OsStr::new(name))).doing_to("reading", name)?;
+        if goes && there.is_some_and(|meta| meta.kind == Object::File) {
             boot.remove_file(OsStr::new(name)).doing_to("removing", name)?;
             changed = true;
         }

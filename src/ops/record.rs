@@ -6,7 +6,7 @@ use std::io::{self, Read, Write};
 use sha2::{Digest, Sha256};
 
 use super::durable;
-use crate::error::{Context, Result};
+use crate::error::{Context, Result, if_there};
 use crate::record::{DIR, MANIFEST, RECORD, Record, USED};
 use crate::slot::State;
 use crate::sys::tree::Dir;
@@ -90,23 +90,20 @@ pub(super) fn has_run<D: Dir>(root: &D) -> bool {
 }
 
 fn try_read<D: Dir>(root: &D) -> io::Result<Found> {
-    let missing = |e: &io::Error| e.kind() == io::ErrorKind::NotFound;
-    let dir = match root.open_dir(OsStr::new(DIR)) {
-        Err(e) if missing(&e) => return without_record(root),
-        result => result?,
+    let Some(dir) = if_there(root.open_dir(OsStr::new(DIR)))? else {
+        return without_record(root);
+    };
+    let Some(file) = if_there(dir.open_file(OsStr::new(RECORD)))? else {
+        return without_record(root);
     };
     let mut text = Vec::new();
-    match dir.open_file(OsStr::new(RECORD)) {
-        Err(e) if missing(&e) => return without_record(root),
-        result => result?.take(64 << 20).read_to_end(&mut text)?,
-    };
+    file.take(64 << 20).read_to_end(&mut text)?;
     let record = match Record::parse(&text) {
         Ok(record) => record,
         Err(why) => return Ok(Found::new(State::Unknown, &why)),
     };
-    let manifest = match dir.open_file(OsStr::new(MANIFEST)) {
-        Err(e) if missing(&e) => return Ok(Found::new(State::Invalid, "the manifest is missing")),
-        result => result?,
+    let Some(manifest) = if_there(dir.open_file(OsStr::new(MANIFEST)))? else {
+        return Ok(Found::new(State::Invalid, "the manifest is missing"));
     };
     let mut hashing = Hashing::new(manifest);
     io::copy(&mut hashing, &mut io::sink())?;
@@ -129,11 +126,9 @@ fn without_record<D: Dir>(root: &D) -> io::Result<Found> {
 /// Opens the manifest of the copy that is under way, else the one that is there. `dir` is the
 /// directory for what is ours.
 pub(super) fn manifest<D: Dir>(dir: &D) -> Result<D::File> {
-    match dir.open_file(OsStr::new(MANIFEST_NEW)) {
-        Err(e) if e.kind() == io::ErrorKind::NotFound => {
-            dir.open_file(OsStr::new(MANIFEST)).doing_to("opening", MANIFEST)
-        }
-        file => file.doing_to("opening", MANIFEST_NEW),
+    match if_there(dir.open_file(OsStr::new(MANIFEST_NEW))).doing_to("opening", MANIFEST_NEW)? {
+        Some(file) => Ok(file),
+        None => dir.open_file(OsStr::new(MANIFEST)).doing_to("opening", MANIFEST),
     }
 }
 
@@ -141,10 +136,7 @@ pub(super) fn manifest<D: Dir>(dir: &D) -> Result<D::File> {
 pub(super) fn revoke<D: Dir>(root: &D) -> Result<()> {
     let dir = root.open_dir(OsStr::new(DIR)).doing_to("opening", DIR)?;
     for name in [RECORD, USED, MANIFEST_NEW] {
-        match dir.remove_file(OsStr::new(name)) {
-            Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e).doing_to("removing", name)?,
-            _ => {}
-        }
+        if_there(dir.remove_file(OsStr::new(name))).doing_to("removing", name)?;
     }
     dir.sync().doing_to("flushing", DIR)
 }
@@ -153,12 +145,9 @@ pub(super) fn revoke<D: Dir>(root: &D) -> Result<()> {
 /// copy that was brought up to date may have the manifest that it had.
 pub fn write<D: Dir>(root: &D, record: &Record) -> Result<()> {
     let dir = root.open_dir(OsStr::new(DIR)).doing_to("opening", DIR)?;
-    match dir.rename(OsStr::new(MANIFEST_NEW), OsStr::new(MANIFEST)) {
-        Err(e) if e.kind() == io::ErrorKind::NotFound => {}
-        renamed => {
-            renamed.doing_to("renaming", MANIFEST_NEW)?;
-            dir.sync().doing_to("flushing", DIR)?;
-        }
+    let renamed = dir.rename(OsStr::new(MANIFEST_NEW), OsStr::new(MANIFEST));
+    if if_there(renamed).doing_to("renaming", MANIFEST_NEW)?.is_some() {
+        dir.sync().doing_to("flushing", DIR)?;
     }
     durable::put(&dir, RECORD, &record.to_json())
 }
