@@ -150,16 +150,18 @@ impl Ring {
 /// Reads until `buffer` or `length` is full or the reader ends, whatever short reads come.
 fn fill<R: Read>(reader: &mut R, buffer: &mut [u8], length: u64) -> (usize, io::Result<()>) {
     let wanted = usize::try_from(length).unwrap_or(usize::MAX).min(buffer.len());
+    // Past the system's cache only whole sectors are read: what comes behind the end does not count.
+    let room = wanted.next_multiple_of(ALIGNMENT).min(buffer.len());
     let mut filled = 0;
     while filled < wanted {
-        match reader.read(&mut buffer[filled..wanted]) {
+        match reader.read(&mut buffer[filled..room]) {
             Ok(0) => break,
             Ok(n) => filled += n,
             Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-            Err(e) => return (filled, Err(e)),
+            Err(e) => return (filled.min(wanted), Err(e)),
         }
     }
-    (filled, Ok(()))
+    (filled.min(wanted), Ok(()))
 }
 
 /// Takes the CRC of `data` and writes all of it, whatever short writes come.

@@ -15,6 +15,9 @@ use crate::record::digest::{Sums, block_size};
 use crate::record::manifest::Object;
 use crate::sys::tree::{Dir, File, Kind, Meta, Time};
 
+/// Smaller files are read through the system's cache: asking for more takes longer than it saves.
+const CACHED_MAX: u64 = 16 << 10;
+
 pub(super) fn check_batch<D: Dir>(
     ring: &mut Ring,
     batch: &Batch<D>,
@@ -91,7 +94,7 @@ impl<D: Dir> Check<'_, D> {
             self.different("size", Some(meta.size.min(self.object.size)));
             return Ok(Ok(()));
         }
-        if meta.size > 1 << 20 {
+        if meta.size > CACHED_MAX {
             file.past_the_cache();
         }
         let tick = |bytes| self.monitor.passing(bytes);
