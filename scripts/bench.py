@@ -15,8 +15,8 @@ import tempfile
 import time
 
 MB = 1 << 20
-# Where the figures are in README.md.
-BEGIN, END = "<!-- bench begins -->\n", "<!-- bench ends -->\n"
+# Where the figures of a suite are in README.md.
+BEGIN, END = "<!-- bench {} begins -->\n", "<!-- bench {} ends -->\n"
 
 
 class Medium:
@@ -64,8 +64,8 @@ class Figures:
     def add(self, work, tool, **values):
         self.runs.setdefault(work, {}).setdefault(tool, []).append(values)
 
-    def forget(self):
-        self.runs.clear()
+    def keep_only(self, works):
+        self.runs = {work: runs for work, runs in self.runs.items() if work in works}
 
     def median(self, work, tool, what="seconds"):
         values = [v[what] for v in self.runs.get(work, {}).get(tool, []) if v.get(what) is not None]
@@ -198,10 +198,11 @@ class Bench:
 
     def rounds(self, one):
         """The first round warms the caches."""
+        before = set(self.figures.runs)
         for n in range(self.arguments.runs + 1):
             one(n)
             if n == 0:
-                self.figures.forget()
+                self.figures.keep_only(before)
             print(".", end="", flush=True, file=sys.stderr)
         print(file=sys.stderr)
 
@@ -295,9 +296,61 @@ class Bench:
         run("umount", self.source.point)
         self.source.mount()
 
+    def ufs(self):
+        """A UFS of which only so much is in use: dualroot copies that, dd everything. What partclone does is
+        to copy an ext4 with the same files, since Debian's knows no UFS."""
+        dd = f"dd bs=1M iflag=direct oflag=direct status=none if={self.source.part} of={self.other.part} conv=fsync count=1024"
+        compare = f"dd bs=1M iflag=direct status=none count=1024 if={self.other.part} | cmp -n {1 << 30} - {self.source.part}"
+        run("umount", self.source.point)
+        for share in (10, 50, 95):
+            name = f"a UFS of 1 GiB, {share} % full, block by block"
+            with tempfile.TemporaryDirectory(dir=os.path.dirname(self.source.point)) as work:
+                files, image = os.path.join(work, "files"), os.path.join(work, "image")
+                filled(files, share * (1 << 30) // 100)
+                options = "version=2,bsize=32768,fsize=4096,density=65536,minfree=0"
+                run("makefs", "-t", "ffs", "-s", "1g", "-o", options, image, files)
+                bmap = f"bmaptool -q create -o {image}.bmap {image}"
+                if shutil.which("bmaptool"):
+                    run("sh", "-c", f"fallocate -d {image} && {bmap}")
+                    peer = f"bmaptool -q copy --bmap {image}.bmap {image} {self.other.part}"
+                else:
+                    print("no bmaptool: measured without it", file=sys.stderr)
+                    peer = None
+                run("dd", "bs=1M", "status=none", f"if={image}", f"of={self.source.part}", "conv=fsync")
+                run("mkfs.ext4", "-q", "-F", "-E", "nodiscard,lazy_itable_init=0", "-m", "0", "-d", files, self.slot.part, "1g")
+
+                def one(_):
+                    commands = {"dd direct": dd, "dd direct, then cmp": f"{dd} && {compare}", "bmaptool, from a file": peer,
+                                "partclone of an ext4": f"partclone.ext4 -b -q -s {self.slot.part} -O {self.other.part} 2>&1"}
+                    for tool, command in commands.items():
+                        if command and (tool[0] != "p" or shutil.which("partclone.ext4")):
+                            self.figures.add(name, tool, **measured(command, self.other)[0])
+                    before = self.other.written()
+                    said = run(self.arguments.block, self.source.part, self.other.part)
+                    phases = dict(line.split()[:2] for line in said.splitlines() if line[:4] in ("copy", "prov", "head"))
+                    copied = float(phases["copy"]) + float(phases["head"])
+                    self.figures.add(name, "dualroot's core", seconds=copied, written=self.other.written() - before)
+                    self.figures.add(name, "dualroot's core, and read back", seconds=copied + float(phases["prove"]))
+
+                self.rounds(one)
+        self.prepare(tree)
+
     def start(self):
         self.dualroot("snapshot")
         self.rounds(lambda _: self.figures.add("start", "dualroot show", **self.dualroot("show")[0]))
+
+
+def filled(top, size):
+    """Files of about 1 MiB that fill so much of a file system, what it needs for itself left out."""
+    chance = random.Random(size)
+    block = chance.randbytes(2 << 20)
+    os.makedirs(top)
+    number, left = 0, size - (64 << 20)
+    while left > 0:
+        length = min(left, chance.randrange(1 << 21))
+        with open(f"{top}/f{number}", "wb") as file:
+            file.write(block[:length])
+        number, left = number + 1, left - length - 4096
 
 
 def small(number):
@@ -343,21 +396,23 @@ def main():
     """The command line."""
     parser = argparse.ArgumentParser(prog="bench.sh")
     parser.add_argument("--dualroot", required=True, help=argparse.SUPPRESS)
+    parser.add_argument("--block", required=True, help=argparse.SUPPRESS)
     parser.add_argument("--into", required=True, help=argparse.SUPPRESS)
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--readme", action="store_true")
     parser.add_argument("suite", nargs="*")
     arguments = parser.parse_args()
-    suites = arguments.suite or ["tree", "refresh", "raw", "start"]
+    suites = arguments.suite or ["tree", "refresh", "raw", "ufs", "start"]
     for suite in suites:
-        if suite not in ("tree", "refresh", "raw", "growth", "start"):
+        if suite not in ("tree", "refresh", "raw", "ufs", "growth", "start"):
             parser.error(f"no suite {suite}")
     # What ends it gives the media back too.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     shm = "/dev/shm"
     free = os.statvfs(shm)
     where = shm if free.f_bavail * free.f_frsize > 6 << 30 else None
-    text = f"Medians of {arguments.runs} alternating runs; {machine()}.\n"
+    runs = f"Medians of {arguments.runs} alternating runs" if arguments.runs > 1 else "One run after one that warmed the caches"
+    heading, text = f"{runs}; {machine()}.\n", {}
     with tempfile.TemporaryDirectory(prefix="dualroot-bench.", dir=where) as work:
         if set(suites) - {"growth"}:
             bench = Bench(arguments, work, 2 << 30)
@@ -366,20 +421,22 @@ def main():
                 for suite in suites:
                     if suite != "growth":
                         getattr(bench, suite)()
-                        text += bench.figures.table()
-                        bench.figures.forget()
+                        text[suite] = heading + bench.figures.table()
+                        bench.figures.keep_only(())
             finally:
                 bench.close()
         if "growth" in suites:
-            text += growth(arguments, work)
-    print(text)
+            text["growth"] = heading + growth(arguments, work)
+    print("\n".join(text.values()))
     if arguments.readme:
         with open(arguments.into, encoding="utf-8") as readme:
             page = readme.read()
-        before, rest = page.split(BEGIN)
-        after = rest.split(END)[1]
+        for suite, figures in text.items():
+            begin, end = BEGIN.format(suite), END.format(suite)
+            before, rest = page.split(begin)
+            page = before + begin + figures + end + rest.split(end)[1]
         with open(arguments.into, "w", encoding="utf-8") as readme:
-            readme.write(before + BEGIN + text + END + after)
+            readme.write(page)
 
 
 if __name__ == "__main__":
