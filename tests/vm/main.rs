@@ -5,6 +5,8 @@
 //! `skipped`, its name, and why; `begin` tells which one a panic of the kernel belongs to.
 
 #[cfg(target_os = "freebsd")]
+mod bench;
+#[cfg(target_os = "freebsd")]
 mod block;
 #[cfg(target_os = "freebsd")]
 mod boot;
@@ -57,6 +59,7 @@ fn main() {
 #[cfg(target_os = "freebsd")]
 fn main() -> std::process::ExitCode {
     harness::main(&[
+        ("bench", bench::TESTS),
         ("tree", tree::TESTS),
         ("block", block::TESTS),
         ("refresh", refresh::TESTS),
