@@ -32,6 +32,10 @@ class Medium:
         if subprocess.run(["partx", "-a", self.node], stderr=subprocess.DEVNULL, check=False).returncode:
             subprocess.run(["partx", "-u", self.node], stderr=subprocess.DEVNULL, check=False)
         self.part, self.point = self.node + "p1", os.path.join(work, name)
+        for _ in range(100):
+            if os.path.exists(self.part):
+                break
+            time.sleep(0.02)
         os.makedirs(self.point, exist_ok=True)
 
     def format(self, *words):
@@ -81,7 +85,7 @@ class Figures:
             text += f"\n**{work}**\n\n| tool | seconds | ratio | CPU s | peak MiB | written MB | |\n"
             text += "| --- | ---: | ---: | ---: | ---: | ---: | --- |\n"
             for tool, seconds in sorted(median.items(), key=lambda x: x[1]):
-                cells = [f"{seconds:.2f}", f"{seconds / base:.2f}"]
+                cells = [f"{seconds:.{2 if seconds > 0.1 else 3}f}", f"{seconds / base:.2f}"]
                 for what, unit in (("cpu", 1), ("memory", MB), ("written", 1e6)):
                     value = self.median(work, tool, what)
                     cells.append("" if value is None else f"{value / unit:.2f}" if what != "memory" else f"{value / unit:.0f}")
@@ -104,12 +108,13 @@ def measured(command, medium=None):
     before = medium.written() if medium else 0
     with tempfile.NamedTemporaryFile("r") as cost:
         # time(1), since a child of Python's own has been as large as Python.
-        words = ["time", "-o", cost.name, "-f", "%e %U %S %M", "sh", "-c", command]
+        words = ["time", "-o", cost.name, "-f", "%U %S %M", "sh", "-c", command]
+        begun = time.monotonic()
         done = subprocess.run(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
-        said = done.stdout
+        seconds, said = time.monotonic() - begun, done.stdout
         if done.returncode:
             sys.exit(f"{command}: exit {done.returncode}\n{said}")
-        seconds, user, system, kilobytes = map(float, cost.read().split())
+        user, system, kilobytes = map(float, cost.read().split())
     values = {"seconds": seconds, "cpu": user + system, "memory": kilobytes * 1024}
     if medium:
         values["written"] = medium.written() - before
