@@ -237,7 +237,7 @@ pub enum Method {
     Auto,
     /// File by file
     Tree,
-    /// By the blocks in use of a file system that nobody writes to
+    /// By the blocks in use of a file system that nobody writes to, or of a snapshot of it
     Block,
 }
 

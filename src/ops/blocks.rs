@@ -4,50 +4,72 @@ use std::collections::hash_map::RandomState;
 use std::ffi::OsStr;
 use std::hash::BuildHasher;
 use std::io;
+use std::path::Path;
 use std::time::Instant;
 
 use jiff::Timestamp;
 
 use super::execute::Run;
+use super::frozen::Frozen;
 use super::mounted::Mounted;
 use super::preflight;
 use super::record;
 use super::source::Source;
 use crate::copy::block::{Content, Copy, Target};
 use crate::copy::progress::Phase;
-use crate::error::{Context, During, Error, Result};
+use crate::error::{Context, During, Error, Kind, Result};
+use crate::plan::consistency::{Consistency, Wanted};
 use crate::plan::{Blocks, Way};
 use crate::record::{DIR, RECORD};
-use crate::slot::Pair;
 use crate::slot::view::View;
+use crate::slot::{Pair, Part};
 use crate::sys::tree::Dir;
 use crate::sys::{Claim, FsType, Os};
-use crate::ufs::{Identity, Image};
+use crate::ufs::{Identity, Image, Superblock};
 
 /// Whether `pair` can be copied by its blocks; answers whether its target has such a copy already,
 /// so that only what differs need be written. `room` is what the partition tables take.
 ///
+/// What is mounted read-write is looked at only as far as it holds still: [`Run::freeze_blocks`]
+/// looks at the rest.
+///
 /// # Errors
-/// Refused: somebody may write to the source, its file system is none that can be trusted, or the
-/// target cannot hold it.
+/// Refused: somebody may write to the source and there can be no snapshot of it, its file system is
+/// none that can be trusted, or the target cannot hold it.
 pub(super) fn preflight<O: Os>(
     os: &O,
     view: &View,
     pair: &Pair,
     source: &Source<'_, O>,
     room: u64,
+    (consistency, wanted): (&Consistency, Wanted),
 ) -> Result<bool> {
     let (from, to) = (view.devices.get(pair.source), view.devices.get(pair.target));
-    let doing = || format!("copying the blocks of {}", pair.part.point());
-    let mount = pair.mounted.as_ref().and_then(|point| view.mount_at(point));
-    if mount.is_some_and(|mount| !mount.read_only) {
-        let cause = format!("{} is mounted read-write", pair.part.point());
-        let hint = "mount it read-only meanwhile, or copy its files: --method tree";
-        return Err(Error::refused(cause).hint(hint).during(doing()));
-    }
-    let content = content(os, view, pair, source, None).during(doing())?;
+    let doing = || doing(pair.part);
+    let (size, unit) = match consistency {
+        Consistency::ReadOnly => {
+            let content = content(os, view, pair, source, None, None).during(doing())?;
+            (content.size(), content.unit())
+        }
+        Consistency::Snapshot => {
+            let path = from.path();
+            os.refresh(&path)?;
+            let fs = Superblock::read(&os.open_device(&path)?, from.size);
+            let fs = fs.and_then(|fs| fs.can_be_frozen().map(|()| fs));
+            let refused = |fault| Error::from(fault).path(&path).hint(HINT).during(doing());
+            let fs = fs.map_err(refused)?;
+            (fs.bytes(), u64::from(fs.fragment))
+        }
+        Consistency::Detection { why } => {
+            let point = pair.part.point();
+            let cause =
+                format!("{point} is mounted read-write, and no snapshot of it is taken: {why}");
+            let hint = if wanted == Wanted::Always { HINT } else { HINT_SWITCH };
+            return Err(Error::refused(cause).hint(hint).during(doing()));
+        }
+    };
     let refuse = |cause: String| Err(Error::refused(cause).during(doing()));
-    let (size, there) = (content.size(), to.size);
+    let there = to.size;
     if size > there {
         return refuse(format!(
             "its file system has {size} bytes, {} has {there}, {} are missing",
@@ -55,7 +77,6 @@ pub(super) fn preflight<O: Os>(
             size - there
         ));
     }
-    let unit = content.unit();
     if !unit.is_multiple_of(to.sector.into()) {
         let sector = to.sector;
         return refuse(format!(
@@ -73,22 +94,37 @@ pub(super) fn preflight<O: Os>(
     Ok(holds_blocks(os, view, pair))
 }
 
-/// What is to be copied, looked at anew. Without a label it is only to be looked at.
+const HINT: &str = "mount it read-only meanwhile, or copy its files: --method tree";
+/// Where it is the user's own word, or that of rc.conf(5), that there are none.
+const HINT_SWITCH: &str = "mount it read-only meanwhile, let there be snapshots \
+    (file_system_snapshots = true), or copy its files: --method tree";
+
+fn doing(part: Part) -> String {
+    format!("copying the blocks of {}", part.point())
+}
+
+/// What is to be copied, looked at anew: of the source itself, or of the device with a snapshot of
+/// it. Without a label it is only to be looked at.
 fn content<O: Os>(
     os: &O,
     view: &View,
     pair: &Pair,
     source: &Source<'_, O>,
+    snapshot: Option<&Path>,
     label: Option<&str>,
 ) -> Result<Content> {
     let (from, to) = (view.devices.get(pair.source), view.devices.get(pair.target));
-    let path = from.path();
+    let path = snapshot.map_or_else(|| from.path(), Path::to_path_buf);
     match FsType::from_name(&pair.fs) {
         Some(FsType::Ufs2) => {
             os.refresh(&path)?;
             let identity =
                 Identity { id: new_id(), label: label.map(str::to_owned), device: to.size };
-            let image = Image::read(&os.open_device(&path)?, from.size, identity);
+            let reader = os.open_device(&path)?;
+            let image = match snapshot {
+                Some(_) => Image::of_snapshot(&reader, from.size, identity),
+                None => Image::read(&reader, from.size, identity),
+            };
             image.map(Content::Ufs).map_err(|fault| Error::from(fault).path(&path))
         }
         Some(FsType::Ext4) => {
@@ -155,7 +191,31 @@ impl<C: Claim> Target for Claimed<C> {
     }
 }
 
-impl<O: Os> Run<'_, '_, O> {
+impl<'a, O: Os> Run<'a, '_, O> {
+    /// Takes the snapshot whose blocks are copied, and looks at all of it. It stays until the copy
+    /// is [settled](Run::settle).
+    ///
+    /// # Errors
+    /// Refused: nothing of a copy is written yet.
+    pub(super) fn freeze_blocks(&mut self, part: Part) -> Result<()> {
+        let frozen = self.try_freeze_blocks(part).map_err(|error| match error.kind {
+            Kind::Failed => error.kind(Kind::Refused).hint(HINT),
+            _ => error,
+        });
+        self.frozen.insert(part, frozen.during(doing(part))?);
+        Ok(())
+    }
+
+    fn try_freeze_blocks(&self, part: Part) -> Result<Frozen<'a, O>> {
+        let (number, pair) = self.pair(part)?;
+        let Some(point) = pair.mounted.as_deref() else {
+            return Err(Error::refused("it is not mounted"));
+        };
+        let frozen = Frozen::take(self.os, part, point)?;
+        content(self.os, self.view, pair, &self.sources[number], Some(frozen.device()), None)?;
+        Ok(frozen)
+    }
+
     /// Copies the blocks, the superblock last: each half is proved before the next one is written.
     pub(super) fn copy_blocks(&mut self, blocks: &Blocks) -> Result<()> {
         let context = format!("copying {} to {}", blocks.part.point(), blocks.part.alternate());
@@ -168,9 +228,10 @@ impl<O: Os> Run<'_, '_, O> {
         let (number, pair) = self.pair(blocks.part)?;
         let (from, to) = (view.devices.get(pair.source), view.devices.get(pair.target));
         let room = to.size;
-        let (from, to) = (from.path(), to.path());
+        let snapshot = self.frozen.get(&blocks.part).map(|frozen| frozen.device().to_path_buf());
         let label = blocks.format.label.as_deref();
-        let content = content(os, view, pair, &self.sources[number], label)?;
+        let content = content(os, view, pair, &self.sources[number], snapshot.as_deref(), label)?;
+        let (from, to) = (snapshot.unwrap_or_else(|| from.path()), to.path());
         let source = os.open_device(&from)?;
         let monitor = &self.session.monitor;
         let phase = |doing: &str| {

@@ -13,7 +13,7 @@ use nix::errno::Errno;
 use super::draft::Draft;
 use super::execute::{Copied, Run};
 use super::factory;
-use super::frozen::{Frozen, SNAPSHOTS};
+use super::frozen::{self, Frozen, SNAPSHOTS};
 use super::journal::VAR;
 use super::mounted::Mounted;
 use super::record::{self, Hashing, MANIFEST_NEW};
@@ -92,6 +92,7 @@ impl<'a, O: Os> Run<'a, '_, O> {
         let created = Timestamp::now();
         let context = format!("copying {} to {}", part.point(), part.alternate());
         let (frozen, consistency) = self.freeze(part, planned)?;
+        let created = frozen.as_ref().map_or(created, Frozen::taken);
         let root = frozen.as_ref().map_or(self.view.root.as_path(), Frozen::point);
         let source = match &frozen {
             Some(frozen) => self.os.open_dir(frozen.point())?,
@@ -126,15 +127,18 @@ impl<'a, O: Os> Run<'a, '_, O> {
     /// Takes the snapshot that was planned. Where the system takes none after all, the source is
     /// copied as it is used, and the report says why.
     fn freeze(
-        &self,
+        &mut self,
         part: Part,
         planned: &Consistency,
     ) -> Result<(Option<Frozen<'a, O>>, Consistency)> {
+        if let Some(frozen) = self.frozen.remove(&part) {
+            return Ok((Some(frozen), Consistency::Snapshot));
+        }
         let point = self.pair(part)?.1.mounted.as_deref();
         let (Consistency::Snapshot, Some(point)) = (planned, point) else {
             return Ok((None, planned.clone()));
         };
-        match Frozen::take(self.os, point) {
+        match Frozen::take(self.os, part, point) {
             Ok(frozen) => Ok((Some(frozen), Consistency::Snapshot)),
             Err(error) => {
                 log::warn!("no snapshot of {}: {error}", part.point());
@@ -190,6 +194,9 @@ impl<'a, O: Os> Run<'a, '_, O> {
         if of_blocks {
             // It is the source's.
             tree::remove(&target, dir_name, slot_record::DIR.as_ref())?;
+            if pair.fs == FsType::Ufs2.name() {
+                frozen::remove_names(&target)?;
+            }
         }
         if of_blocks || over.is_none() {
             target.make_dir(dir_name).doing_to("making", slot_record::DIR)?;

@@ -7,6 +7,7 @@ use jiff::Timestamp;
 use serde::Serialize;
 
 use super::factory::Changes;
+use super::frozen::Frozen;
 use super::mounted::{Mounted, write_and_read};
 use super::source::Source;
 use super::table::{self, save};
@@ -91,6 +92,8 @@ pub(super) struct Run<'a, 'b, O: Os> {
     pub(super) say: &'b mut dyn FnMut(&str),
     pub(super) sources: Vec<Source<'a, O>>,
     pub(super) parts: BTreeMap<Part, Copied>,
+    /// The snapshots whose blocks are copied.
+    pub(super) frozen: BTreeMap<Part, Frozen<'a, O>>,
     /// What was copied by blocks: bytes that were written, and seconds.
     pub(super) blocks: BTreeMap<Part, (u64, f64)>,
     /// The file of partition tables that the root's copy is to get.
@@ -113,7 +116,7 @@ impl<'a, 'b, O: Os> Run<'a, 'b, O> {
         sources: Vec<Source<'a, O>>,
         cleared: BTreeSet<Part>,
     ) -> Self {
-        let (parts, blocks) = (BTreeMap::new(), BTreeMap::new());
+        let (parts, frozen, blocks) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
         let (tables, written, flagged) = (None, false, false);
         Self {
             os,
@@ -123,6 +126,7 @@ impl<'a, 'b, O: Os> Run<'a, 'b, O> {
             say,
             sources,
             parts,
+            frozen,
             blocks,
             tables,
             cleared,
@@ -152,6 +156,7 @@ impl<'a, 'b, O: Os> Run<'a, 'b, O> {
                 let begun = self.written || self.flagged;
                 self.revoke(*part).map_err(|e| if begun { e.once_begun() } else { e })
             }
+            Step::Freeze(part, _) => self.freeze_blocks(*part),
             Step::Format(part, device, format) => self.format(*part, device, format),
             Step::Blocks(blocks) => {
                 self.announce(blocks.part);

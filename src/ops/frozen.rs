@@ -3,8 +3,13 @@
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 
+use jiff::Timestamp;
+
 use super::mounted::{Mounted, patiently};
-use crate::error::Result;
+use crate::copy::tree;
+use crate::error::{Context, Result, if_there};
+use crate::slot::Part;
+use crate::sys::tree::{Dir, Kind};
 use crate::sys::{FsType, Os};
 
 /// Where UFS keeps its snapshots (`mksnap_ffs`(8), dump(8) `-L`): never copied.
@@ -22,24 +27,42 @@ pub(super) fn is_ours(name: &OsStr) -> bool {
 #[must_use]
 pub(super) struct Frozen<'a, O: Os> {
     os: &'a O,
+    taken: Timestamp,
     file: Option<PathBuf>,
+    device: PathBuf,
     mounted: Option<Mounted<'a, O>>,
 }
 
 impl<'a, O: Os> Frozen<'a, O> {
-    /// Takes a snapshot of the UFS mounted on `point`.
+    /// Takes a snapshot of the UFS mounted on `point`, which is a part of the running slot: of each
+    /// there may be one at the same time.
     ///
     /// # Errors
     /// The system takes none (there are 20, there is no room for it); nothing of it is left then.
-    pub(super) fn take(os: &'a O, point: &Path) -> Result<Self> {
+    pub(super) fn take(os: &'a O, part: Part, point: &Path) -> Result<Self> {
         let dir = point.join(SNAPSHOTS);
         // newfs(8) makes it; a file system that was made otherwise has none.
         os.make_dir(&dir)?;
         let file = dir.join(format!("{}.{WORD}", std::process::id()));
-        let mut frozen = Self { os, file: Some(file.clone()), mounted: None };
-        let device = os.freeze(&file)?;
-        frozen.mounted = Some(Mounted::private(os, &device, FsType::Ufs2.name(), "frozen")?);
+        let (taken, held) = (Timestamp::now(), Some(file.clone()));
+        let mut frozen = Self { os, taken, file: held, device: PathBuf::new(), mounted: None };
+        frozen.device = os.freeze(&file)?;
+        let word = match part {
+            Part::Root => "frozen",
+            Part::Config => "frozen-config",
+        };
+        frozen.mounted = Some(Mounted::private(os, &frozen.device, FsType::Ufs2.name(), word)?);
         Ok(frozen)
+    }
+
+    /// A moment that is not later than it.
+    pub(super) fn taken(&self) -> Timestamp {
+        self.taken
+    }
+
+    /// The device that has its blocks.
+    pub(super) fn device(&self) -> &Path {
+        &self.device
     }
 
     /// Where it is mounted.
@@ -58,6 +81,21 @@ impl<'a, O: Os> Frozen<'a, O> {
         let removed = self.file.take().map_or(Ok(()), |file| patiently(|| self.os.thaw(&file)));
         unmounted.and(removed)
     }
+}
+
+/// Removes what the snapshots of a file system are in one that was copied by its blocks: files
+/// without content.
+pub(super) fn remove_names<D: Dir>(root: &D) -> Result<()> {
+    let dir = OsStr::new(SNAPSHOTS);
+    let there = if_there(root.stat(dir)).doing_to("reading the copy of", dir)?;
+    if there.is_none_or(|meta| meta.kind != Kind::Dir) {
+        return Ok(());
+    }
+    let dir = root.open_dir(dir).doing_to("opening the copy of", dir)?;
+    let names = dir.names().doing_to("listing the copy of", SNAPSHOTS)?;
+    names
+        .iter()
+        .try_for_each(|(name, _)| tree::remove(&dir, name, &Path::new(SNAPSHOTS).join(name)))
 }
 
 impl<O: Os> Drop for Frozen<'_, O> {

@@ -357,7 +357,9 @@ fn choices<O: Os>(
         };
         let consistency = consistency::choose(source, snapshots, wanted);
         if by_blocks {
-            let compare = blocks::preflight(os, view, pair, opened, room)? && !options.fresh;
+            let how = (&consistency, wanted);
+            let there = blocks::preflight(os, view, pair, opened, room, how)?;
+            let compare = there && !options.fresh;
             return Ok(plan::Choice { format, consistency, way: Way::Blocks, compare });
         }
         let way = if anew {

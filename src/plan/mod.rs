@@ -39,6 +39,8 @@ pub enum Step {
     Erase(Part, String),
     /// Remove the record of a copy that is brought up to date.
     Revoke(Part, String),
+    /// Take a snapshot of a file system in use, whose blocks are to be copied.
+    Freeze(Part, String),
     /// Make the new file system.
     Format(Part, String, Format),
     /// Copy the blocks of the source's file system, and prove them.
@@ -166,6 +168,9 @@ impl fmt::Display for Step {
             }
             Self::Revoke(part, device) => {
                 write!(f, "remove the record of the copy of {} on {device} and flush", part.point())
+            }
+            Self::Freeze(part, device) => {
+                write!(f, "take a snapshot of the file system of {} ({device})", part.point())
             }
             Self::Format(_, device, format) => {
                 write!(f, "make a file system on {device}: {}", format.fs.name())?;
@@ -336,6 +341,12 @@ pub fn snapshot(
     let mut steps: Vec<Step> =
         obstacles.iter().map(|o| Step::Clear { mount: o.mount().clone(), force }).collect();
     steps.extend(points.iter().cloned().map(Step::MakePoint));
+    // Whether there can be one is known only then: before anything of a copy is erased.
+    for (pair, choice) in layout.pairs.iter().zip(choices) {
+        if choice.way == Way::Blocks && choice.consistency == Consistency::Snapshot {
+            steps.push(Step::Freeze(pair.part, view.node(pair.source)));
+        }
+    }
     // All formats first: the copy of fstab needs the identities of the new file systems.
     for (pair, choice) in layout.pairs.iter().zip(choices) {
         let (part, target) = (pair.part, view.node(pair.target));

@@ -77,6 +77,27 @@ impl Image {
     /// There is no UFS2 that can be trusted.
     pub fn read<R: ReadAt>(reader: &R, device: u64, identity: Identity) -> Result<Self, Fault> {
         let fs = Superblock::read(reader, device)?;
+        fs.at_rest()?;
+        Self::of(fs, reader, identity)
+    }
+
+    /// The same of a snapshot that the kernel took of a file system in use (`ffs_snapshot`): it is
+    /// marked clean there, what was removed and still open is gone, and all snapshots are empty
+    /// files whose blocks are free.
+    ///
+    /// # Errors
+    /// As [`Image::read`]; or its journal is not in it.
+    pub fn of_snapshot<R: ReadAt>(
+        reader: &R,
+        device: u64,
+        identity: Identity,
+    ) -> Result<Self, Fault> {
+        let fs = Superblock::read(reader, device)?;
+        fs.is_frozen()?;
+        Self::of(fs, reader, identity)
+    }
+
+    fn of<R: ReadAt>(fs: Superblock, reader: &R, identity: Identity) -> Result<Self, Fault> {
         let record = match inode::first_fragment(reader, &fs, &[record::DIR, record::RECORD])? {
             Some((at, length)) => {
                 let inside = at / u64::from(fs.fragment) % u64::from(fs.per_group);

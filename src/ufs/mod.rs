@@ -33,6 +33,8 @@ pub enum Fault {
     Unclean,
     /// So many snapshots lie in it; their blocks belong to the file system that it is.
     Snapshots(usize),
+    /// Soft updates are journaled, and the kernel leaves the journal out of a snapshot.
+    Journal,
     /// So many bytes are said to be on a device of so many.
     Beyond(u64, u64),
     /// What is wrong with this cylinder group.
@@ -53,6 +55,7 @@ impl fmt::Display for Fault {
             Self::Hash(Some(n)) => write!(f, "the check hash of cylinder group {n} is wrong"),
             Self::Unclean => f.write_str("it was not unmounted cleanly: fsck has to come first"),
             Self::Snapshots(n) => write!(f, "it holds {n} snapshots of itself"),
+            Self::Journal => f.write_str("its soft updates journal is in no snapshot of it"),
             Self::Beyond(size, device) => {
                 write!(f, "its {size} bytes are more than the device's {device}")
             }

@@ -15,12 +15,16 @@ const MAGIC: u32 = 0x1954_0119;
 const BAD_MAGIC: u32 = 0x1996_0408;
 /// `FS_UNCLEAN` and `FS_NEEDSFSCK`.
 const DIRTY: u32 = 0x05;
+/// `FS_SUJ`.
+const JOURNALED: u32 = 0x08;
 /// `FS_METACKHASH`: without it the check hashes are left over from another kernel.
 const HASHED: u32 = 0x200;
 const CK_SUPERBLOCK: u32 = 1;
 const CK_CYLGRP: u32 = 2;
 /// Where `fs_ckhash` is.
 const HASH: usize = 1304;
+/// Where `fs_snapinum` is, and the end of it: the inodes of at most 20 snapshots.
+const SNAPSHOTS: std::ops::Range<usize> = 1116..1196;
 
 /// What is needed of a `struct fs`, checked. Addresses and lengths are in fragments where no unit is
 /// given; those that end in `_start` count from the start of a cylinder group.
@@ -58,6 +62,12 @@ pub struct Superblock {
     pub summary_bytes: u32,
     /// Whether headers of groups carry check hashes.
     pub hashed_groups: bool,
+    /// `fs_clean`: nobody has it mounted read-write, and it was unmounted in order.
+    pub(super) clean: bool,
+    /// `fs_flags`
+    pub(super) flags: u32,
+    /// Snapshots that it names.
+    pub(super) snapshots: usize,
 }
 
 impl Superblock {
@@ -136,13 +146,6 @@ impl Superblock {
             return Err(Fault::Field("fs_csaddr", summary));
         }
         let header = field("fs_cgsize", 160, &|n| (super::group::STRUCT..=block).contains(&n))?;
-        if array(fs, 209) != [1] || flags & DIRTY != 0 {
-            return Err(Fault::Unclean);
-        }
-        let snapshots = (0..20).filter(|n| le32(fs, 1116 + 4 * n) != 0).count();
-        if snapshots > 0 {
-            return Err(Fault::Snapshots(snapshots));
-        }
         Ok(Self {
             place,
             block,
@@ -160,7 +163,41 @@ impl Superblock {
             summary,
             summary_bytes,
             hashed_groups: hashes & CK_CYLGRP != 0,
+            clean: array(fs, 209) == [1],
+            flags,
+            snapshots: fs[SNAPSHOTS].chunks(4).filter(|number| **number != [0; 4]).count(),
         })
+    }
+
+    /// Whether it can be copied as it lies: as it was left by an unmount, or is mounted read-only.
+    pub(super) fn at_rest(&self) -> Result<(), Fault> {
+        if !self.clean || self.flags & DIRTY != 0 {
+            Err(Fault::Unclean)
+        } else if self.snapshots > 0 {
+            Err(Fault::Snapshots(self.snapshots))
+        } else {
+            Ok(())
+        }
+    }
+
+    /// Whether a snapshot of it, which is mounted read-write, can be copied.
+    ///
+    /// # Errors
+    /// What has to be done first, or why never.
+    pub fn can_be_frozen(&self) -> Result<(), Fault> {
+        if self.flags & DIRTY != 0 {
+            Err(Fault::Unclean)
+        } else if self.flags & JOURNALED != 0 {
+            Err(Fault::Journal)
+        } else {
+            Ok(())
+        }
+    }
+
+    /// Whether this, which is such a snapshot, can be copied. Those that it names are older, and in
+    /// it empty files.
+    pub(super) fn is_frozen(&self) -> Result<(), Fault> {
+        if self.clean { self.can_be_frozen() } else { Err(Fault::Unclean) }
     }
 
     /// Bytes of the file system.
@@ -199,8 +236,8 @@ fn has_right_hash(fs: &[u8]) -> bool {
 }
 
 /// Gives a superblock, primary or backup, another identity, and its check hash anew where it carries
-/// one: `fs_id`, `fs_volname` and `fs_providersize` (fragments of the partition it lies on). What is
-/// no superblock stays as it is.
+/// one: `fs_id`, `fs_volname` and `fs_providersize` (fragments of the partition it lies on). It
+/// names no snapshots any more: no copy has any. What is no superblock stays as it is.
 pub(super) fn rename(bytes: &mut [u8], identity: &super::Identity) {
     let length = le32(bytes, 104);
     if le32(bytes, 1372) != MAGIC || !(STRUCT..=LENGTH).contains(&length) {
@@ -214,6 +251,7 @@ pub(super) fn rename(bytes: &mut [u8], identity: &super::Identity) {
     let label = &label[..label.len().min(31)];
     fs[680..712].fill(0);
     fs[680..680 + label.len()].copy_from_slice(label);
+    fs[SNAPSHOTS].fill(0);
     if let Some(fragments) = identity.device.checked_div(le32(fs, 52).into()) {
         fs[872..880].copy_from_slice(&fragments.to_le_bytes());
     }

@@ -189,6 +189,39 @@ fn what_cannot_be_trusted_is_told() {
     assert!(matches!(short, Err(Fault::Beyond(..))), "{short:?}");
 }
 
+/// `ffs_snapshot` leaves the older snapshots in the superblock's list, and the journal out.
+#[test]
+fn a_snapshot_is_copied_without_those_before_it() {
+    let good = makefs(16384, 2048);
+    let at = place(&good);
+    let changed = |offset: usize, bytes: &[u8]| {
+        let mut changed = good.clone();
+        changed[at + offset..at + offset + bytes.len()].copy_from_slice(bytes);
+        changed
+    };
+    let of_snapshot = |bytes: &Vec<u8>| Image::of_snapshot(bytes, SIZE, identity(SIZE));
+    let older = changed(1116, &[[7, 0, 0, 0], [9, 0, 0, 0]].concat());
+    assert!(matches!(read(&older), Err(Fault::Snapshots(2))));
+    let target = copy(&older, &of_snapshot(&older).unwrap());
+    assert_eq!(target[at + 1116..at + 1196], [0; 80]);
+    read(&target).unwrap();
+    for (offset, value, word) in [
+        (1312, 0x08, "journal is in no snapshot"),
+        (1312, 0x01, "not unmounted cleanly"),
+        (209, 0, "not unmounted cleanly"),
+    ] {
+        let fault = of_snapshot(&changed(offset, &[value])).unwrap_err().to_string();
+        assert!(fault.contains(word), "{fault}");
+    }
+    // Mounted read-write it is not clean, and that is no fault.
+    let live = Superblock::read(&changed(209, &[0]), SIZE).unwrap();
+    live.can_be_frozen().unwrap();
+    for flags in [0x01, 0x04, 0x08] {
+        let live = Superblock::read(&changed(1312, &[flags]), SIZE).unwrap();
+        assert!(live.can_be_frozen().is_err(), "{flags}");
+    }
+}
+
 #[test]
 fn it_grows_where_another_group_has_room() {
     let fs = read(&makefs(8192, 1024)).unwrap().superblock().clone();
