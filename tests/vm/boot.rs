@@ -241,9 +241,15 @@ fn is_multi_user() {
 }
 
 /// The running system copies itself; the copy is sound for the base system's tools as well.
-fn snapshot(names: &Names, slot: usize) {
-    let said = run(&["snapshot"]);
-    said.prints("The following filesystems were archived: / /config\n");
+fn snapshot(names: &Names, slot: usize, method: &str) {
+    let report = run(&["snapshot", "--method", method, "--json"]).json();
+    assert_eq!(report["archived"], json!(["/", "/config"]), "{report}");
+    if method != "auto" {
+        for pair in report["pairs"].as_array().unwrap() {
+            let found = (&pair["method"], &pair["consistency"]);
+            assert_eq!(found, (&json!(method), &json!("snapshot")), "{report}");
+        }
+    }
     let both = slots();
     assert_eq!(both[1 - slot]["state"], "valid", "{both:?}");
     for device in [names.root[1 - slot], names.config[1 - slot]] {
@@ -267,10 +273,10 @@ fn choose(names: &Names, slot: usize) {
     assert_eq!(both[1 - slot]["booted"], true, "{both:?}");
 }
 
-fn first(names: &Names) {
+fn first(names: &Names, method: &str) {
     runs_from(names, 0);
     assert_eq!(slots()[1]["state"], "empty");
-    snapshot(names, 0);
+    snapshot(names, 0, method);
     choose(names, 1);
 }
 
@@ -279,7 +285,7 @@ fn second(names: &Names) {
     assert_eq!(slots()[1]["state"], "valid", "it was made by a snapshot");
     fs::write("/etc/made-on-slot-2", "new\n").unwrap();
     fs::write("/config/juniper.conf", "system { host-name ex; } # on slot 2\n").unwrap();
-    snapshot(names, 1);
+    snapshot(names, 1, "auto");
     choose(names, 0);
 }
 
@@ -292,7 +298,7 @@ fn back(names: &Names) {
 }
 
 fn mbr_first_slot() {
-    first(&MBR);
+    first(&MBR, "tree");
 }
 
 fn mbr_second_slot() {
@@ -342,11 +348,12 @@ fn primary(names: &Names) {
     assert!(fstab.contains("\n#/dev/da0s3d /var/tmp ufs"), "{fstab}");
     let both = slots();
     assert_eq!((&both[0]["state"], &both[1]["state"]), (&json!("valid"), &json!("empty")));
-    snapshot(names, 0);
+    snapshot(names, 0, "auto");
 }
 
+/// What boots next is a copy by blocks, of a root that was written to meanwhile.
 fn gpt_first_slot() {
-    first(&GPT);
+    first(&GPT, "block");
 }
 
 fn gpt_second_slot() {
@@ -373,7 +380,7 @@ fn other_medium() {
     assert_eq!(fs::read("/etc/made-on-slot-2").unwrap(), b"new\n");
     let both = slots();
     assert_eq!((&both[0]["state"], &both[1]["state"]), (&json!("valid"), &json!("empty")));
-    snapshot(&OTHER, 0);
+    snapshot(&OTHER, 0, "auto");
 }
 
 /// Its EFI system partition came along.

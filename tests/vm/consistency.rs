@@ -64,7 +64,7 @@ fn copied(disk: &Disk, pair: usize, consistency: &str) -> Value {
 }
 
 /// Our snapshots in the source, the memory disks over them and their mounts.
-fn left(disk: &Disk) -> Vec<String> {
+pub fn left(disk: &Disk) -> Vec<String> {
     let dir = disk.root().join(".snap");
     let names = fs::read_dir(&dir).into_iter().flatten().map(|e| e.unwrap().path());
     let ours = |p: &PathBuf| p.extension().is_some_and(|e| e == "dualroot");
@@ -77,13 +77,13 @@ fn left(disk: &Disk) -> Vec<String> {
 }
 
 #[track_caller]
-fn nothing_left(disk: &Disk) {
+pub fn nothing_left(disk: &Disk) {
     let left = left(disk);
     assert!(left.is_empty(), "{left:?}");
 }
 
 /// The source is whole after all that was done in it.
-fn source_is_sound(disk: &Disk) {
+pub fn source_is_sound(disk: &Disk) {
     tool("umount", &[&disk.root()]);
     assert_sound(&disk.node(1));
     tool("mount", &[&disk.node(1), &disk.root()]);
@@ -98,10 +98,14 @@ fn a_read_only_root_is_copied_as_it_lies() {
     disk.snapshot().prints("/: copied mounted read-only\n");
 }
 
-/// One writer goes through the files, over and over, in place: at every moment the first of them are
-/// of one generation and the others of the one before. So must be the copy.
 fn writers_hammer_the_source() {
     let disk = disk(Layout { newfs: vec!["-U", "-L", "vmlive1"], ..Layout::default() });
+    hammered(&disk, &["snapshot"]);
+}
+
+/// One writer goes through the files, over and over, in place: at every moment the first of them are
+/// of one generation and the others of the one before. So must be the copy.
+pub fn hammered(disk: &Disk, words: &[&str]) {
     for n in 0..FILES {
         disk.write(&format!("var/turn{n}"), generation(0));
     }
@@ -125,11 +129,11 @@ fn writers_hammer_the_source() {
                 fs::write(dir.join("file"), generation(round)).unwrap();
             }
         });
-        let run = disk.dualroot(&["snapshot"]);
+        let run = disk.dualroot(words);
         done.store(true, Ordering::Relaxed);
         run.exits(0).prints("/: copied by a snapshot of the file system\n");
     });
-    nothing_left(&disk);
+    nothing_left(disk);
     assert_eq!(disk.state(), "valid");
     disk.dualroot(&["verify"]).exits(0);
     assert_sound(&disk.node(2));
@@ -146,7 +150,7 @@ fn writers_hammer_the_source() {
     let falls: Vec<_> = blocks.windows(2).filter(|w| w[0] != w[1]).map(|w| (w[0], w[1])).collect();
     assert!(matches!(falls[..], []) || matches!(falls[..], [(a, b)] if a == b + 1), "{falls:?}");
     drop(copy);
-    source_is_sound(&disk);
+    source_is_sound(disk);
 }
 
 /// One file is written all the time, in place: without a snapshot there is no moment of it that
