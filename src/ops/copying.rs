@@ -20,10 +20,12 @@ use super::record::{self, Hashing, MANIFEST_NEW};
 use super::rewrite;
 use crate::copy::beside::Beside;
 use crate::copy::progress::Phase;
-use crate::copy::tree::{Done, Options as TreeOptions, Trust};
+use crate::copy::selection::Selection;
+use crate::copy::touched::Touched;
+use crate::copy::tree::{Done, Options as TreeOptions, Summary, Trust};
 use crate::copy::{pool, tree};
 use crate::device::Id;
-use crate::error::{Context, During, Error, Result};
+use crate::error::{Context, During, Error, Result, if_there};
 use crate::mounts::Mount;
 use crate::plan::consistency::Consistency;
 use crate::plan::{Refresh, Since, Way};
@@ -35,12 +37,35 @@ use crate::sys::tree::{Dir, Kind as Object, Time};
 use crate::sys::{Access, FsType, Os};
 use crate::table::superblock;
 
-/// An older copy that is brought up to date.
-pub(super) struct Over {
-    /// [`Way::Refresh`], or [`Way::Blocks`]: then it has all that the source has, and is none yet.
-    pub(super) way: Way,
-    /// Files of it that are made anew.
-    pub(super) suspect: BTreeSet<Vec<u8>>,
+/// What a copy is made onto.
+pub(super) enum Onto {
+    /// A new file system.
+    New,
+    /// The source's own blocks: all that it has, and no copy yet.
+    Blocks,
+    /// An older copy, which is brought up to date: when it was made, where that is to tell what need
+    /// not be read; and the files that are made anew, whatever they seem to be.
+    Older(Option<Since>, BTreeSet<Vec<u8>>),
+}
+
+impl Onto {
+    fn way(&self) -> Way {
+        match self {
+            Self::New => Way::Anew,
+            Self::Blocks => Way::Blocks,
+            Self::Older(since, _) => Way::Refresh(*since),
+        }
+    }
+}
+
+/// A tree that was copied.
+struct Made {
+    summary: Summary,
+    touched: Touched,
+    /// Of the manifest.
+    sha256: String,
+    rewritten: BTreeSet<Vec<u8>>,
+    revoked: Option<Time>,
 }
 
 /// In whole seconds, rounded down: some file systems keep no more, and UFS only where it is told to.
@@ -62,13 +87,13 @@ impl<'a, O: Os> Run<'a, '_, O> {
     /// Brings an older copy up to date. Where both do not fit, the new one is made alone: for that
     /// there is room.
     pub(super) fn refresh(&mut self, refresh: &Refresh) -> Result<()> {
-        let over = Over { way: Way::Refresh(refresh.since), suspect: BTreeSet::new() };
-        match self.copy(refresh.part, &refresh.consistency, Some(&over)) {
+        let onto = Onto::Older(refresh.since, BTreeSet::new());
+        match self.copy(refresh.part, &refresh.consistency, &onto) {
             Err(error) if error.errno == Some(Errno::ENOSPC as i32) => {
                 log::warn!("{error}: the copy is made anew");
                 self.erase(refresh.part)?;
                 self.format(refresh.part, &refresh.target, &refresh.format)?;
-                self.copy(refresh.part, &refresh.consistency, None)
+                self.copy(refresh.part, &refresh.consistency, &Onto::New)
             }
             copied => copied,
         }
@@ -76,17 +101,11 @@ impl<'a, O: Os> Run<'a, '_, O> {
 
     /// Makes what was copied by its blocks a copy of its own.
     pub(super) fn settle(&mut self, part: Part, consistency: &Consistency) -> Result<()> {
-        let over = Over { way: Way::Blocks, suspect: BTreeSet::new() };
-        self.copy(part, consistency, Some(&over))
+        self.copy(part, consistency, &Onto::Blocks)
     }
 
-    /// Copies into a new file system, or over an older copy.
-    pub(super) fn copy(
-        &mut self,
-        part: Part,
-        planned: &Consistency,
-        over: Option<&Over>,
-    ) -> Result<()> {
+    /// Copies a part, and what is known of its software.
+    pub(super) fn copy(&mut self, part: Part, planned: &Consistency, onto: &Onto) -> Result<()> {
         let begun = Instant::now();
         // What changes from here on is known to have changed.
         let created = Timestamp::now();
@@ -98,7 +117,7 @@ impl<'a, O: Os> Run<'a, '_, O> {
             Some(frozen) => self.os.open_dir(frozen.point())?,
             None => self.sources[self.pair(part)?.0].reopen().during(&context)?,
         };
-        let (done, revoked) = self.copy_tree(part, root, &source, over).during(&context)?;
+        let made = self.copy_tree(part, root, &source, onto).during(&context)?;
         let software = if part == Part::Root {
             packages::scan(&source, self.os.packages(&self.view.root)?)?
         } else {
@@ -108,14 +127,15 @@ impl<'a, O: Os> Run<'a, '_, O> {
         frozen.map_or(Ok(()), Frozen::thaw)?;
         let copied = Copied {
             consistency,
-            summary: done.summary,
-            touched: done.touched,
-            manifest_sha256: done.manifest,
+            summary: made.summary,
+            touched: made.touched,
+            manifest_sha256: made.sha256,
             software,
             created,
             verified: None,
-            revoked,
-            way: over.map_or(Way::Anew, |over| over.way),
+            revoked: made.revoked,
+            rewritten: made.rewritten,
+            way: onto.way(),
             changes: None,
             copy_seconds: begun.elapsed().as_secs_f64(),
             verify_seconds: 0.0,
@@ -147,24 +167,16 @@ impl<'a, O: Os> Run<'a, '_, O> {
         }
     }
 
-    /// Copies `source`, which is mounted on `root`. Also returns the manifest's SHA-256.
-    fn copy_tree(
-        &self,
-        part: Part,
-        root: &Path,
-        source: &O::Dir,
-        over: Option<&Over>,
-    ) -> Result<(Done<String>, Option<Time>)> {
+    /// Copies `source`, which is mounted on `root`.
+    fn copy_tree(&self, part: Part, root: &Path, source: &O::Dir, onto: &Onto) -> Result<Made> {
         let (number, pair) = self.pair(part)?;
         let device = self.device(part)?;
         let point = self.point(part);
         let mut options = self.tree_options(part, root, source)?;
-        if let Some(Over { way, suspect }) = over {
-            if let Way::Refresh(since) = way {
-                options.trust = since.map(trust);
-            }
+        options.same_blocks = matches!(onto, Onto::Blocks);
+        if let Onto::Older(since, suspect) = onto {
+            options.trust = since.map(trust);
             options.suspect.clone_from(suspect);
-            options.same_blocks = *way == Way::Blocks;
         }
         let usage = self.sources[number].usage;
         self.session.monitor.begin(Phase {
@@ -174,45 +186,25 @@ impl<'a, O: Os> Run<'a, '_, O> {
         });
         let mounted = Mounted::new(self.os, &device, &point, &pair.fs, Access::Write)?;
         let target = self.os.open_dir(mounted.point())?;
-        let dir_name = OsStr::new(slot_record::DIR);
         let selection = || {
             let factory = self.layout.purpose.factory;
             factory.then(|| factory::selection(self.view, pair, source)).transpose()
         };
-        if over.is_none() {
-            // What a fresh file system brings along and the copy is not to have.
-            let brought = OsStr::new("lost+found");
-            let left_out = match selection()? {
-                Some(mut selection) => selection.admits(brought)?.is_none(),
-                None => false,
-            };
-            if left_out || source.stat(brought).is_err() {
-                remove_if_there(&target, brought)?;
+        self.make_ready(part, source, &target, selection()?, onto)?;
+        let own =
+            target.open_dir(OsStr::new(slot_record::DIR)).doing_to("opening", slot_record::DIR)?;
+        let (draft, old, revoked) = match onto {
+            Onto::New => (Draft::new(&own)?, None, None),
+            Onto::Blocks => (Draft::new(&own)?, Some(Beside::nothing()), None),
+            Onto::Older(..) => {
+                // Its record was the last that went from there: what was changed later is of this
+                // run.
+                let revoked = own.meta().doing_to("reading", slot_record::DIR)?.ctime;
+                let draft = Draft::over(&own)?;
+                let old = BufReader::with_capacity(64 << 10, record::manifest(&own)?);
+                let old = Beside::new("the older copy's manifest", Box::new(old))?;
+                (draft, Some(old), Some(revoked))
             }
-        }
-        let of_blocks = over.is_some_and(|over| over.way == Way::Blocks);
-        if of_blocks {
-            // It is the source's.
-            tree::remove(&target, dir_name, slot_record::DIR.as_ref())?;
-            if pair.fs == FsType::Ufs2.name() {
-                frozen::remove_names(&target)?;
-            }
-        }
-        if of_blocks || over.is_none() {
-            target.make_dir(dir_name).doing_to("making", slot_record::DIR)?;
-        }
-        let own = target.open_dir(dir_name).doing_to("opening", slot_record::DIR)?;
-        // Its record was the last that went from there: what was changed later is of this run.
-        let mut revoked = None;
-        let (draft, old) = if of_blocks {
-            (Draft::new(&own)?, Some(Beside::nothing()))
-        } else if over.is_some() {
-            revoked = Some(own.meta().doing_to("reading", slot_record::DIR)?.ctime);
-            let draft = Draft::over(&own)?;
-            let old = BufReader::with_capacity(64 << 10, record::manifest(&own)?);
-            (draft, Some(Beside::new("the older copy's manifest", Box::new(old))?))
-        } else {
-            (Draft::new(&own)?, None)
         };
         let manifest = BufWriter::with_capacity(64 << 10, Hashing::new(draft));
         let read = source.open_dir(OsStr::new(".")).doing_to("opening", part.point())?;
@@ -230,7 +222,43 @@ impl<'a, O: Os> Run<'a, '_, O> {
         drop((own, target));
         mounted.unmount()?;
         self.os.drop_cache(&device)?;
-        Ok((Done { summary, touched, manifest: sha256 }, revoked))
+        let rewritten = options.replace.into_keys().collect();
+        Ok(Made { summary, touched, sha256, rewritten, revoked })
+    }
+
+    /// Takes away what the copy is not to have, where that is not for the walk to do, and makes the
+    /// directory for what is ours.
+    fn make_ready(
+        &self,
+        part: Part,
+        source: &O::Dir,
+        target: &O::Dir,
+        selection: Option<Selection<'_>>,
+        onto: &Onto,
+    ) -> Result<()> {
+        let own = OsStr::new(slot_record::DIR);
+        match onto {
+            Onto::New => {
+                // A new file system brings it along.
+                let brought = OsStr::new("lost+found");
+                let left_out = match selection {
+                    Some(mut selection) => selection.admits(brought)?.is_none(),
+                    None => false,
+                };
+                if left_out || source.stat(brought).is_err() {
+                    if_there(target.remove_dir(brought)).doing_to("removing", brought)?;
+                }
+            }
+            Onto::Blocks => {
+                // It is the source's.
+                tree::remove(target, own, own.as_ref())?;
+                if self.pair(part)?.1.fs == FsType::Ufs2.name() {
+                    frozen::remove_names(target)?;
+                }
+            }
+            Onto::Older(..) => return Ok(()),
+        }
+        target.make_dir(own).doing_to("making", own)
     }
 
     fn tree_options(&self, part: Part, root: &Path, source: &O::Dir) -> Result<TreeOptions> {
@@ -252,10 +280,10 @@ impl<'a, O: Os> Run<'a, '_, O> {
             for pair in &self.layout.pairs {
                 let name = pair.part.alternate().trim_start_matches('/');
                 // Before the copy is mounted on it.
-                match source.stat(OsStr::new(name)) {
-                    Ok(meta) => drop(options.covered.insert(name.as_bytes().to_vec(), meta)),
-                    Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
-                    Err(e) => return Err(e).doing_to("reading", name),
+                if let Some(meta) =
+                    if_there(source.stat(OsStr::new(name))).doing_to("reading", name)?
+                {
+                    options.covered.insert(name.as_bytes().to_vec(), meta);
                 }
             }
         }
@@ -281,12 +309,5 @@ impl<'a, O: Os> Run<'a, '_, O> {
             Ok((pair.target, names))
         };
         self.layout.pairs.iter().map(name).collect()
-    }
-}
-
-fn remove_if_there<D: Dir>(dir: &D, name: &OsStr) -> Result<()> {
-    match dir.remove_dir(name) {
-        Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(e).doing_to("removing", name),
-        _ => Ok(()),
     }
 }

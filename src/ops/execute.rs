@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use jiff::Timestamp;
 use serde::Serialize;
 
+use super::copying::Onto;
 use super::factory::Changes;
 use super::frozen::Frozen;
 use super::mounted::{Mounted, write_and_read};
@@ -78,6 +79,8 @@ pub(super) struct Copied {
     pub(super) way: Way,
     /// When the older copy lost its record, by the clock of its file system.
     pub(super) revoked: Option<Time>,
+    /// The files that name themselves in the copy instead of their source.
+    pub(super) rewritten: BTreeSet<Vec<u8>>,
     pub(super) changes: Option<Changes>,
     pub(super) copy_seconds: f64,
     pub(super) verify_seconds: f64,
@@ -180,7 +183,7 @@ impl<'a, 'b, O: Os> Run<'a, 'b, O> {
             }
             Step::Copy(part, _, _, consistency) => {
                 self.announce(*part);
-                self.copy(*part, consistency, None)
+                self.copy(*part, consistency, &Onto::New)
             }
             Step::Refresh(refresh) => {
                 self.announce(refresh.part);

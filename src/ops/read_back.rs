@@ -7,15 +7,13 @@ use std::time::Instant;
 
 use jiff::Timestamp;
 
-use super::copying::Over;
+use super::copying::Onto;
 use super::execute::Run;
 use super::factory::{self, Changes};
 use super::mounted::Mounted;
 use super::record::{self, Hashing};
-use super::rewrite;
 use crate::copy::pool;
 use crate::copy::progress::Phase;
-use crate::copy::touched::Touched;
 use crate::copy::verify::{Difference, Report as VerifyReport, verify};
 use crate::error::{Context, During, Error, Kind, Result};
 use crate::plan::Way;
@@ -93,16 +91,13 @@ impl<O: Os> Run<'_, '_, O> {
         }
         let path = |d: &Difference| d.path.as_os_str().as_bytes().to_vec();
         let suspect = report.differences.iter().map(path).collect();
-        self.copy(part, planned, Some(&Over { way: Way::Refresh(None), suspect }))
-    }
-
-    /// What is to be read, where that is not all: the rest is as it was when all was read.
-    fn only(&self, part: Part) -> Option<&Touched> {
-        let copied = self.parts.get(&part)?;
-        matches!(copied.way, Way::Refresh(Some(_))).then_some(&copied.touched)
+        self.copy(part, planned, &Onto::Older(None, suspect))
     }
 
     fn read_back(&self, part: Part) -> Result<ReadBack> {
+        let Some(copied) = self.parts.get(&part) else {
+            return Err(Error::new(Kind::Failed, "", "it was not copied"));
+        };
         let (number, pair) = self.pair(part)?;
         let usage = self.sources[number].usage;
         self.session.monitor.begin(Phase {
@@ -118,17 +113,17 @@ impl<O: Os> Run<'_, '_, O> {
         let manifest = record::manifest(&own)?;
         let changes = if self.layout.purpose.factory && part == Part::Root {
             let manifest = BufReader::with_capacity(64 << 10, record::manifest(&own)?);
-            let names = self.target_names()?;
-            let files = rewrite::files(self.os, self.view, &self.view.root, self.layout, &names)?;
-            let rewritten = files.into_keys().collect();
-            Some(factory::changes(&self.sources[number].dir, manifest, &rewritten)?)
+            let dir = &self.sources[number].dir;
+            Some(factory::changes(dir, manifest, &copied.rewritten)?)
         } else {
             None
         };
         drop(own);
         let mut manifest = BufReader::with_capacity(64 << 10, Hashing::new(manifest));
         let reference = Some(&self.sources[number].dir);
-        let (only, monitor) = (self.only(part), &self.session.monitor);
+        // The rest is as it was when all was read.
+        let only = matches!(copied.way, Way::Refresh(Some(_))).then_some(&copied.touched);
+        let monitor = &self.session.monitor;
         let report = verify(root, &mut manifest, reference, only, pool::readers(), monitor)?;
         let (file, sha256) = manifest.into_inner().finish();
         drop(file);
