@@ -170,6 +170,7 @@ class Bench:
     def prepare(self, make, *words):
         """The source, and what it says of itself."""
         self.words = words
+        self.source.unmount()
         self.source.format(*words)
         self.source.mount()
         make(self.source.point)
@@ -340,6 +341,23 @@ class Bench:
                 self.rounds(one)
         self.prepare(tree)
 
+    def verify(self):
+        """Large files, read as fast as dd reads them past the cache, and compared."""
+        name = "1 GiB in large files, read and compared"
+        self.prepare(lambda top: tree(top, files=40, large=11))
+        self.dualroot("snapshot", "--fresh")
+
+        def one(_):
+            mount = f"mount -o ro {self.slot.part} {self.slot.point}"
+            cat = f"cat {self.slot.point}/big* >/dev/null"
+            direct = f"for f in {self.slot.point}/big*; do dd bs=1M iflag=direct status=none if=$f of=/dev/null; done"
+            for tool, command in (("dd direct", direct), ("cat", cat)):
+                self.figures.add(name, tool, **measured(f"{mount} && {command} && umount {self.slot.point}")[0])
+            self.figures.add(name, "dualroot verify", **self.dualroot("verify")[0])
+
+        self.rounds(one)
+        self.prepare(tree)
+
     def start(self):
         self.dualroot("snapshot")
         self.rounds(lambda _: self.figures.add("start", "dualroot show", **self.dualroot("show")[0]))
@@ -374,17 +392,18 @@ def small(number):
 
 def growth(arguments, work):
     """Time for each file, few and many."""
-    text = "\n**growth**\n\n| files | copy, µs each | copy and read back, µs each | peak MiB |\n| ---: | ---: | ---: | ---: |\n"
+    text = "\n**growth**\n\n| files | copy, µs each | copy and read back, µs each | `cp -a`, µs each | peak MiB |\n"
+    text += "| ---: | ---: | ---: | ---: | ---: |\n"
     for number in (10_000, 1_000_000):
         bench = Bench(arguments, work, 8 << 30 if number > 10_000 else 1 << 30)
         try:
             bench.prepare(small(number), "-N", str(number + number // 10 + 1000), "-b", "1024")
-            bench.tree(kinds=(), name="growth")
+            bench.tree(kinds=("cp -a",), name="growth")
             figures = bench.figures
-            each = [figures.median("growth", f"dualroot, {what}") / number * 1e6
-                    for what in ("the copy", "copy and read back")]
+            each = [figures.median("growth", what) / number * 1e6
+                    for what in ("dualroot, the copy", "dualroot, copy and read back", "cp -a")]
             memory = figures.median("growth", "dualroot, whole command", "memory") / MB
-            text += f"| {number} | {each[0]:.1f} | {each[1]:.1f} | {memory:.0f} |\n"
+            text += f"| {number} | {each[0]:.1f} | {each[1]:.1f} | {each[2]:.1f} | {memory:.0f} |\n"
         finally:
             bench.close()
     return text
@@ -407,9 +426,9 @@ def main():
     parser.add_argument("--readme", action="store_true")
     parser.add_argument("suite", nargs="*")
     arguments = parser.parse_args()
-    suites = arguments.suite or ["tree", "refresh", "raw", "ufs", "start"]
+    suites = arguments.suite or ["tree", "refresh", "verify", "raw", "ufs", "start"]
     for suite in suites:
-        if suite not in ("tree", "refresh", "raw", "ufs", "growth", "start"):
+        if suite not in ("tree", "refresh", "verify", "raw", "ufs", "growth", "start"):
             parser.error(f"no suite {suite}")
     # What ends it gives the media back too.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))

@@ -8,6 +8,7 @@
 #
 #   tree     a tree of about 1 GiB and 20,000 files, copied to a new file system
 #   refresh  the same over an older copy, of which nothing, 1 % and 30 % of the files changed
+#   verify   large files read and compared, against dd
 #   raw      the slice block by block, against dd and partclone
 #   ufs      UFS file systems of which a tenth, half and nearly all is in use, by the core of the block copy
 #   growth   10,000 and 1,000,000 small files: time for each, peak memory
