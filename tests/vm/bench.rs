@@ -9,7 +9,7 @@ use crate::disk::{Disk, Layout, pattern};
 use crate::harness::{Test, note, tests, tool};
 use crate::tree::sh;
 
-pub const TESTS: &[Test] = tests![a_copy, blocks];
+pub const TESTS: &[Test] = tests![a_copy, a_slice];
 
 /// Alternating runs, after one that warms the caches.
 const RUNS: usize = 3;
@@ -87,7 +87,7 @@ fn a_copy() {
     figures.tell();
 }
 
-fn blocks() {
+fn a_slice() {
     let disk = filled();
     let root = disk.root();
     tool("mount", &[&"-u", &"-o", &"ro", &root]);
