@@ -5,12 +5,15 @@ with magic, version, count and sector size, then for each request a sector with 
 and flags, followed by its data.
 """
 
+import os
 import random
 import struct
 
 MAGIC = 0x6A736677736872
 FLUSH, FUA, DISCARD = 1, 2, 4
 CLUSTER = 65536
+# A disk lies over one of these, which has the requests up to a multiple of this.
+STEP = 200
 
 
 def count(path):
@@ -20,13 +23,6 @@ def count(path):
     if magic != MAGIC:
         raise ValueError(f"{path} is no log of writes")
     return entries
-
-
-def slice_of(path, number):
-    """Where a slice of a disk with an MBR begins and ends, in bytes."""
-    with open(path, "rb") as disk:
-        start, sectors = struct.unpack_from("<II", disk.read(512), 446 + 16 * (number - 1) + 8)
-    return start * 512, (start + sectors) * 512
 
 
 class Log:
@@ -46,52 +42,82 @@ class Log:
                 self.entries.append((sector * size, sectors * size, flags, position))
                 if not flags & DISCARD:
                     position += sectors * size
+        # The requests that change a cluster.
+        self.clusters = {}
+        for n, (place, length, *_) in enumerate(self.entries):
+            for cluster in range(place // CLUSTER, -(-(place + length) // CLUSTER)):
+                self.clusters.setdefault(cluster, []).append(n)
 
     def flushes(self, start):
         """The numbers of the flushes from the request `start` on."""
         return [n for n, entry in enumerate(self.entries) if n >= start and entry[2] & FLUSH]
 
     def kept(self, cut):
-        """The requests that a cut leaves. `p9`: the first nine, as a medium without a cache would.
-        `s9:4`: those before request 9, a flush, and of those between it and the next flush each with
-        probability one half, by the seed 4."""
+        """The requests that a cut leaves: so many from the first on, and then these. `p9`: the first
+        nine, as a medium without a cache would. `s9:4`: those before request 9, a flush, and of those
+        between it and the next flush each with probability one half, by the seed 4."""
         if cut[0] == "p":
-            return self.entries[: int(cut[1:])]
+            return int(cut[1:]), []
         number, seed = (int(word) for word in cut[1:].split(":"))
-        later = [n for n in self.flushes(number + 1)]
+        later = self.flushes(number + 1)
         end = later[0] if later else len(self.entries)
         chosen = random.Random(seed * 1_000_003 + number)
-        return self.entries[:number] + [e for e in self.entries[number:end] if chosen.random() < 0.5]
+        return number, [n for n in range(number, end) if chosen.random() < 0.5]
 
-    def touches(self, cut, start, begin, end):
-        """Whether a cut leaves any request from `start` on that changed bytes from `begin` to `end`."""
-        later = self.kept(cut)[start:]
-        return any(length and place < end and place + length > begin for place, length, *_ in later)
+    def touching(self, cut, start, spans):
+        """The requests from `start` on that a cut leaves and that changed bytes of any of these spans.
+        Where they are the same, so are the bytes."""
+        first, more = self.kept(cut)
+
+        def touches(n):
+            place, length, *_ = self.entries[n]
+            return any(place < end and place + length > begin for begin, end in spans)
+
+        return tuple(n for n in (*range(start, first), *more) if touches(n))
+
+    def read(self, base, cut, begin, length):
+        """Bytes of the disk after a cut, on top of the raw `base`."""
+        with open(self.path, "rb") as log, open(base, "rb") as below:
+            first, last = begin // CLUSTER, -(-(begin + length) // CLUSTER)
+            found = b"".join(self.cluster(log, below, number, *self.kept(cut)) for number in range(first, last))
+        return found[begin - first * CLUSTER :][:length]
+
+    def cluster(self, log, below, number, first, more):
+        """One cluster after these requests."""
+        begin = number * CLUSTER
+        below.seek(begin)
+        found = bytearray(below.read(CLUSTER).ljust(CLUSTER, b"\0"))
+        for n in self.clusters.get(number, ()):
+            if n < first or n in more:
+                place, length, flags, position = self.entries[n]
+                start, end = max(begin, place), min(begin + CLUSTER, place + length)
+                log.seek(position + start - place)
+                data = bytes(end - start) if flags & DISCARD else log.read(end - start)
+                found[start - begin : end - begin] = data
+        return found
 
     def disk(self, base, cut, path):
         """Makes the disk after a cut, on top of the raw `base`."""
-        clusters = {}
-        with open(self.path, "rb") as log, open(base, "rb") as below:
-            size = below.seek(0, 2)
-            for place, length, flags, position in self.kept(cut):
-                if not length:
-                    continue
-                log.seek(position)
-                data = bytes(length) if flags & DISCARD else log.read(length)
-                done = 0
-                while done < length:
-                    number, inside = divmod(place + done, CLUSTER)
-                    piece = min(CLUSTER - inside, length - done)
-                    if number not in clusters:
-                        below.seek(number * CLUSTER)
-                        clusters[number] = bytearray(below.read(CLUSTER).ljust(CLUSTER, b"\0"))
-                    clusters[number][inside : inside + piece] = data[done : done + piece]
-                    done += piece
-        write_qcow2(path, base, size, clusters)
+        first, more = self.kept(cut)
+        step = first // STEP * STEP
+        below = f"{self.path}-{step}.qcow2" if step else base
+        if step and not os.path.exists(below):
+            self.overlay(base, base, 0, step, (), below + ".new")
+            os.rename(below + ".new", below)
+        self.overlay(base, below, step, first, more, path)
+
+    def overlay(self, base, below, step, first, more, path):
+        """The disk after these requests, on one that has those before `step`."""
+        later = {*range(step, first), *more}
+        numbers = [number for number, touching in self.clusters.items() if not later.isdisjoint(touching)]
+        with open(self.path, "rb") as log, open(base, "rb") as raw:
+            size = raw.seek(0, 2)
+            clusters = {number: self.cluster(log, raw, number, first, set(more)) for number in numbers}
+        write_qcow2(path, below, "raw" if below == base else "qcow2", size, clusters)
 
 
-def write_qcow2(path, base, size, clusters):
-    """A qcow2 of version 2 with these clusters over `base` (docs/interop/qcow2 in QEMU): header,
+def write_qcow2(path, base, form, size, clusters):
+    """A qcow2 of version 2 with these clusters over `base`, of that form (docs/interop/qcow2 in QEMU): header,
     first-level table, reference counts, second-level tables, data."""
     entries = CLUSTER // 8
     tables = sorted({number // entries for number in clusters})
@@ -116,7 +142,7 @@ def write_qcow2(path, base, size, clusters):
         0,
         0,
     )
-    header += struct.pack(">II8sII", 0xE2792ACA, 3, b"raw", 0, 0) + name
+    header += struct.pack(">II8sII", 0xE2792ACA, len(form), form.encode(), 0, 0) + name
     level1 = bytearray(CLUSTER)
     level2 = {number: bytearray(CLUSTER) for number in tables}
     for n, number in enumerate(tables):

@@ -2,6 +2,7 @@
 
 import os
 import re
+import socket
 import subprocess
 import time
 
@@ -75,6 +76,35 @@ class Box:
                 "-device", "virtio-blk-pci,drive=sys,bootindex=0",
                 "-drive", f"file={self.arguments.tar},format=raw,if=none,id=in,cache=unsafe",
                 "-device", "virtio-blk-pci,drive=in"]
+
+
+class Monitor:
+    """QEMU's own console, on a socket."""
+
+    def __init__(self, path):
+        self.path = path
+        self.words = ["-monitor", f"unix:{path},server=on,wait=off"]
+        self.socket = None
+
+    def ask(self, command):
+        """One command that must succeed, and so says nothing."""
+        if self.socket is None:
+            self.socket = socket.socket(socket.AF_UNIX)
+            self.socket.settimeout(60)
+            self.socket.connect(self.path)
+            self.answer()
+        self.socket.sendall(command.encode() + b"\n")
+        # It echoes what it is told, as a terminal would.
+        said = [line for line in self.answer().splitlines()[1:] if line.strip() not in ("", "OK")]
+        if said:
+            raise Failure(f"{command}: {said}")
+
+    def answer(self):
+        """What it says up to its prompt."""
+        said = b""
+        while not said.endswith(b"(qemu) "):
+            said += self.socket.recv(4096)
+        return said[: -len(b"(qemu) ")].decode(errors="replace")
 
 
 def ask(guest, command, seconds=900):

@@ -17,27 +17,33 @@ import sys
 import time
 
 import blocklog
-from box import UNPACK, Box, Failure, ask, must
+import table
+from box import UNPACK, Box, Failure, Monitor, ask, must
 from console import GuestError
-from scenario import PROGRAM, SCENARIOS, wrong
+from scenario import GPT, MBR, PROGRAM, SCENARIOS, wrong
 
-# Replayed disks that one guest looks at.
-BATCH = 40
 # The scenarios of which a kill -9 is to be tried.
 KILLED = ("snapshot", "refresh")
 
 
-def made(box):
-    """An appliance that has booted once: installed from the image's own files, as tests/vm/boot.rs
-    does."""
-    path = box.path("appliance.raw")
+def made(box, disk):
+    """An appliance that has booted once: with an MBR installed from the image's own files, as
+    tests/vm/boot.rs does; with a GPT made by that one as what can take its place."""
+    path = box.path(f"appliance-{disk.name}.raw")
     if os.path.exists(path):
         return path
-    with open(path + ".new", "wb") as disk:
-        disk.truncate(800 << 20)
-    words = box.checker() + ["-device", "virtio-scsi-pci", "-drive",
-                             f"file={path}.new,format=raw,if=none,id=own,cache=unsafe", "-device", "scsi-hd,drive=own"]
-    box.session(words, f"{UNPACK} && sh /root/in/begin.sh boot::made_mbr", 2400)
+    with open(path + ".new", "wb") as empty:
+        empty.truncate(800 << 20)
+    medium = ["-drive", f"file={path}.new,format=raw,if=none,id=new,cache=unsafe", "-device",
+              "scsi-hd,drive=new,removable=on"]
+    if disk is GPT:
+        maker = box.overlay("maker.qcow2", made(box, MBR), "raw")
+        sizes = "--root-size 320 --config-size 16 --swap-size 0"
+        command = f"{PROGRAM} --media da1 snapshot --as-primary --scheme gpt {sizes}"
+        box.session(box.appliance(maker, "qcow2") + medium, command)
+    else:
+        words = box.checker() + ["-device", "virtio-scsi-pci"] + medium
+        box.session(words, f"{UNPACK} && sh /root/in/begin.sh boot::made_mbr", 2400)
     box.session(box.appliance(path + ".new", "raw"), "true")
     os.rename(path + ".new", path)
     return path
@@ -45,7 +51,7 @@ def made(box):
 
 def prepared(box, name):
     """The disk that a scenario begins with."""
-    appliance = made(box)
+    appliance = made(box, SCENARIOS[name].disk)
     path = box.path(f"base-{name}.raw")
     if not os.path.exists(path):
         subprocess.run(["cp", "--sparse=always", appliance, path + ".new"], check=True)
@@ -90,37 +96,70 @@ def choose(log, start, end, seed, number):
     return cuts
 
 
-def looked_at(box, base, log, cuts, running):
-    """What a guest finds on the disks that these cuts leave: a dictionary for each."""
-    words = box.checker()
-    for n, cut in enumerate(cuts):
-        path = box.path(f"cut-{n}.qcow2")
-        log.disk(base, cut, path)
-        slot, function = divmod(n, 8)
-        words += ["-drive", f"file={path},format=qcow2,if=none,id=cut{n},cache=unsafe", "-device",
-                  f"virtio-blk-pci,drive=cut{n},addr={slot + 8:x}.{function},multifunction=on,serial=cut{n}"]
-    guest = box.start(words)
-    found = {}
-    try:
-        must(guest, UNPACK)
-        for n, cut in enumerate(cuts):
-            kind = "-p" if cut[0] == "p" else "-y"
-            _, lines = ask(guest, f"sh /root/in/look.sh cut{n} {kind} {running}", 600)
-            facts = dict(line.split("=", 1) for line in lines if re.match(r"[a-z]+=", line))
-            facts["said"] = lines
-            found[cut] = facts
-    finally:
-        guest.close()
-        for n in range(len(cuts)):
-            os.unlink(box.path(f"cut-{n}.qcow2"))
-    return found
+class Looks:
+    """What guests find on the disks that cuts leave."""
+
+    def __init__(self, box, base, log, start, scenario):
+        self.box, self.base, self.log, self.start, self.disk = box, base, log, start, scenario.disk
+        self.size = os.path.getsize(base)
+        slots = scenario.running, 3 - scenario.running
+        self.parts = [scenario.disk.parts[slot - 1] for slot in slots]
+        self.spans = [[table.span(self.after(f"p{start}"), part) for part in parts] for parts in self.parts]
+        # What was found on a slot, by the requests that made its bytes.
+        self.known = {}
+
+    def after(self, cut):
+        """Reads the disk that a cut leaves."""
+        return lambda place, length: self.log.read(self.base, cut, place, length)
+
+    def all(self, cuts):
+        """Looks at the disks of these cuts, one after the other in one guest: pairs of a cut and its
+        facts, of the run's beginning first. What is on a slot is read once for the same bytes."""
+        monitor = Monitor(self.box.path("monitor"))
+        guest = self.box.start(self.box.checker() + ["-device", "virtio-scsi-pci,id=bus"] + monitor.words)
+        try:
+            must(guest, UNPACK)
+            for n, cut in enumerate([f"p{self.start}"] + cuts):
+                # The one before may still be on its way out.
+                path = self.box.path(f"cut-{n}.qcow2")
+                self.log.disk(self.base, cut, path)
+                monitor.ask(f"drive_add 0 file={path},format=qcow2,if=none,id=cut{n},cache=unsafe")
+                os.unlink(path)
+                monitor.ask(f"device_add scsi-hd,drive=cut{n},id=medium{n},bus=bus.0")
+                yield cut, self.look(guest, cut)
+                monitor.ask(f"device_del medium{n}")
+                must(guest, "while [ -e /dev/da0 ]; do sleep 0.1; done", 600)
+        finally:
+            guest.close()
+
+    def look(self, guest, cut):
+        how = "-p" if cut[0] == "p" else "-y"
+        own, other = (self.log.touching(cut, self.start, spans) for spans in self.spans)
+        kinds = {"own": ((how, own), ("running",)), "other": (other, ("verify", "mtree", "sound"))}
+        known = [kind for kind, (key, _) in kinds.items() if (kind, key) in self.known]
+        parts = " ".join(f"'{' '.join(parts)}'" for parts in self.parts)
+        _, lines = ask(guest, f"sh /root/in/look.sh {how} {parts} {' '.join(known)}", 600)
+        facts = dict(line.split("=", 1) for line in lines if re.match(r"[a-z]+=", line))
+        for kind, (key, names) in kinds.items():
+            if kind in known:
+                facts.update(self.known[kind, key])
+            elif names[0] in facts:
+                self.known[kind, key] = {name: facts[name] for name in names}
+        facts["touched"] = bool(other)
+        facts["starts"] = table.starts(self.disk, self.after(cut), self.size)
+        facts["said"] = lines
+        return facts
 
 
-def boot(box, disk, form, boots):
+def runs(disk, slot):
+    """A command that succeeds where this slot runs."""
+    return f"mount -p | head -n1 | grep '^/dev/da0{disk.parts[slot - 1][0]}'"
+
+
+def boot(box, scenario, path, boots):
     """The box comes up from a disk, and does what it is told, once for each of `boots`."""
     for slot, command in boots:
-        there = f"mount -p | head -n1 | grep '^/dev/da0s{slot}a'"
-        box.session(box.appliance(disk, form), f"{there} && {command}")
+        box.session(box.appliance(path, "qcow2"), f"{runs(scenario.disk, slot)} && {command}")
 
 
 def replays(box, name, arguments):
@@ -130,28 +169,25 @@ def replays(box, name, arguments):
     print(f"{name}: {end - start} requests, {len(log.flushes(start))} flushes", flush=True)
     cuts = arguments.cut or choose(log, start, end, arguments.seed, arguments.count)
     cuts = list(dict.fromkeys(cuts))
-    other = blocklog.slice_of(base, 3 - scenario.running)
+    looks = Looks(box, base, log, start, scenario)
     again = f"vm/powercut.sh --scenario {name} --cut"
     running, bad, asked, states, bootable = None, 0, [], {}, {}
-    for first in range(0, len(cuts), BATCH):
-        batch = cuts[first : first + BATCH]
-        # The run's beginning tells what the running slot is.
-        found = looked_at(box, base, log, [f"p{start}"] + batch, scenario.running)
-        running = running or found[f"p{start}"].get("running")
-        for cut in batch:
-            facts = found[cut]
-            facts["touched"] = log.touches(cut, start, *other)
-            said = f"{facts.get('active')}, {facts.get('state')}"
-            states[said] = states.get(said, 0) + 1
-            if cut[0] == "p" and facts.get("preen") != "0":
-                asked.append(cut)
-            violated = wrong(scenario, cut, facts, running)
-            for what in violated:
-                bad += 1
-                print(f"VIOLATED {name} seed {arguments.seed} cut {cut}: {what}\n  {again} {cut}", flush=True)
-            if not violated and cut[0] == "p" and scenario.boots(facts):
-                bootable[cut] = scenario.boots(facts)
-        print(f"{name}: {first + len(batch)} of {len(cuts)} looked at (active slice, other slot): {states}", flush=True)
+    for number, (cut, facts) in enumerate(looks.all(cuts)):
+        if running is None:
+            running = facts.get("running")
+            continue
+        said = f"{facts['starts']}, {facts.get('state')}"
+        states[said] = states.get(said, 0) + 1
+        if cut[0] == "p" and facts.get("preen") != "0":
+            asked.append(cut)
+        violated = wrong(scenario, cut, facts, running)
+        for what in violated:
+            bad += 1
+            print(f"VIOLATED {name} seed {arguments.seed} cut {cut}: {what}\n  {again} {cut}", flush=True)
+        if not violated and cut[0] == "p" and scenario.boots(facts):
+            bootable[cut] = scenario.boots(facts)
+        if number % 20 == 0 or number == len(cuts):
+            print(f"{name}: {number} of {len(cuts)} looked at (what starts, other slot): {states}", flush=True)
     if asked:
         # ffs_snapshot's own order of writes, of which `dualroot check` tells.
         print(f"{name}: fsck -p was not enough, and -y was: {' '.join(asked)}", flush=True)
@@ -161,7 +197,7 @@ def replays(box, name, arguments):
         log.disk(base, cut, path)
         slots = ", then ".join(f"slot {slot}" for slot, _ in bootable[cut])
         try:
-            boot(box, path, "qcow2", bootable[cut])
+            boot(box, scenario, path, bootable[cut])
             print(f"{name}: {cut} booted from {slots}, and went on", flush=True)
         except (Failure, GuestError) as error:
             bad += 1
@@ -182,7 +218,7 @@ def kills(box, name, arguments):
             print(f"VIOLATED kill {n} seed {arguments.seed}: it did not come up: {error}; {disk} is kept", flush=True)
             return 1
         try:
-            must(guest, f"mount -p | head -n1 | grep '^/dev/da0s1a' && {PROGRAM} show")
+            must(guest, f"{runs(scenario.disk, 1)} && {PROGRAM} show")
             if seconds is None:
                 begun = time.monotonic()
                 must(guest, scenario.run)

@@ -8,7 +8,8 @@
 #   --seed N            chooses other cut points
 #   --count N           cut points for each scenario, 200
 #   --scenario NAME     snapshot (onto an empty slot), refresh (over a copy), boot-switch (to the other
-#                       slot and back), auto-snapshot (repair of the slot that was to run); all without it
+#                       slot and back), trial (on a GPT), auto-snapshot (repair of the slot that was to
+#                       run); all without it
 #   --boots N           how many of them are booted, 3
 #   --kill N            instead: N times kill -9 of QEMU at a random moment of a snapshot, then a boot
 #   --cut CUT           only this one, as a violation names it
