@@ -89,7 +89,7 @@ CHANGED = " && ".join((
     "for file in /etc/periodic/daily/*; do echo '# changed' >>$file; done",
     "mkdir /boot/added", "cp -Rp /etc/defaults /usr/libexec /boot/added", "rm -r /etc/periodic/monthly /usr/bin/vi",
     "mv /usr/bin/banner /usr/bin/renamed", "ln /usr/bin/awk /usr/bin/linked", "ln -s awk /usr/bin/symbolic",
-    "chmod 700 /usr/bin/ftp", "chown 1:1 /usr/bin/fetch", "truncate -s 100000 /usr/bin/bc",
+    "chmod 700 /usr/bin/tail", "chown 1:1 /usr/bin/cut", "truncate -s 100000 /usr/bin/ex",
 ))
 REFRESHED = f"said=$({COPIED}) && echo \"$said\" && echo \"$said\" | grep -q '^/: an older copy was there'"
 SCENARIOS = {
