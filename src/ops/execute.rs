@@ -266,11 +266,13 @@ impl<'a, 'b, O: Os> Run<'a, 'b, O> {
         let tables = self.tables.as_ref().filter(|_| part == Part::Root);
         let mount = |access| Mounted::new(self.os, &device, &point, &pair.fs, access);
         let write = |root: &O::Dir| {
-            tables.map_or(Ok(()), |content| table::put(root, content))?;
+            let kept = tables.map_or(Ok(()), |content| table::put(root, content));
+            kept.during("keeping the partition tables")?;
             record::write(root, &record)
         };
         let read = |root: &O::Dir| {
-            tables.map_or(Ok(()), |content| table::check(root, content))?;
+            let kept = tables.map_or(Ok(()), |content| table::check(root, content));
+            kept.during("keeping the partition tables")?;
             Ok(record::read(root))
         };
         let found = write_and_read(self.os, &device, mount, write, read)?;
