@@ -63,7 +63,8 @@ pub struct Mounted<'a, O: Os> {
 impl<'a, O: Os> Mounted<'a, O> {
     /// Mounts `device` on an existing directory.
     pub fn new(os: &'a O, device: &Path, point: &Path, fs: &str, access: Access) -> Result<Self> {
-        os.mount(device, point, fs, access)?;
+        // The mount before it may not be quite gone: then it is busy for a moment.
+        patiently(|| os.mount(device, point, fs, access))?;
         // What was mounted must be given back: one failed look does not end it.
         let found = os
             .mounts()

@@ -481,8 +481,11 @@ fn single() -> Disk {
 /// it changes.
 fn is_the_running_root(disk: &Disk, name: &str) {
     let root = MsFlags::MS_REMOUNT;
+    // A program that another test has just started may hold our file open until it is executed.
     let remount = |flags| {
-        mount(None::<&str>, disk.root(), None::<&str>, root | flags, None::<&str>).unwrap();
+        crate::harness::wait_until("it can be remounted", || {
+            mount(None::<&str>, disk.root(), None::<&str>, root | flags, None::<&str>).is_ok()
+        });
     };
     let refused = |way: &str| {
         remount(MsFlags::MS_RDONLY);
