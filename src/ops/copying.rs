@@ -11,7 +11,7 @@ use jiff::Timestamp;
 use nix::errno::Errno;
 
 use super::draft::Draft;
-use super::execute::{Copied, Run};
+use super::execute::{Copied, Made, Run};
 use super::factory;
 use super::frozen::{self, Frozen, SNAPSHOTS};
 use super::journal::VAR;
@@ -21,8 +21,7 @@ use super::rewrite;
 use crate::copy::beside::Beside;
 use crate::copy::progress::Phase;
 use crate::copy::selection::Selection;
-use crate::copy::touched::Touched;
-use crate::copy::tree::{Done, Options as TreeOptions, Summary, Trust};
+use crate::copy::tree::{Done, Options as TreeOptions, Trust};
 use crate::copy::{pool, tree};
 use crate::device::Id;
 use crate::error::{Context, During, Error, Result, if_there};
@@ -56,16 +55,6 @@ impl Onto {
             Self::Older(since, _) => Way::Refresh(*since),
         }
     }
-}
-
-/// A tree that was copied.
-struct Made {
-    summary: Summary,
-    touched: Touched,
-    /// Of the manifest.
-    sha256: String,
-    rewritten: BTreeSet<Vec<u8>>,
-    revoked: Option<Time>,
 }
 
 /// In whole seconds, rounded down: some file systems keep no more, and UFS only where it is told to.
@@ -127,14 +116,10 @@ impl<'a, O: Os> Run<'a, '_, O> {
         frozen.map_or(Ok(()), Frozen::thaw)?;
         let copied = Copied {
             consistency,
-            summary: made.summary,
-            touched: made.touched,
-            manifest_sha256: made.sha256,
+            made,
             software,
             created,
             verified: None,
-            revoked: made.revoked,
-            rewritten: made.rewritten,
             way: onto.way(),
             changes: None,
             copy_seconds: begun.elapsed().as_secs_f64(),

@@ -27,6 +27,8 @@ use crate::slot::{Pair, Part};
 use crate::sys::Os;
 use crate::sys::tree::Time;
 
+const KEEPING: &str = "keeping the partition tables";
+
 /// What was done to one pair.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct PairReport {
@@ -66,21 +68,27 @@ pub struct PairReport {
     pub seconds: f64,
 }
 
-/// What is known of a part once it is copied.
-pub(super) struct Copied {
-    pub(super) consistency: Consistency,
+/// A tree that was copied.
+pub(super) struct Made {
     pub(super) summary: Summary,
     /// What of the copy this run wrote, or could not tell to be as it was.
     pub(super) touched: Touched,
-    pub(super) manifest_sha256: String,
+    /// Of the manifest.
+    pub(super) sha256: String,
+    /// The files that name themselves in the copy instead of their source.
+    pub(super) rewritten: BTreeSet<Vec<u8>>,
+    /// When the older copy lost its record, by the clock of its file system.
+    pub(super) revoked: Option<Time>,
+}
+
+/// What is known of a part once it is copied.
+pub(super) struct Copied {
+    pub(super) made: Made,
+    pub(super) consistency: Consistency,
     pub(super) software: Software,
     pub(super) created: Timestamp,
     pub(super) verified: Option<Timestamp>,
     pub(super) way: Way,
-    /// When the older copy lost its record, by the clock of its file system.
-    pub(super) revoked: Option<Time>,
-    /// The files that name themselves in the copy instead of their source.
-    pub(super) rewritten: BTreeSet<Vec<u8>>,
     pub(super) changes: Option<Changes>,
     pub(super) copy_seconds: f64,
     pub(super) verify_seconds: f64,
@@ -191,7 +199,7 @@ impl<'a, 'b, O: Os> Run<'a, 'b, O> {
             }
             Step::Verify(verify) => self.verify(verify.part, &verify.consistency),
             Step::Tables(tables) => {
-                let kept = self.tables(tables).during("keeping the partition tables");
+                let kept = self.tables(tables).during(KEEPING);
                 kept.map_err(Error::once_begun)
             }
             Step::Record(part, _) => self.record(*part),
@@ -232,8 +240,7 @@ impl<'a, 'b, O: Os> Run<'a, 'b, O> {
     fn write_record(&mut self, part: Part) -> Result<()> {
         let (_, pair) = self.pair(part)?;
         let Some(Copied {
-            summary,
-            manifest_sha256,
+            made: Made { summary, sha256, .. },
             software,
             created,
             verified: Some(verified),
@@ -259,20 +266,22 @@ impl<'a, 'b, O: Os> Run<'a, 'b, O> {
             files: summary.files,
             bytes: summary.bytes,
             vanished: summary.vanished,
-            manifest_sha256: manifest_sha256.clone(),
+            manifest_sha256: sha256.clone(),
         };
         let (device, point) = (self.device(part)?, self.point(part));
         self.session.monitor.begin(Phase::default());
         let tables = self.tables.as_ref().filter(|_| part == Part::Root);
         let mount = |access| Mounted::new(self.os, &device, &point, &pair.fs, access);
         let write = |root: &O::Dir| {
-            let kept = tables.map_or(Ok(()), |content| table::put(root, content));
-            kept.during("keeping the partition tables")?;
+            if let Some(content) = tables {
+                table::put(root, content).during(KEEPING)?;
+            }
             record::write(root, &record)
         };
         let read = |root: &O::Dir| {
-            let kept = tables.map_or(Ok(()), |content| table::check(root, content));
-            kept.during("keeping the partition tables")?;
+            if let Some(content) = tables {
+                table::check(root, content).during(KEEPING)?;
+            }
             Ok(record::read(root))
         };
         let found = write_and_read(self.os, &device, mount, write, read)?;
@@ -298,10 +307,10 @@ impl<'a, 'b, O: Os> Run<'a, 'b, O> {
                 method: copied.way.method(),
                 refreshed: matches!(copied.way, Way::Refresh(_)),
                 consistency: copied.consistency.clone(),
-                files: copied.summary.files,
-                bytes: copied.summary.bytes,
-                written_bytes: copied.summary.written + written,
-                vanished: copied.summary.vanished,
+                files: copied.made.summary.files,
+                bytes: copied.made.summary.bytes,
+                written_bytes: copied.made.summary.written + written,
+                vanished: copied.made.summary.vanished,
                 changed_since_factory: copied.changes.clone(),
                 verified: copied.verified.is_some(),
                 copy_seconds,

@@ -16,7 +16,7 @@ use super::mounted::Mounted;
 use super::{Session, durable, record};
 use crate::copy::selection::{Admission, Selection};
 use crate::copy::stack::open_below;
-use crate::error::{Context, During, Error, Result};
+use crate::error::{Context, During, Error, Result, if_there};
 use crate::record::manifest::{Line, Object, Reader};
 use crate::record::{DIR, MANIFEST};
 use crate::slot::config::RESCUE;
@@ -61,17 +61,16 @@ where
 
 fn open<D: Dir>(root: &D) -> Result<BufReader<D::File>> {
     let dir = open_below(root, Path::new(LIST_DIR));
-    match dir.and_then(|dir| dir.open_file(OsStr::new(LIST))) {
-        Ok(file) => Ok(BufReader::with_capacity(64 << 10, file)),
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
-            Err(Error::refused("there is no list of what the box left the factory with")
-                .path(format!("/{LIST_DIR}/{LIST}"))
-                .hint(
-                    "make it while the box is as it left the factory: dualroot snapshot, then \
+    let path = format!("/{LIST_DIR}/{LIST}");
+    let file = if_there(dir.and_then(|dir| dir.open_file(OsStr::new(LIST))));
+    match file.doing_to("opening", &path)? {
+        Some(file) => Ok(BufReader::with_capacity(64 << 10, file)),
+        None => Err(Error::refused("there is no list of what the box left the factory with")
+            .path(path)
+            .hint(
+                "make it while the box is as it left the factory: dualroot snapshot, then \
                      dualroot factory save",
-                ))
-        }
-        Err(e) => Err(e).doing_to("opening", format!("/{LIST_DIR}/{LIST}")),
+            )),
     }
 }
 

@@ -63,7 +63,7 @@ impl<O: Os> Run<'_, '_, O> {
             error.offset = first.offset;
             return Err(error.hint("the medium does not keep what is written to it"));
         }
-        if sha256 != copied.manifest_sha256 {
+        if sha256 != copied.made.sha256 {
             return Err(Error::new(Kind::Differs, "reading back", "content")
                 .path(MANIFEST)
                 .during(context));
@@ -76,7 +76,7 @@ impl<O: Os> Run<'_, '_, O> {
 
     /// Whether there are differences, and all are of files that this run has not touched.
     fn is_rot(&self, part: Part, report: &VerifyReport) -> bool {
-        let revoked = self.parts.get(&part).and_then(|copied| copied.revoked);
+        let revoked = self.parts.get(&part).and_then(|copied| copied.made.revoked);
         let old = |d: &Difference| d.touched.is_some_and(|touched| Some(touched) < revoked);
         let all = report.different == report.differences.len() as u64;
         report.different > 0 && all && report.differences.iter().all(old)
@@ -114,7 +114,7 @@ impl<O: Os> Run<'_, '_, O> {
         let changes = if self.layout.purpose.factory && part == Part::Root {
             let manifest = BufReader::with_capacity(64 << 10, record::manifest(&own)?);
             let dir = &self.sources[number].dir;
-            Some(factory::changes(dir, manifest, &copied.rewritten)?)
+            Some(factory::changes(dir, manifest, &copied.made.rewritten)?)
         } else {
             None
         };
@@ -122,7 +122,7 @@ impl<O: Os> Run<'_, '_, O> {
         let mut manifest = BufReader::with_capacity(64 << 10, Hashing::new(manifest));
         let reference = Some(&self.sources[number].dir);
         // The rest is as it was when all was read.
-        let only = matches!(copied.way, Way::Refresh(Some(_))).then_some(&copied.touched);
+        let only = matches!(copied.way, Way::Refresh(Some(_))).then_some(&copied.made.touched);
         let monitor = &self.session.monitor;
         let report = verify(root, &mut manifest, reference, only, pool::readers(), monitor)?;
         let (file, sha256) = manifest.into_inner().finish();

@@ -19,7 +19,7 @@ use super::{
 };
 use crate::copy::progress::interrupted;
 use crate::device::Id;
-use crate::error::{Context, Error, Result};
+use crate::error::{Context, Error, Result, if_there};
 use crate::mounts::Mount;
 use crate::mounts::stale::Obstacle;
 use crate::plan::consistency::{self, Wanted};
@@ -415,11 +415,8 @@ fn missing_points<O: Os>(os: &O, view: &View, layout: &Layout) -> Result<Vec<Pat
     let mut missing = Vec::new();
     for pair in &layout.pairs {
         let name = pair.part.alternate().trim_start_matches('/');
-        let kind = match root.stat(OsStr::new(name)) {
-            Ok(meta) => Some(meta.kind),
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => None,
-            Err(e) => return Err(e).doing_to("reading", view.root.join(name)),
-        };
+        let there = if_there(root.stat(OsStr::new(name)));
+        let kind = there.doing_to("reading", view.root.join(name))?.map(|meta| meta.kind);
         view.guard_point(pair.part, kind)?;
         // What is mounted there hides it: then it is looked at once that is cleared.
         let point = view.below(pair.part.alternate());

@@ -151,15 +151,18 @@ fn crc_32c_is_the_kernels() {
     assert_eq!(check_hash(&[0; 32]), !0x8a91_36aa);
 }
 
+/// An image whose superblock has these bytes at `offset`.
+fn changed(image: &Vec<u8>, offset: usize, bytes: &[u8]) -> Vec<u8> {
+    let mut changed = image.clone();
+    let at = place(image) + offset;
+    changed[at..at + bytes.len()].copy_from_slice(bytes);
+    changed
+}
+
 #[test]
 fn what_cannot_be_trusted_is_told() {
     let good = makefs(8192, 1024);
-    let at = place(&good);
-    let told = |offset: usize, bytes: &[u8]| {
-        let mut damaged = good.clone();
-        damaged[at + offset..at + offset + bytes.len()].copy_from_slice(bytes);
-        read(&damaged).unwrap_err().to_string()
-    };
+    let told = |offset, bytes: &[u8]| read(&changed(&good, offset, bytes)).unwrap_err().to_string();
     assert_eq!(told(1372, &[0; 4]), "there is no UFS2");
     assert_eq!(told(1372, &0x1996_0408_u32.to_le_bytes()), "newfs was stopped before its end");
     assert!(told(209, &[0]).contains("not unmounted cleanly"));
@@ -194,11 +197,7 @@ fn what_cannot_be_trusted_is_told() {
 fn a_snapshot_is_copied_without_those_before_it() {
     let good = makefs(16384, 2048);
     let at = place(&good);
-    let changed = |offset: usize, bytes: &[u8]| {
-        let mut changed = good.clone();
-        changed[at + offset..at + offset + bytes.len()].copy_from_slice(bytes);
-        changed
-    };
+    let changed = |offset, bytes: &[u8]| changed(&good, offset, bytes);
     let of_snapshot = |bytes: &Vec<u8>| Image::of_snapshot(bytes, SIZE, identity(SIZE));
     let older = changed(1116, &[[7, 0, 0, 0], [9, 0, 0, 0]].concat());
     assert!(matches!(read(&older), Err(Fault::Snapshots(2))));
