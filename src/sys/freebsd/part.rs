@@ -52,8 +52,9 @@ pub(super) fn set_boot(medium: &Path, change: &Change) -> Result<()> {
     }
     if !calls.is_empty() {
         if change.scheme == Scheme::Gpt {
-            // A table with a copy that is not whole cannot be changed; of a sound one it says so.
-            run(&["recover", &name].map(str::to_owned)).map_err(|e| e.path(medium))?;
+            // A table with a copy that is not whole cannot be changed; of a sound one it says so. It
+            // is collected too: each commit writes both copies with no flush between them.
+            calls.insert(0, ["recover", "-f", "x", &name].map(str::to_owned).to_vec());
         }
         let committed = ["commit", &name].map(str::to_owned);
         let done = calls.iter().chain([&committed.to_vec()]).try_for_each(|c| run(c).map(drop));
