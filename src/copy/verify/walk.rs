@@ -18,8 +18,10 @@ use crate::error::{Context, Error, Kind as ErrorKind};
 use crate::record::manifest::{Line, Object, Reader};
 use crate::sys::tree::{Dir, Kind, Names};
 
-/// Names in one job.
+/// Names in one job, and bytes after which it gets no more: one thread would read them one after the
+/// other.
 const BATCH: usize = 16;
+const BATCH_BYTES: u64 = 1 << 20;
 
 /// Walks along `manifest`; what is not as it says goes to `feed`.
 pub(super) fn walk<D: Dir, M: BufRead>(
@@ -75,7 +77,7 @@ impl<D: Dir> Walk<'_, D> {
         }
         let listing = self.enter(root, &object, Path::new("."))?;
         let mut stack = Stack::new(Arc::clone(root), listing).doing_to("reading", "/")?;
-        let mut batch = Vec::new();
+        let (mut batch, mut bytes) = (Vec::new(), 0);
         // Directories of the manifest that are not looked into: their entries are passed over.
         let mut passed = 0u32;
         while let Some(line) = next()? {
@@ -114,9 +116,11 @@ impl<D: Dir> Walk<'_, D> {
                 }
                 Line::Object(name, object) => {
                     self.pass_extra(listing, Some(&name))?;
+                    bytes += object.size.min(BATCH_BYTES);
                     batch.push((name, object));
-                    if batch.len() == BATCH {
+                    if batch.len() == BATCH || bytes >= BATCH_BYTES {
                         self.hand_out(&dir, &mut batch)?;
+                        bytes = 0;
                     }
                 }
                 Line::Leave => {
