@@ -15,9 +15,10 @@ use super::display::Display;
 use super::{logger, output};
 use crate::copy::progress::Monitor;
 use crate::error::{Context, Error, Kind, Result};
+use crate::ops::snapshot::repartition;
 use crate::ops::{
-    Session, auto_snapshot, boot, check, clean, factory, history, partitions, repartition, show,
-    snapshot, table, verify,
+    Session, auto_snapshot, boot, check, clean, factory, history, partitions, show, snapshot,
+    table, verify,
 };
 use crate::plan::partition::Sizes;
 use crate::plan::{Method, Reading};

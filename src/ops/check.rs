@@ -257,7 +257,7 @@ fn nextboot(view: &View, layout: &Layout, journal: &Journal) -> Option<Finding> 
 
 /// The same of the other slot: its loader could not write that it has done so.
 fn nextboot_there<D: Dir>(view: &View, layout: &Layout, root: &D) -> Option<Finding> {
-    let file = super::nextboot::of(root).ok()??;
+    let file = super::boot::nextboot::of(root).ok()??;
     let trial = file.trial.filter(|_| file.enabled)?;
     let place = format!("{}: {PATH}", view.node(layout.root().target));
     let what = format!(
@@ -411,7 +411,7 @@ fn drift(view: &View, layout: &Layout, own: &[Package], copy: &[Package]) -> Opt
 fn names<D: Dir>(view: &View, layout: &Layout, root: &D) -> Vec<Finding> {
     let mut findings = Vec::new();
     let device = view.node(layout.root().target);
-    for path in super::rewrite::FSTABS {
+    for path in super::snapshot::rewrite::FSTABS {
         let Ok(Some(text)) = packages::read(root, path) else { continue };
         let place = format!("{device}: {path}");
         let entries = match fstab::parse(&text) {

@@ -7,10 +7,9 @@ use std::path::Path;
 
 use super::mounted::Mounted;
 use super::{Session, clear, record};
-use crate::copy::pool;
 use crate::copy::progress::Phase;
-use crate::copy::survey;
 use crate::copy::verify::{Difference, verify};
+use crate::copy::{pool, survey};
 use crate::error::{Context, During, Kind, Result};
 use crate::record::{DIR, MANIFEST, Record};
 use crate::slot::discover::Layout;

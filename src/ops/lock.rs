@@ -3,7 +3,7 @@
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use super::clear::{self, Swept};
+use super::sweep::{self, Swept};
 use super::{Session, observe};
 use crate::device::Id;
 use crate::error::{Error, Kind, Result};
@@ -101,7 +101,7 @@ pub fn observed<O: Os>(
     let targets = |layout: &Layout| layout.pairs.iter().map(|p| p.target).collect::<Vec<_>>();
     let locked = media(&before, &targets(&layout));
     let locks = exclusive(os, &locked, verb)?;
-    let swept = if sweep { clear::sweep(os, &layout) } else { Swept::default() };
+    let swept = if sweep { sweep::sweep(os, &layout) } else { Swept::default() };
     let view = observe::view(os, session)?;
     let layout = view.discover()?;
     check(&view, &layout)?;

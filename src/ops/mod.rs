@@ -1,44 +1,27 @@
-//! One file per verb: observe, plan, execute, report.
+//! One file or folder per verb: observe, plan, execute, report.
 
 mod arrival;
 pub mod auto_snapshot;
-mod blocks;
 pub mod boot;
 pub mod check;
 pub mod clean;
 pub mod clear;
-mod copying;
 mod diagnosis;
-mod direction;
-mod draft;
 mod durable;
-mod erase;
-mod execute;
 pub mod factory;
 mod flags;
-mod frozen;
 mod fsck;
-pub mod health;
 pub mod history;
 mod journal;
 pub mod lock;
 pub mod mounted;
-mod nextboot;
 mod notice;
 pub mod observe;
 pub mod partitions;
-mod preflight;
-mod raw;
-mod read_back;
 pub mod record;
-mod renewal;
-pub mod repartition;
-pub mod rewrite;
-mod same_kernel;
 pub mod show;
 pub mod snapshot;
-mod source;
-mod starter;
+pub mod sweep;
 pub mod table;
 pub mod verify;
 

@@ -12,9 +12,8 @@ use crate::error::{Error, Result};
 use crate::record::journal::{Journal, Operation, Trial};
 use crate::record::packages::{self, Package, Software};
 use crate::slot::discover::Layout;
-use crate::slot::flags;
 use crate::slot::view::View;
-use crate::slot::{Choice, Part, Slot, State};
+use crate::slot::{Choice, Part, Slot, State, flags};
 use crate::sys::Os;
 use crate::sys::tree::Dir;
 

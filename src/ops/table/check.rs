@@ -3,9 +3,9 @@
 use jiff::Timestamp;
 use serde::Serialize;
 
-use super::super::{Session, observe};
 use super::{Choice, file, find, read_pieces, save};
 use crate::error::{Error, Kind, Result};
+use crate::ops::{Session, observe};
 use crate::slot::view::View;
 use crate::sys::Os;
 use crate::table::saved::compare::{Change, compare};

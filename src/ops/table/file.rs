@@ -4,10 +4,10 @@ use std::ffi::OsStr;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
-use super::super::mounted::Mounted;
-use super::super::{durable, lock};
 use crate::device::Id;
 use crate::error::{Context, Error, Kind, Result};
+use crate::ops::mounted::Mounted;
+use crate::ops::{durable, lock};
 use crate::record::{DIR, TABLES};
 use crate::slot::Part;
 use crate::slot::view::View;

@@ -3,13 +3,13 @@
 use jiff::Timestamp;
 use serde::Serialize;
 
-use super::super::mounted::patiently;
-use super::super::{Session, lock, observe};
 use super::check::chosen;
 use super::plan::{self, Action, How};
 use super::{Choice, file, find, read_pieces};
 use crate::device::Id;
 use crate::error::{During, Error, Kind, Result};
+use crate::ops::mounted::patiently;
+use crate::ops::{Session, lock, observe};
 use crate::slot::view::View;
 use crate::sys::{Claim, Os, Rewrite};
 use crate::table::saved::compare::compare;

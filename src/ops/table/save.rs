@@ -5,13 +5,13 @@ use std::path::PathBuf;
 use jiff::Timestamp;
 use serde::Serialize;
 
-use super::super::lock::{self, Observed};
-use super::super::mounted::{Mounted, write_and_read};
-use super::super::observe::DeviceReader;
-use super::super::{Session, clear, record};
 use super::file;
 use crate::device::Id;
 use crate::error::{During, Error, Kind, Result};
+use crate::ops::lock::{self, Observed};
+use crate::ops::mounted::{Mounted, write_and_read};
+use crate::ops::observe::DeviceReader;
+use crate::ops::{Session, clear, record};
 use crate::record::{DIR, TABLES};
 use crate::slot::discover::Layout;
 use crate::slot::view::View;

@@ -1,7 +1,7 @@
 //! Whether a snapshot would copy the old over the new.
 
-use super::{arrival, show};
 use crate::error::{Error, Result};
+use crate::ops::{arrival, show};
 use crate::record::version::older;
 use crate::slot::State;
 use crate::slot::discover::Layout;

@@ -2,11 +2,11 @@
 
 use std::ffi::OsStr;
 
-use super::factory;
 use super::source::Source;
 use crate::copy::census::{self, Census};
 use crate::copy::progress::Monitor;
 use crate::error::{Context, During, Error, Kind, Result};
+use crate::ops::factory;
 use crate::slot::Pair;
 use crate::slot::discover::Purpose;
 use crate::slot::names::{cut, label_for_copy};

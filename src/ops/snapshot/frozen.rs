@@ -5,20 +5,20 @@ use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
 
-use super::mounted::{Mounted, patiently};
 use crate::copy::tree;
 use crate::error::{Context, Result, if_there};
+use crate::ops::mounted::{Mounted, patiently};
 use crate::slot::Part;
 use crate::sys::tree::{Dir, Kind};
 use crate::sys::{FsType, Os};
 
 /// Where UFS keeps its snapshots (`mksnap_ffs`(8), dump(8) `-L`): never copied.
-pub(super) const SNAPSHOTS: &str = ".snap";
+pub(in super::super) const SNAPSHOTS: &str = ".snap";
 /// The last part of our snapshots' names; the first is the process id of the run.
 const WORD: &str = "dualroot";
 
 /// Whether a snapshot of this name is of this program.
-pub(super) fn is_ours(name: &OsStr) -> bool {
+pub(in super::super) fn is_ours(name: &OsStr) -> bool {
     Path::new(name).extension() == Some(OsStr::new(WORD))
 }
 

@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use super::Session;
 use crate::copy::progress::interrupted;
 use crate::error::{Context, Error, Kind, Result};
+use crate::ops::Session;
 use crate::slot::view::View;
 use crate::sys::Os;
 use crate::sys::tree::{Dir, Kind as Object, Meta};

@@ -2,8 +2,8 @@
 
 use std::ffi::OsStr;
 
-use super::mounted::Mounted;
 use crate::error::{Context, Result};
+use crate::ops::mounted::Mounted;
 use crate::slot::Pair;
 use crate::slot::view::View;
 use crate::sys::tree::Dir;

@@ -4,9 +4,9 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
-use super::{Session, observe};
 use crate::device::Id;
 use crate::error::{Error, Kind, Result};
+use crate::ops::{Session, observe};
 use crate::plan::Step;
 use crate::plan::partition::{Sizes, Wish};
 use crate::plan::size::human;

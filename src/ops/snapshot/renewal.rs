@@ -5,13 +5,13 @@ use std::result::Result as StdResult;
 
 use jiff::Timestamp;
 
-use super::mounted::Mounted;
 use super::preflight::switches;
-use super::record;
 use super::source::Source;
 use crate::copy::tree::can_renew;
 use crate::device::Id;
 use crate::error::{Error, Kind, Result};
+use crate::ops::mounted::Mounted;
+use crate::ops::record;
 use crate::plan::{Since, Way};
 use crate::slot::view::View;
 use crate::slot::{Pair, State};

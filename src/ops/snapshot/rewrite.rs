@@ -6,9 +6,9 @@ use std::sync::Arc;
 
 use nix::errno::Errno;
 
-use super::notice;
 use crate::device::Id;
 use crate::error::{Context, Result};
+use crate::ops::notice;
 use crate::slot::discover::Layout;
 use crate::slot::fstab::{self, Change};
 use crate::slot::loader;
@@ -19,7 +19,7 @@ use crate::sys::Os;
 use crate::sys::tree::{Dir, Kind};
 
 /// The fstab of the root, and the one that NanoBSD's `/etc` is made from.
-pub(super) const FSTABS: [&str; 2] = ["etc/fstab", "conf/base/etc/fstab"];
+pub(in super::super) const FSTABS: [&str; 2] = ["etc/fstab", "conf/base/etc/fstab"];
 
 /// New content, by path relative to the root, of the files below `root` (the running root, or a
 /// moment of it) that name a device of a pair. Source and target change places: what was `/`

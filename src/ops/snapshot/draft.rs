@@ -6,8 +6,8 @@
 use std::ffi::OsStr;
 use std::io::{self, BufReader, Read, Write};
 
-use super::record::MANIFEST_NEW;
 use crate::error::{Context, Result, if_there};
+use crate::ops::record::MANIFEST_NEW;
 use crate::record::MANIFEST;
 use crate::sys::tree::{Dir, File};
 

@@ -3,9 +3,9 @@
 use std::path::Path;
 
 use super::execute::Run;
-use super::mounted::{Mounted, patiently};
-use super::{observe, record};
 use crate::error::{Context, During, Error, Result};
+use crate::ops::mounted::{Mounted, patiently};
+use crate::ops::{observe, record};
 use crate::slot::Part;
 use crate::sys::tree::Dir;
 use crate::sys::{Access, Claim, Format, Os};

@@ -1,5 +1,20 @@
 //! `dualroot snapshot`: copy the pairs, verify, record.
 
+mod blocks;
+mod copying;
+mod direction;
+mod draft;
+mod erase;
+mod execute;
+pub(super) mod frozen;
+mod preflight;
+mod raw;
+mod read_back;
+mod renewal;
+pub mod repartition;
+pub(super) mod rewrite;
+mod source;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
 use std::path::PathBuf;
@@ -7,21 +22,19 @@ use std::time::Instant;
 
 use serde::Serialize;
 
-use super::erase::check_empty;
-use super::execute::{PairReport, Run};
-use super::history::{self, Diary};
-use super::repartition::{self, Repartition};
-use super::source::Source;
-use super::table::{self, save::Home};
-use super::{
-    Session, arrival, blocks, clear, direction, flags, fsck, journal, lock, preflight, renewal,
-    rewrite,
-};
+use self::erase::check_empty;
+use self::execute::{PairReport, Run};
+use self::repartition::Repartition;
+use self::source::Source;
 use crate::copy::progress::interrupted;
 use crate::device::Id;
 use crate::error::{Context, Error, Result, if_there};
 use crate::mounts::Mount;
 use crate::mounts::stale::Obstacle;
+use crate::ops::history::{self, Diary};
+use crate::ops::table::save::Home;
+use crate::ops::table::{self};
+use crate::ops::{Session, arrival, clear, flags, fsck, journal, lock};
 use crate::plan::consistency::{self, Wanted};
 use crate::plan::{self, Method, Reading, Step, Way};
 use crate::record::journal::{Auto, Journal};

@@ -3,13 +3,13 @@
 use std::io::{self, Write};
 use std::path::Path;
 
-use super::mounted::patiently;
-use super::observe::DeviceReader;
 use crate::copy::content::Discard;
 use crate::copy::pool;
 use crate::copy::progress::{Monitor, interrupted};
 use crate::copy::stream::{Ring, Side};
 use crate::error::{Error, Kind, Result};
+use crate::ops::mounted::patiently;
+use crate::ops::observe::DeviceReader;
 use crate::record::digest::{Digest, Sums};
 use crate::sys::{Claim, Os};
 

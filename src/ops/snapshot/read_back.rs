@@ -9,13 +9,13 @@ use jiff::Timestamp;
 
 use super::copying::Onto;
 use super::execute::Run;
-use super::factory::{self, Changes};
-use super::mounted::Mounted;
-use super::record::{self, Hashing};
 use crate::copy::pool;
 use crate::copy::progress::Phase;
 use crate::copy::verify::{Difference, Report as VerifyReport, verify};
 use crate::error::{Context, During, Error, Kind, Result};
+use crate::ops::factory::{self, Changes};
+use crate::ops::mounted::Mounted;
+use crate::ops::record::{self, Hashing};
 use crate::plan::Way;
 use crate::plan::consistency::Consistency;
 use crate::record::{self as slot_record, MANIFEST};

@@ -5,9 +5,10 @@ use std::path::Path;
 
 use nix::errno::Errno;
 
-use super::mounted::Mounted;
-use super::{Session, durable, same_kernel};
+use super::same_kernel;
 use crate::error::{Context, During, Error, Kind, Result, if_there};
+use crate::ops::mounted::Mounted;
+use crate::ops::{Session, durable};
 use crate::record::packages;
 use crate::slot::discover::Layout;
 use crate::slot::fstab;
@@ -171,6 +172,6 @@ fn read<D: Dir>(boot: &D) -> Result<Option<Nextboot>> {
 ///
 /// # Errors
 /// It cannot be read.
-pub(super) fn of<D: Dir>(root: &D) -> Result<Option<Nextboot>> {
+pub(in super::super) fn of<D: Dir>(root: &D) -> Result<Option<Nextboot>> {
     Ok(packages::read(root, PATH.trim_start_matches('/'))?.map(|text| Nextboot::parse(&text)))
 }

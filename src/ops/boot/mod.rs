@@ -1,22 +1,25 @@
 //! `dualroot boot`, `confirm` and `reject`: which slot starts, for good or on trial.
 
+pub mod health;
+pub(super) mod nextboot;
+mod same_kernel;
+mod starter;
+
 use jiff::Timestamp;
 use serde::Serialize;
 
-use super::flags::{self, Now};
-use super::health::{self, Hook};
-use super::history::{self, Diary};
-use super::journal;
-use super::lock::{self, Observed};
-use super::starter::{self, Starter};
-use super::{Session, arrival, nextboot, record, show};
+use self::health::Hook;
+use self::starter::Starter;
 use crate::error::{Error, Kind, Result};
+use crate::ops::flags::{self, Now};
+use crate::ops::history::{self, Diary};
+use crate::ops::lock::{self, Observed};
+use crate::ops::{Session, arrival, journal, record, show};
 use crate::record::journal::{By, Journal, Place, Trial};
 use crate::slot::discover::Layout;
 use crate::slot::flags::Selection;
-use crate::slot::nextboot as text;
 use crate::slot::view::View;
-use crate::slot::{Choice, Slot, State};
+use crate::slot::{Choice, Slot, State, nextboot as text};
 use crate::sys::Os;
 use crate::table::Scheme;
 use crate::table::flags::Change;

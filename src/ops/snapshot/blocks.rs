@@ -11,13 +11,13 @@ use jiff::Timestamp;
 
 use super::execute::Run;
 use super::frozen::Frozen;
-use super::mounted::Mounted;
 use super::preflight;
-use super::record;
 use super::source::Source;
 use crate::copy::block::{Content, Copy, Target};
 use crate::copy::progress::Phase;
 use crate::error::{Context, During, Error, Kind, Result};
+use crate::ops::mounted::Mounted;
+use crate::ops::record;
 use crate::plan::consistency::{Consistency, Wanted};
 use crate::plan::{Blocks, Way};
 use crate::record::{DIR, RECORD};
