@@ -2,7 +2,8 @@
 
 use dualroot::error::Error;
 use dualroot::ops::snapshot::Options;
-use dualroot::ops::{clean, repartition, table};
+use dualroot::ops::snapshot::repartition;
+use dualroot::ops::{clean, table};
 use dualroot::plan::partition::Sizes;
 use dualroot::plan::size::Size;
 use dualroot::plan::{Method, Reading};

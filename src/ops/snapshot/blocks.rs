@@ -9,9 +9,9 @@ use std::time::Instant;
 
 use jiff::Timestamp;
 
-use super::execute::Run;
 use super::frozen::Frozen;
 use super::preflight;
+use super::run::Run;
 use super::source::Source;
 use crate::copy::block::{Content, Copy, Target};
 use crate::copy::progress::Phase;

@@ -10,10 +10,11 @@ use std::time::Instant;
 use jiff::Timestamp;
 use nix::errno::Errno;
 
+use super::copied::{Copied, Made, Onto};
 use super::draft::Draft;
-use super::execute::{Copied, Made, Run};
 use super::frozen::{self, Frozen, SNAPSHOTS};
 use super::rewrite;
+use super::run::Run;
 use crate::copy::beside::Beside;
 use crate::copy::progress::Phase;
 use crate::copy::selection::Selection;
@@ -27,7 +28,7 @@ use crate::ops::journal::VAR;
 use crate::ops::mounted::Mounted;
 use crate::ops::record::{self, Hashing, MANIFEST_NEW};
 use crate::plan::consistency::Consistency;
-use crate::plan::{Refresh, Since, Way};
+use crate::plan::{Refresh, Since};
 use crate::record as slot_record;
 use crate::record::packages::{self, Software};
 use crate::slot::names::Names;
@@ -35,27 +36,6 @@ use crate::slot::{Pair, Part};
 use crate::sys::tree::{Dir, Kind as Object, Time};
 use crate::sys::{Access, FsType, Os};
 use crate::table::superblock;
-
-/// What a copy is made onto.
-pub(super) enum Onto {
-    /// A new file system.
-    New,
-    /// The source's own blocks: all that it has, and no copy yet.
-    Blocks,
-    /// An older copy, which is brought up to date: when it was made, where that is to tell what need
-    /// not be read; and the files that are made anew, whatever they seem to be.
-    Older(Option<Since>, BTreeSet<Vec<u8>>),
-}
-
-impl Onto {
-    fn way(&self) -> Way {
-        match self {
-            Self::New => Way::Anew,
-            Self::Blocks => Way::Blocks,
-            Self::Older(since, _) => Way::Refresh(*since),
-        }
-    }
-}
 
 /// In whole seconds, rounded down: some file systems keep no more, and UFS only where it is told to.
 fn trust(since: Since) -> Trust {

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::execute::Run;
+use super::run::Run;
 use crate::error::{Context, During, Error, Result};
 use crate::ops::mounted::{Mounted, patiently};
 use crate::ops::{observe, record};

@@ -1,6 +1,7 @@
 //! `dualroot snapshot`: copy the pairs, verify, record.
 
 mod blocks;
+mod copied;
 mod copying;
 mod direction;
 mod draft;
@@ -10,9 +11,11 @@ pub(super) mod frozen;
 mod preflight;
 mod raw;
 mod read_back;
+mod recording;
 mod renewal;
 pub mod repartition;
 pub(super) mod rewrite;
+mod run;
 mod source;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -23,8 +26,9 @@ use std::time::Instant;
 use serde::Serialize;
 
 use self::erase::check_empty;
-use self::execute::{PairReport, Run};
+use self::execute::PairReport;
 use self::repartition::Repartition;
+use self::run::Run;
 use self::source::Source;
 use crate::copy::progress::interrupted;
 use crate::device::Id;

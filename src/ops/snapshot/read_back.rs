@@ -7,8 +7,8 @@ use std::time::Instant;
 
 use jiff::Timestamp;
 
-use super::copying::Onto;
-use super::execute::Run;
+use super::copied::Onto;
+use super::run::Run;
 use crate::copy::pool;
 use crate::copy::progress::Phase;
 use crate::copy::verify::{Difference, Report as VerifyReport, verify};
