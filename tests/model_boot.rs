@@ -113,11 +113,11 @@ fn choose(machine: &Machine, slot: u32, once: bool) -> Result<boot::Report, Erro
 }
 
 fn confirm(machine: &Machine) -> Result<boot::Report, Error> {
-    boot::confirm(machine, &session(machine))
+    boot::confirm::run(machine, &session(machine))
 }
 
 fn reject(machine: &Machine) -> Result<boot::Report, Error> {
-    boot::reject(machine, &session(machine), false)
+    boot::reject::run(machine, &session(machine), false)
 }
 
 fn show(machine: &Machine) -> show::Report {

@@ -132,11 +132,11 @@ fn dispatch(args: &Args, session: &Session) -> Result<ExitCode> {
                 Ok((pick(args, &report, output::boot), ExitCode::SUCCESS))
             }
             Command::Confirm => {
-                let report = boot::confirm(&os, session)?;
+                let report = boot::confirm::run(&os, session)?;
                 Ok((pick(args, &report, output::boot), ExitCode::SUCCESS))
             }
             Command::Reject(options) => {
-                let report = boot::reject(&os, session, options.reboot)?;
+                let report = boot::reject::run(&os, session, options.reboot)?;
                 Ok((pick(args, &report, output::boot), ExitCode::SUCCESS))
             }
             Command::Log => {

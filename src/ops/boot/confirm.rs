@@ -1,0 +1,82 @@
+//! `dualroot confirm`: the running slot is good.
+
+use super::OBEYED;
+use super::health::{self, Hook};
+use super::starter::{self, Starter};
+use super::work::{Deed, Report, Work, forbidden, settle};
+use crate::error::{Error, Kind, Result};
+use crate::ops::Session;
+use crate::ops::history::{self};
+use crate::ops::lock::{self, Observed};
+use crate::record::journal::{By, Journal};
+use crate::sys::Os;
+
+/// Makes the running slot the one that starts from now on, where its health hooks are content.
+///
+/// # Errors
+/// One of them is not (exit 1): then nothing changes. A trial of the other slot waits (exit 6).
+pub fn run<O: Os>(os: &O, session: &Session) -> Result<Report> {
+    forbidden(os)?;
+    let Observed { locks: _locks, view, layout, .. } =
+        lock::observed(os, session, "confirm", true, |_, _| Ok(()))?;
+    let report = history::told(os, "confirm", |diary| {
+        let work = Work::new(diary, view, layout)?;
+        let number = work.running().number;
+        if work.is_armed(3 - number) {
+            let cause = format!("a trial of slot {} waits for the next start", 3 - number);
+            return Err(Error::refused(cause).hint("dualroot reject gives it up"));
+        }
+        let trial = work.journal.trial.as_ref();
+        // What ran on trial by the loader's file is to start by flags from now on.
+        if let (Some(selection), true) = (
+            &work.selection,
+            trial.is_some_and(|t| t.by == By::Nextboot && work.is(&t.slot, number)),
+        ) && let Starter::Ignores(why) = starter::look(os, &work.view, selection)?
+        {
+            let cause = format!("no flag would start it again: {why}");
+            return Err(Error::refused(cause).hint(OBEYED));
+        }
+        let from = trial
+            .map_or_else(|| work.view.node(work.running().root), |trial| trial.from.device.clone());
+        let to = work.view.node(work.running().root);
+        let hooks = health::run(os, session, &work.view)?;
+        diary.details = hooks.iter().map(Hook::line).collect();
+        let seen = |journal: &mut Journal| {
+            journal.trial.clone_from(&work.journal.trial);
+            work.take_up(journal);
+        };
+        if let Err(e) = diary.begin(&work.view, &work.layout, (from, to), seen) {
+            // Flags that say so and a journal that says otherwise are no end of a trial.
+            if work.journal.trial.is_some() || !history::is_only_lost(&e) {
+                return Err(e);
+            }
+        }
+        if let Some(hook) = hooks.iter().find(|hook| !hook.passed) {
+            let error = Error::new(Kind::Failed, "confirming", &hook.result);
+            let path = work.view.below(health::DIR).join(&hook.name);
+            let error = error.path(path).during(format!("slot {number} is not healthy"));
+            let said = hook.output.lines().next_back().unwrap_or_default();
+            let hint = if said.is_empty() { String::new() } else { format!("it said: {said}; ") };
+            return Err(error.hint(format!("{hint}nothing was changed")));
+        }
+        let other = work.other(os, &mut |_| {})?;
+        let change = work.selection.as_ref().map(|s| s.select(number, other.good.is_ok()));
+        let deed = Deed { flags: change.as_ref(), file: None, other: other.armed };
+        work.set(os, diary, &deed)?;
+        // Only now: nothing is marked as good of which the flags say otherwise.
+        let known = diary.note(|journal| {
+            journal.intended = Some(work.place(number));
+            journal.trial = None;
+        });
+        if let Err(e) = known
+            && (work.journal.trial.is_some() || !history::is_only_lost(&e))
+        {
+            return Err(e);
+        }
+        let mut report = work.report(&deed, number, None);
+        report.hooks = hooks;
+        Ok(report)
+    })?;
+    settle(os, session);
+    Ok(report)
+}

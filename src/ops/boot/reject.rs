@@ -1,0 +1,50 @@
+//! `dualroot reject`: back to the slot that ran before.
+
+use super::work::{Deed, Report, Work, forbidden, restart, settle};
+use crate::error::{Error, Result};
+use crate::ops::Session;
+use crate::ops::history;
+use crate::ops::lock::{self, Observed};
+use crate::record::journal::Journal;
+use crate::sys::Os;
+
+/// Ends a trial: the slot that ran before it starts from now on.
+///
+/// # Errors
+/// There is no trial (exit 6).
+pub fn run<O: Os>(os: &O, session: &Session, reboot: bool) -> Result<Report> {
+    forbidden(os)?;
+    let Observed { locks: _locks, view, layout, .. } =
+        lock::observed(os, session, "reject", true, |_, _| Ok(()))?;
+    let mut report = history::told(os, "reject", |diary| {
+        let work = Work::new(diary, view, layout)?;
+        let running = work.running().number;
+        let Some(trial) = work.trial() else {
+            return Err(Error::refused("there is no trial").hint(format!(
+                "dualroot boot {} lets the other slot start",
+                work.layout.alternate().number
+            )));
+        };
+        let number = trial.from.slot;
+        if !work.is(&trial.from, number) || !work.is(&trial.slot, 3 - number) {
+            let cause = format!("the trial was of {}, which is no slot now", trial.slot.device);
+            return Err(Error::refused(cause).hint("dualroot confirm keeps the running slot"));
+        }
+        let other = work.other(os, &mut |_| {})?;
+        let good = running != number || other.good.is_ok();
+        let change = work.selection.as_ref().map(|s| s.select(number, good));
+        let deed = Deed { flags: change.as_ref(), file: None, other: other.armed };
+        let ends = (trial.slot.device.clone(), trial.from.device.clone());
+        let back = |journal: &mut Journal| {
+            journal.intended = Some(work.place(number));
+            journal.trial = None;
+            work.take_up(journal);
+        };
+        diary.begin(&work.view, &work.layout, ends, back)?;
+        work.set(os, diary, &deed)?;
+        Ok(work.report(&deed, number, None))
+    })?;
+    settle(os, session);
+    restart(os, reboot, &mut report)?;
+    Ok(report)
+}
