@@ -6,7 +6,7 @@ use super::starter::{self, Starter};
 use super::work::{Deed, Report, Work, forbidden, settle};
 use crate::error::{Error, Kind, Result};
 use crate::ops::Session;
-use crate::ops::history::{self};
+use crate::ops::history;
 use crate::ops::lock::{self, Observed};
 use crate::record::journal::{By, Journal};
 use crate::sys::Os;
