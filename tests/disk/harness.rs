@@ -11,7 +11,7 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::sleep;
@@ -22,6 +22,8 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use sha2::{Digest, Sha256};
 use tempfile::TempDir;
+
+pub use crate::run::Run;
 
 const MIB: u64 = 1 << 20;
 /// sbin is not in everybody's path.
@@ -79,89 +81,7 @@ pub fn try_tool(name: &str, args: &[&dyn AsRef<OsStr>]) -> Run {
     Run::of(&mut command)
 }
 
-// ---- a program that ended -------------------------------------------------------------------
-
-/// What a program did.
-#[derive(Clone, Debug)]
-pub struct Run {
-    pub code: i32,
-    pub stdout: String,
-    pub stderr: String,
-    pub stdout_bytes: Vec<u8>,
-    command: String,
-}
-
-impl std::fmt::Display for Run {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self { code, stdout, stderr, command, .. } = self;
-        write!(f, "{command}\nexit {code}\n--- stdout\n{stdout}--- stderr\n{stderr}---")
-    }
-}
-
-fn code(status: ExitStatus) -> i32 {
-    use std::os::unix::process::ExitStatusExt;
-    // As a shell tells it; the product never dies of a signal that it catches.
-    status.code().unwrap_or_else(|| 1000 + status.signal().unwrap_or(0))
-}
-
-impl Run {
-    /// Runs a command to its end.
-    pub fn of(command: &mut Command) -> Self {
-        let output = command.output().unwrap_or_else(|e| panic!("{command:?}: {e}"));
-        Self::new(format!("{command:?}"), output.status, output.stdout, &output.stderr)
-    }
-
-    fn new(command: String, status: ExitStatus, stdout: Vec<u8>, stderr: &[u8]) -> Self {
-        Self {
-            code: code(status),
-            stdout: String::from_utf8_lossy(&stdout).into_owned(),
-            stderr: String::from_utf8_lossy(stderr).into_owned(),
-            stdout_bytes: stdout,
-            command,
-        }
-    }
-
-    /// It ended with this exit code.
-    #[track_caller]
-    pub fn exits(self, code: i32) -> Self {
-        assert!(self.code == code, "not exit {code}: {self}");
-        self
-    }
-
-    /// It ended with this exit code and exactly one error line, which contains `words`.
-    #[track_caller]
-    pub fn fails(self, code: i32, words: &str) -> Self {
-        let run = self.exits(code);
-        let mut lines = run.stderr.lines().filter(|l| l.starts_with("dualroot: "));
-        let line = lines.next().unwrap_or_else(|| panic!("no message: {run}"));
-        assert!(lines.next().is_none(), "more than one message: {run}");
-        assert!(line.contains(words), "not {words:?}: {run}");
-        run
-    }
-
-    /// stderr contains `words`.
-    #[track_caller]
-    pub fn says(self, words: &str) -> Self {
-        assert!(self.stderr.contains(words), "stderr without {words:?}: {self}");
-        self
-    }
-
-    /// stdout contains `words`.
-    #[track_caller]
-    pub fn prints(self, words: &str) -> Self {
-        assert!(self.stdout.contains(words), "stdout without {words:?}: {self}");
-        self
-    }
-
-    /// stdout as one JSON object.
-    #[track_caller]
-    pub fn json(&self) -> serde_json::Value {
-        match serde_json::from_str(&self.stdout) {
-            Ok(value) => value,
-            Err(e) => panic!("no JSON ({e}): {self}"),
-        }
-    }
-}
+// ---- a program that runs --------------------------------------------------------------------
 
 /// A program that still runs; killed when it is dropped.
 #[derive(Debug)]

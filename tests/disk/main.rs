@@ -24,6 +24,8 @@ mod powercut;
 mod primary;
 mod recorder;
 mod refresh;
+#[path = "../support/run.rs"]
+mod run;
 mod signals;
 mod stale;
 mod table;

@@ -2,10 +2,9 @@
 //! programs that they run.
 
 use std::ffi::OsStr;
-use std::fmt::Write as _;
 use std::fs::{self, File};
 use std::io::Read;
-use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::os::unix::process::CommandExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::process::{Child, Command, ExitCode, ExitStatus, Stdio};
@@ -14,6 +13,9 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill, killpg};
 use nix::unistd::Pid;
+
+pub use crate::run::Run;
+use crate::run::{clip, code, tail};
 
 /// Where everything is mounted; what is left there after a test is cleared away.
 pub const BASE: &str = "/tmp/dualroot-vm";
@@ -174,10 +176,6 @@ pub fn watched(mut command: Command, patience: Duration) -> (End, String) {
     (end, String::from_utf8_lossy(&fs::read(&path).unwrap_or_default()).into_owned())
 }
 
-fn code(status: ExitStatus) -> i32 {
-    status.code().unwrap_or_else(|| 1000 + status.signal().unwrap_or(0))
-}
-
 /// Prints what was said before a failure.
 pub fn show(said: &str) {
     for line in tail(said, REPORT_LINES).lines() {
@@ -185,31 +183,8 @@ pub fn show(said: &str) {
     }
 }
 
-/// The longest report of a failure, and the most of one stream of a program in it.
+/// The longest report of a failure.
 const REPORT_LINES: usize = 60;
-const STREAM_LINES: usize = 15;
-
-/// The last lines of a text, and how many went before; long ones cut.
-fn tail(text: &str, most: usize) -> String {
-    let all: Vec<_> = text.lines().collect();
-    let left_out = all.len().saturating_sub(most);
-    let mut kept = String::new();
-    if left_out > 0 {
-        writeln!(kept, "({left_out} lines before)").unwrap();
-    }
-    for line in &all[left_out..] {
-        writeln!(kept, "{}", clip(line)).unwrap();
-    }
-    kept
-}
-
-fn clip(line: &str) -> String {
-    const WIDTH: usize = 300;
-    match line.char_indices().nth(WIDTH) {
-        Some((end, _)) => format!("{} …", &line[..end]),
-        None => line.to_owned(),
-    }
-}
 
 /// Prints a test's line.
 pub fn tell(name: &str, verdict: &str, begun: Instant, why: &str) {
@@ -285,79 +260,6 @@ pub fn try_tool(name: &str, args: &[&dyn AsRef<OsStr>]) -> Run {
     Run::of(program(name).args(args.iter().copied().map(AsRef::as_ref)))
 }
 
-/// What a program did.
-#[derive(Clone, Debug)]
-pub struct Run {
-    /// As in [`End::Exit`].
-    pub code: i32,
-    pub stdout: String,
-    pub stderr: String,
-    command: String,
-}
-
-impl std::fmt::Display for Run {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self { code, stdout, stderr, command } = self;
-        let [stdout, stderr] = [stdout, stderr].map(|text| tail(text, STREAM_LINES));
-        let last = stderr.lines().last().unwrap_or("nothing on stderr");
-        write!(f, "exit {code}, {last}\n{command}\n--- stderr\n{stderr}--- stdout\n{stdout}---")
-    }
-}
-
-impl Run {
-    /// Runs a command to its end.
-    pub fn of(command: &mut Command) -> Self {
-        let output = command.output().unwrap_or_else(|e| panic!("{command:?}: {e}"));
-        Self::new(format!("{command:?}"), output.status, &output.stdout, &output.stderr)
-    }
-
-    fn new(command: String, status: ExitStatus, stdout: &[u8], stderr: &[u8]) -> Self {
-        Self {
-            code: code(status),
-            stdout: String::from_utf8_lossy(stdout).into_owned(),
-            stderr: String::from_utf8_lossy(stderr).into_owned(),
-            command,
-        }
-    }
-
-    /// It ended with this exit code.
-    #[track_caller]
-    pub fn exits(self, code: i32) -> Self {
-        assert!(self.code == code, "not exit {code}: {self}");
-        self
-    }
-
-    /// It ended with this exit code and exactly one error line, which contains `words`.
-    #[track_caller]
-    pub fn fails(self, code: i32, words: &str) -> Self {
-        let run = self.exits(code);
-        let lines: Vec<_> = run.stderr.lines().filter(|l| l.starts_with("dualroot: ")).collect();
-        assert!(lines.len() == 1, "{} messages: {run}", lines.len());
-        assert!(lines[0].contains(words), "not {words:?}: {run}");
-        run
-    }
-
-    /// stderr contains `words`.
-    #[track_caller]
-    pub fn says(self, words: &str) -> Self {
-        assert!(self.stderr.contains(words), "stderr without {words:?}: {self}");
-        self
-    }
-
-    /// stdout contains `words`.
-    #[track_caller]
-    pub fn prints(self, words: &str) -> Self {
-        assert!(self.stdout.contains(words), "stdout without {words:?}: {self}");
-        self
-    }
-
-    /// stdout as one JSON object.
-    #[track_caller]
-    pub fn json(&self) -> serde_json::Value {
-        serde_json::from_str(&self.stdout).unwrap_or_else(|e| panic!("no JSON ({e}): {self}"))
-    }
-}
-
 /// A program that still runs; killed when it is dropped.
 #[derive(Debug)]
 pub struct Running {
@@ -399,7 +301,7 @@ impl Running {
         let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
         self.child.stdout.take().unwrap().read_to_end(&mut stdout).unwrap();
         self.child.stderr.take().unwrap().read_to_end(&mut stderr).unwrap();
-        Run::new(self.command.clone(), status, &stdout, &stderr)
+        Run::new(self.command.clone(), status, stdout, &stderr)
     }
 }
 

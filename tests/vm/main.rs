@@ -41,6 +41,9 @@ mod primary;
 #[cfg(target_os = "freebsd")]
 mod refresh;
 #[cfg(target_os = "freebsd")]
+#[path = "../support/run.rs"]
+mod run;
+#[cfg(target_os = "freebsd")]
 mod stale;
 #[cfg(target_os = "freebsd")]
 mod sweep;
