@@ -34,7 +34,7 @@ other=x86_64-unknown-freebsd
 [ "$system" != FreeBSD ] || other=x86_64-unknown-linux-gnu
 say "clippy, $other"
 if command -v rustup >/dev/null 2>&1 && { rustup target list --installed | grep -qx "$other" || rustup target add "$other"; }; then
-    cargo clippy --locked --target "$other" --lib --bins -- -D warnings
+    cargo clippy --locked --target "$other" --all-targets -- -D warnings
 else
     skip "clippy for $other: its standard library is not there and rustup cannot be asked for it"
 fi
