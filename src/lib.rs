@@ -4,7 +4,7 @@
 //!
 //! ```text
 //! cli      arguments, text and JSON, progress, exit codes
-//! ops      one file per verb: observe, plan, execute, report
+//! ops      a file or a folder for each verb: observe, plan, execute, report
 //! domain   device, slot, plan, mounts, table, record, finding: pure, values in, values out
 //! engine   copy: the streaming core, tree copy, verify; ufs; generic over Read, Write and Dir
 //! system   sys: the only place with cfg(target_os), unsafe, processes, mounts and devices

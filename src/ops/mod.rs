@@ -1,4 +1,4 @@
-//! One file or folder per verb: observe, plan, execute, report.
+//! A file or a folder for each verb: observe, plan, execute, report.
 
 mod arrival;
 pub mod auto_snapshot;
