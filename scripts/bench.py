@@ -15,6 +15,8 @@ import tempfile
 import time
 
 MB = 1 << 20
+# Methods of Bench, and what takes so long that it is asked for.
+SUITES = ("tree", "refresh", "verify", "raw", "ufs", "start", "growth")
 # Where the figures of a suite are in README.md.
 BEGIN, END = "<!-- bench {} begins -->\n", "<!-- bench {} ends -->\n"
 
@@ -103,6 +105,14 @@ def run(*command):
     return done.stdout
 
 
+def there(peers):
+    """Those of the peers that are installed."""
+    for tool in [tool for tool, command in peers.items() if not shutil.which(command.split()[0])]:
+        print(f"no {tool}: measured without it", file=sys.stderr)
+        del peers[tool]
+    return peers
+
+
 def measured(command, medium=None):
     """Runs a shell command that must succeed: what it cost and what it printed."""
     before = medium.written() if medium else 0
@@ -121,7 +131,7 @@ def measured(command, medium=None):
     return values, said
 
 
-def tree(top, files=20000, large=6):
+def tree(top, files=20000, big=6):
     """Sizes as in a system root: many small files, few large ones; the same tree every time."""
     chance = random.Random(20000)
     block = chance.randbytes(1 << 20)
@@ -134,7 +144,7 @@ def tree(top, files=20000, large=6):
             while size > 0:
                 at = chance.randrange(1 << 19)
                 size -= file.write(block[at : at + min(size, 1 << 19)])
-    for n in range(large):
+    for n in range(big):
         with open(f"{top}/big{n}", "wb") as file:
             for _ in range(96):
                 file.write(block)
@@ -156,11 +166,16 @@ def change(top, share, seed):
     return total
 
 
+def large(top):
+    """1 GiB, nearly all of it in 11 files."""
+    tree(top, files=40, big=11)
+
+
 class Bench:
     """The media and what is measured on them."""
 
     def __init__(self, arguments, work, size):
-        self.arguments, self.figures = arguments, Figures()
+        self.arguments, self.figures, self.made = arguments, Figures(), None
         self.source, self.slot, self.other = (Medium(work, name, size) for name in ("source", "slot", "other"))
 
     def close(self):
@@ -168,8 +183,10 @@ class Bench:
             medium.detach()
 
     def prepare(self, make, *words):
-        """The source, and what it says of itself."""
-        self.words = words
+        """The source, and what it says of itself, unless it is there already."""
+        if self.made == (make, words):
+            return
+        self.made = (make, words)
         self.source.unmount()
         self.source.format(*words)
         self.source.mount()
@@ -197,10 +214,7 @@ class Bench:
             "xcp": f"xcp -r --no-progress {s}/* {t}/",
             "cpdup": f"cpdup -i0 -s0 -x {s} {t}",
         }
-        has = lambda tool: shutil.which(tool.split()[0])
-        for tool in (tool for tool in kinds if not has(tool)):
-            print(f"no {tool}: measured without it", file=sys.stderr)
-        return {tool: all[tool] for tool in kinds if has(tool)}
+        return there({tool: all[tool] for tool in kinds})
 
     def rounds(self, one):
         """The first round warms the caches."""
@@ -212,12 +226,16 @@ class Bench:
             print(".", end="", flush=True, file=sys.stderr)
         print(file=sys.stderr)
 
-    def tree(self, kinds=("cp -a", "rsync -aHAX", "tar | tar", "xcp", "cpdup"), name="copy to a new file system"):
+    def tree(self):
+        self.prepare(tree)
+        self.copies("copy to a new file system", ("cp -a", "rsync -aHAX", "tar | tar", "xcp", "cpdup"))
+
+    def copies(self, name, kinds):
         peers = self.peers(kinds)
 
         def one(_):
             for tool, command in peers.items():
-                self.other.format(*self.words)
+                self.other.format(*self.made[1])
                 self.other.mount()
                 values, _ = measured(f"{command} && umount {self.other.point}", self.other)
                 self.figures.add(name, tool, **values)
@@ -230,6 +248,7 @@ class Bench:
         self.rounds(one)
 
     def refresh(self):
+        self.prepare(tree)
         peers = self.peers(("rsync -aHAX", "cpdup"))
         self.dualroot("snapshot", "--fresh")
         self.other.format()
@@ -271,6 +290,7 @@ class Bench:
 
     def raw(self):
         """The whole slice. Of an ext4 dualroot copies all blocks, as dd does."""
+        self.prepare(tree)
         name = "the slice, block by block"
         dd = "dd bs=1M iflag=direct oflag=direct status=none"
         copy = f"{dd} if={self.source.part} of={self.other.part}"
@@ -279,9 +299,7 @@ class Bench:
             "dd direct, cmp": f"{copy} conv=fsync && dd bs=1M iflag=direct status=none if={self.other.part} | cmp - {self.source.part}",
             "partclone": f"partclone.ext4 -b -q -s {self.source.part} -O {self.other.part} 2>&1",
         }
-        if not shutil.which("partclone.ext4"):
-            print("no partclone: measured without it", file=sys.stderr)
-            del peers["partclone"]
+        peers = there(peers)
         run("umount", self.source.point)
         run("mount", "-o", "ro", self.source.part, self.source.point)
 
@@ -307,7 +325,8 @@ class Bench:
         to copy an ext4 with the same files, since Debian's knows no UFS."""
         dd = f"dd bs=1M iflag=direct oflag=direct status=none if={self.source.part} of={self.other.part} conv=fsync count=1024"
         compare = f"dd bs=1M iflag=direct status=none count=1024 if={self.other.part} | cmp -n {1 << 30} - {self.source.part}"
-        run("umount", self.source.point)
+        self.source.unmount()
+        self.made = None
         for share in (10, 50, 95):
             name = f"a UFS of 1 GiB, {share} % full, block by block"
             with tempfile.TemporaryDirectory(dir=os.path.dirname(self.source.point)) as work:
@@ -316,21 +335,20 @@ class Bench:
                 options = "version=2,bsize=32768,fsize=4096,density=65536,minfree=0"
                 run("makefs", "-t", "ffs", "-s", "1g", "-o", options, image, files)
                 bmap = f"bmaptool -q create -o {image}.bmap {image}"
-                if shutil.which("bmaptool"):
+                peers = there({
+                    "dd direct": dd,
+                    "dd direct, then cmp": f"{dd} && {compare}",
+                    "bmaptool, from a file": f"bmaptool -q copy --bmap {image}.bmap {image} {self.other.part}",
+                    "partclone of an ext4": f"partclone.ext4 -b -q -s {self.slot.part} -O {self.other.part} 2>&1",
+                })
+                if "bmaptool, from a file" in peers:
                     run("sh", "-c", f"fallocate -d {image} && {bmap}")
-                    peer = f"bmaptool -q copy --bmap {image}.bmap {image} {self.other.part}"
-                else:
-                    print("no bmaptool: measured without it", file=sys.stderr)
-                    peer = None
                 run("dd", "bs=1M", "status=none", f"if={image}", f"of={self.source.part}", "conv=fsync")
                 run("mkfs.ext4", "-q", "-F", "-E", "nodiscard,lazy_itable_init=0", "-m", "0", "-d", files, self.slot.part, "1g")
 
                 def one(_):
-                    commands = {"dd direct": dd, "dd direct, then cmp": f"{dd} && {compare}", "bmaptool, from a file": peer,
-                                "partclone of an ext4": f"partclone.ext4 -b -q -s {self.slot.part} -O {self.other.part} 2>&1"}
-                    for tool, command in commands.items():
-                        if command and (tool[0] != "p" or shutil.which("partclone.ext4")):
-                            self.figures.add(name, tool, **measured(command, self.other)[0])
+                    for tool, command in peers.items():
+                        self.figures.add(name, tool, **measured(command, self.other)[0])
                     before = self.other.written()
                     said = run(self.arguments.block, self.source.part, self.other.part)
                     phases = dict(line.split()[:2] for line in said.splitlines() if line[:4] in ("copy", "prov", "head"))
@@ -339,12 +357,11 @@ class Bench:
                     self.figures.add(name, "dualroot's core, and read back", seconds=copied + float(phases["prove"]))
 
                 self.rounds(one)
-        self.prepare(tree)
 
     def verify(self):
         """Large files, read as fast as dd reads them past the cache, and compared."""
         name = "1 GiB in large files, read and compared"
-        self.prepare(lambda top: tree(top, files=40, large=11))
+        self.prepare(large)
         self.dualroot("snapshot", "--fresh")
 
         def one(_):
@@ -356,9 +373,9 @@ class Bench:
             self.figures.add(name, "dualroot verify", **self.dualroot("verify")[0])
 
         self.rounds(one)
-        self.prepare(tree)
 
     def start(self):
+        self.prepare(tree)
         self.dualroot("snapshot")
         self.rounds(lambda _: self.figures.add("start", "dualroot show", **self.dualroot("show")[0]))
 
@@ -398,7 +415,7 @@ def growth(arguments, work):
         bench = Bench(arguments, work, 8 << 30 if number > 10_000 else 1 << 30)
         try:
             bench.prepare(small(number), "-N", str(number + number // 10 + 1000), "-b", "1024")
-            bench.tree(kinds=("cp -a",), name="growth")
+            bench.copies("growth", ("cp -a",))
             figures = bench.figures
             each = [figures.median("growth", what) / number * 1e6
                     for what in ("dualroot, the copy", "dualroot, copy and read back", "cp -a")]
@@ -426,9 +443,9 @@ def main():
     parser.add_argument("--readme", action="store_true")
     parser.add_argument("suite", nargs="*")
     arguments = parser.parse_args()
-    suites = arguments.suite or ["tree", "refresh", "verify", "raw", "ufs", "start"]
+    suites = arguments.suite or SUITES[:-1]
     for suite in suites:
-        if suite not in ("tree", "refresh", "verify", "raw", "ufs", "growth", "start"):
+        if suite not in SUITES:
             parser.error(f"no suite {suite}")
     # What ends it gives the media back too.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
@@ -441,7 +458,6 @@ def main():
         if set(suites) - {"growth"}:
             bench = Bench(arguments, work, 2 << 30)
             try:
-                bench.prepare(tree)
                 for suite in suites:
                     if suite != "growth":
                         getattr(bench, suite)()
