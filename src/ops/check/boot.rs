@@ -1,0 +1,171 @@
+//! What is wrong with the way a slot is started.
+
+use crate::error::Result;
+use crate::finding::Finding;
+use crate::ops::boot::nextboot;
+use crate::ops::journal::{self, Store};
+use crate::ops::show::{self, Stage};
+use crate::ops::{arrival, fsck, history};
+use crate::record::journal::Journal;
+use crate::slot::discover::Layout;
+use crate::slot::nextboot::PATH;
+use crate::slot::view::View;
+use crate::slot::{Pair, Slot};
+use crate::sys::tree::Dir;
+use crate::sys::{FsType, Os, Snapshots};
+
+pub(super) fn flags(view: &View, layout: &Layout) -> Option<Finding> {
+    let alternate = layout.alternate();
+    alternate.active.then(|| {
+        let node = view.node(alternate.root);
+        let what = format!("the boot flags select it, but {} is running", {
+            view.node(layout.root().source)
+        });
+        let number = 3 - alternate.number;
+        let hint = format!(
+            "was it a choice, start again; was it a fall-back, see why it did not come up, then make \
+             the running slot active: dualroot boot {number}"
+        );
+        Finding::warning("active-not-running", node, what, hint)
+    })
+}
+
+pub(super) fn boot0_differs(view: &View, layout: &Layout) -> Option<Finding> {
+    let selection = view.selection_of(layout)?;
+    let slice = selection.boot0?;
+    let active = selection.table.entries.iter().find(|e| e.active)?.index;
+    (slice != active).then(|| {
+        let starts =
+            if slice == 0 { "another medium".to_owned() } else { format!("slice {slice}") };
+        let what = format!("boot0 starts {starts}, and slice {active} is active");
+        let hint = "dualroot boot N sets both";
+        Finding::warning("boot0-differs", view.node(selection.medium), what, hint)
+    })
+}
+
+/// What the journal says that is not as it was meant.
+pub(super) fn kept<O: Os>(
+    os: &O,
+    view: &View,
+    layout: &Layout,
+    findings: &mut Vec<Finding>,
+) -> Result<()> {
+    let found = Store::of(view, layout).read(os);
+    let place = || view.below(journal::VAR).to_string_lossy().into_owned();
+    for why in found.problems() {
+        let hint = "the next run writes it anew, unless another version of this program did";
+        findings.push(Finding::warning("journal-unreadable", place(), why, hint));
+    }
+    let mut journal = found.journal.clone().unwrap_or_default();
+    arrival::adopt(os, view, layout, &mut journal)?;
+    findings.extend(waiting(view, layout, &journal));
+    if found.journal.is_none() && journal.trial.is_none() {
+        return Ok(());
+    }
+    if let Some(operation) = journal::interrupted(os, view, layout, &journal)? {
+        let what = format!("the last {}", history::describe(&operation));
+        let hint =
+            "dualroot show tells what became of the slot; dualroot snapshot makes a new copy";
+        findings.push(Finding::warning("run-interrupted", place(), what, hint));
+    }
+    let next = view.selection_of(layout).map(|s| s.next()).unwrap_or_default();
+    if let Some(show::TrialReport { trial, stage }) = show::trial(view, layout, &next, &journal) {
+        let by = trial.mixture().map_or_else(String::new, |by| format!(" {by}"));
+        let what = format!("slot {} is on trial{by}: {}", trial.slot.slot, stage.words());
+        let device = trial.slot.device;
+        findings.push(match stage {
+            Stage::Armed => {
+                let hint = "dualroot reject gives it up";
+                Finding::info("trial-armed", device, what, hint)
+            }
+            Stage::Running => {
+                let hint = "dualroot confirm keeps it, dualroot reject ends it; the next start ends it too";
+                Finding::warning("trial-unconfirmed", device, what, hint)
+            }
+            Stage::Over => {
+                let hint = "see why; dualroot reject ends it, dualroot boot tries again";
+                Finding::warning("trial-over", device, what, hint)
+            }
+        });
+    }
+    let known = |slot: &&Slot| journal.intended == Some(journal::place(view, slot));
+    // Of the running one `active-not-running` tells.
+    let meant = layout.slots.iter().filter(|slot| !slot.running).find(known);
+    if let (Some(meant), Some(first)) = (meant, next.iter().find(|n| !n.once))
+        && first.slot != meant.number
+    {
+        let what = format!("slot {} was chosen, and slot {} starts next", meant.number, first.slot);
+        let hint =
+            "dualroot boot N sets the flags; was the choice made with other tools, it tells us";
+        findings.push(Finding::warning("intended-not-next", view.node(meant.root), what, hint));
+    }
+    Ok(())
+}
+
+/// What the loader of the running slot would do once, and nobody knows of.
+fn waiting(view: &View, layout: &Layout, journal: &Journal) -> Option<Finding> {
+    let file = view.nextboot.as_ref()?;
+    let place = view.below(PATH).to_string_lossy().into_owned();
+    let known = journal.trial.is_some() && journal.trial == file.trial;
+    match &file.trial {
+        Some(_) if known => None,
+        Some(trial) if file.enabled => {
+            let slot = trial.slot.slot;
+            let what = format!("slot {slot} is to be tried once, and no trial is known");
+            let hint = "dualroot reject, or nextboot -D, removes it";
+            Some(Finding::warning("nextboot-stale", place, what, hint))
+        }
+        Some(_) => {
+            let what = "it is what a trial has left, and does nothing any more";
+            Some(Finding::info("nextboot-stale", place, what, "nextboot -D removes it"))
+        }
+        None => {
+            let root = file.roots.first().filter(|_| file.enabled)?;
+            let running = layout.root().source;
+            (view.find(root.as_bytes()) != Some(running)).then(|| {
+                let what = format!(
+                    "the next start of this slot takes its kernel and mounts {root}: two slots in one \
+                     system"
+                );
+                let hint = "nextboot -D gives that up; dualroot boot N --once makes a trial of it";
+                Finding::warning("nextboot-foreign", place, what, hint)
+            })
+        }
+    }
+}
+
+/// The same of the other slot: its loader could not write that it has done so.
+pub(super) fn nextboot_there<D: Dir>(view: &View, layout: &Layout, root: &D) -> Option<Finding> {
+    let file = nextboot::of(root).ok()??;
+    let trial = file.trial.filter(|_| file.enabled)?;
+    let place = format!("{}: {PATH}", view.node(layout.root().target));
+    let what = format!(
+        "each start of slot {} would try slot {}: the loader could not write that it has done so",
+        trial.from.slot, trial.slot.slot
+    );
+    let hint = "dualroot confirm, reject and boot remove it";
+    Some(Finding::error("nextboot-stale", place, what, hint))
+}
+
+/// `mksnap_ffs`(8) writes block numbers that are none before it marks the file as a snapshot
+/// (`ffs_snapshot` in sys/ufs/ffs: `cgaccount`, then `SF_SNAPSHOT`). A loss of power between the two
+/// leaves what `fsck_ffs -p` does not repair: rc.d/fsck then waits for somebody at the console, or
+/// answers yes where it may. So none is taken there unless the user insists.
+pub(super) fn fsck_asks<O: Os>(os: &O, view: &View, layout: &Layout) -> Result<Option<Finding>> {
+    if os.snapshots()? == Snapshots::None || view.config.file_system_snapshots != Some(true) {
+        return Ok(None);
+    }
+    let is_written = |pair: &&Pair| {
+        let mount = pair.mounted.as_ref().and_then(|point| view.mount_at(point));
+        pair.fs == FsType::Ufs2.name() && mount.is_some_and(|mount| !mount.read_only)
+    };
+    if layout.pairs.iter().find(is_written).is_none() {
+        return Ok(None);
+    }
+    Ok(fsck::asks(os, view)?.then(|| {
+        let what = "power that goes while a snapshot of the file system is taken can leave what \
+                    fsck_ffs -p does not repair, and the next start then waits at the console";
+        let hint = format!("{}=\"YES\" there, or file_system_snapshots = false", fsck::SWITCH);
+        Finding::warning("fsck-asks", view.below("/etc/rc.conf").to_string_lossy(), what, hint)
+    }))
+}

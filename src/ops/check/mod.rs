@@ -1,0 +1,130 @@
+//! `dualroot check`: everything that will hurt when the other slot is needed.
+
+mod boot;
+mod copy;
+mod names;
+
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use serde::Serialize;
+
+use super::{Session, observe};
+use crate::device::Id;
+use crate::error::{Error, Result};
+use crate::finding::{Finding, Severity};
+use crate::slot::discover::Layout;
+use crate::slot::view::View;
+use crate::sys::Os;
+
+/// What a check found.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Report {
+    /// Version of this shape.
+    pub schema: u32,
+    /// What is wrong: the tables first, then the boot, then the slots.
+    pub findings: Vec<Finding>,
+}
+
+impl Report {
+    /// How many there are of a severity.
+    pub fn count(&self, severity: Severity) -> usize {
+        self.findings.iter().filter(|f| f.severity == severity).count()
+    }
+
+    /// Whether there is more than what is good to know.
+    pub fn has_problems(&self) -> bool {
+        self.findings.iter().any(|f| f.severity > Severity::Info)
+    }
+}
+
+/// Checks media, slots and the copy. Never waits for a run and changes nothing.
+///
+/// # Errors
+/// Not root, or the system cannot be observed. What is wrong with the slots is a finding.
+pub fn run<O: Os>(os: &O, session: &Session) -> Result<Report> {
+    let view = observe::view(os, session)?;
+    let layout = view.discover();
+    let mut findings = Vec::new();
+    let boot = if view.root == Path::new("/") { os.boot()? } else { crate::sys::Boot::default() };
+    let running = view.mount_at(&view.root).and_then(|m| view.provider_of(m));
+    let own = running.and_then(|id| view.devices.medium(id));
+    let Media { all, bootable } = media(&view, layout.as_ref().ok(), running);
+    for medium in all {
+        table(&view, medium, &mut findings);
+        if bootable.contains(&medium)
+            && let Some(reading) = view.readings.get(&medium)
+        {
+            let firmware = boot.firmware.filter(|_| own == Some(medium));
+            findings.extend(reading.boot(firmware, &|place| view.place(medium, place)));
+        }
+    }
+    // A trial by nextboot(8) is two slots in one system, and meant to be.
+    let mixed = layout.as_ref().is_ok_and(|layout| view.nextboot_trial(layout, &boot).is_some());
+    if !mixed {
+        findings.extend(running.and_then(|id| view.against_kernel_roots(id, &boot.roots)));
+    }
+    findings.extend(running.and_then(|id| view.against_fstab(id)));
+    match layout {
+        Err(error) => findings.push(not_found(&view, &error)),
+        Ok(layout) => {
+            let loader = boot.loader.filter(|_| !mixed);
+            findings.extend(loader.and_then(|loader| view.against_loader(&layout, &loader)));
+            findings.extend(boot::flags(&view, &layout));
+            findings.extend(boot::boot0_differs(&view, &layout));
+            boot::kept(os, &view, &layout, &mut findings)?;
+            findings.extend(boot::fsck_asks(os, &view, &layout)?);
+            findings.extend(copy::sizes(&view, &layout));
+            copy::alternate(os, &view, &layout, &mut findings)?;
+        }
+    }
+    Ok(Report { schema: 1, findings })
+}
+
+/// The media to look at.
+struct Media {
+    all: BTreeSet<Id>,
+    /// Those that hold a root.
+    bootable: BTreeSet<Id>,
+}
+
+/// The media of all pairs; where there are none to be told, of the running root and of everything
+/// that fstab names and whose table could not be read as it should.
+fn media(view: &View, layout: Option<&Layout>, running: Option<Id>) -> Media {
+    let medium = |id: Id| view.devices.medium(id);
+    let mut bootable: BTreeSet<Id> = running.and_then(medium).into_iter().collect();
+    let mut all = bootable.clone();
+    if let Some(layout) = layout {
+        bootable.extend(layout.slots.iter().filter_map(|slot| medium(slot.root)));
+        let pairs = layout.pairs.iter().flat_map(|pair| [pair.source, pair.target]);
+        all.extend(pairs.chain(layout.shared_config).filter_map(medium));
+        all.extend(&bootable);
+    } else {
+        let named = view.fstab.iter().filter_map(|e| view.find(&e.spec));
+        let slots = [&view.config.root, &view.config.config];
+        let slots = slots.into_iter().flat_map(|s| s.slots.iter().flatten());
+        all.extend(named.chain(slots.filter_map(|s| view.find(s.as_bytes()))).filter_map(medium));
+        all.extend((0..view.devices.providers.len()).filter(|&id| observe::is_missed(view, id)));
+    }
+    Media { all, bootable }
+}
+
+/// What is wrong with the tables of a medium.
+fn table(view: &View, medium: Id, findings: &mut Vec<Finding>) {
+    let found = view.findings.get(&medium).cloned().unwrap_or_default();
+    // A medium that cannot be read at all has nothing to find anything in.
+    if let Some(fault) = view.faults.get(&medium).filter(|_| found.is_empty()) {
+        let hint = "replace the medium, or see what is wrong with its connection";
+        findings.push(Finding::error("medium-unreadable", view.node(medium), fault, hint));
+    }
+    findings.extend(found);
+}
+
+fn not_found(view: &View, error: &Error) -> Finding {
+    let place = view.root.to_string_lossy().into_owned();
+    let hint = match &error.hint {
+        Some(hint) => hint.clone(),
+        None => format!("name both roots in {}", view.config_path.display()),
+    };
+    Finding::error("slots-not-found", place, error.to_string(), hint)
+}
