@@ -67,7 +67,8 @@ pub struct Digest {
     many: bool,
     current: Hasher,
     filled: u64,
-    whole: Hasher,
+    /// `None` before the first block is whole.
+    whole: Option<Hasher>,
     blocks: Vec<u32>,
     zero_block: Option<Hasher>,
 }
@@ -85,7 +86,7 @@ impl Digest {
             many: size > block,
             current: Hasher::new(),
             filled: 0,
-            whole: Hasher::new(),
+            whole: None,
             blocks: Vec::new(),
             zero_block: None,
         }
@@ -127,9 +128,13 @@ impl Digest {
 
     fn close_block(&mut self) {
         let block = std::mem::take(&mut self.current);
-        self.whole.combine(&block);
         if self.many {
-            self.blocks.push(block.finalize());
+            self.blocks.push(block.clone().finalize());
+        }
+        // Most files have one block, and combining takes longer than the CRC of a small one.
+        match &mut self.whole {
+            Some(whole) => whole.combine(&block),
+            None => self.whole = Some(block),
         }
         self.filled = 0;
     }
@@ -139,7 +144,8 @@ impl Digest {
         if self.filled > 0 {
             self.close_block();
         }
-        Sums { whole: self.whole.finalize(), blocks: self.blocks }
+        let whole = self.whole.map_or(0, Hasher::finalize);
+        Sums { whole, blocks: self.blocks }
     }
 }
 
