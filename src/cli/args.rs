@@ -11,6 +11,7 @@ use crate::slot::Choice;
 /// Keep the other root of a dual-root appliance bootable.
 #[derive(Clone, Debug, Parser)]
 #[command(name = "dualroot", version, max_term_width = 80, after_help = EXIT_CODES)]
+#[command(next_help_heading = "Options of every command")]
 pub struct Args {
     /// Take ROOT (a mount point) for /
     #[arg(short, long, global = true, value_name = "ROOT", default_value = "/")]
@@ -200,7 +201,8 @@ pub struct Snapshot {
     /// since it was made
     #[arg(long, value_enum, default_value_t = Reading::Full)]
     pub verify: Reading,
-    /// Clear busy and foreign mounts by force
+    /// Clear busy and foreign mounts by force; copy over a slot that is newer, or
+    /// was meant to run
     #[arg(long)]
     pub force: bool,
     /// Copy only /
