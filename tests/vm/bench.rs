@@ -41,7 +41,7 @@ struct Figures(BTreeMap<&'static str, Vec<f64>>);
 
 impl Figures {
     fn add(&mut self, what: &'static str, seconds: f64) {
-        println!("    {what} {seconds:.2} s");
+        println!("{what} {seconds:.2} s");
         self.0.entry(what).or_default().push(seconds);
     }
 
