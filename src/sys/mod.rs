@@ -7,6 +7,8 @@
 pub mod command;
 pub mod fake;
 pub mod offset;
+#[cfg(test)]
+mod referee;
 pub mod tree;
 mod unix;
 

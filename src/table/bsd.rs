@@ -175,8 +175,6 @@ fn kind(code: u8) -> String {
 pub(super) mod tests {
     use proptest::prelude::*;
 
-    #[cfg(target_os = "linux")]
-    use super::super::tests::{image, tool};
     use super::*;
 
     const MB: u64 = 1 << 20;
@@ -225,25 +223,6 @@ pub(super) mod tests {
             assert_eq!(places(&table), expected);
             assert_eq!((table.scheme.name(), table.disk_id), ("BSD", None));
         }
-    }
-
-    #[test]
-    #[cfg(target_os = "linux")]
-    fn a_label_of_fdisk_is_read_once_it_has_enough_partitions() {
-        let file = image(16 * MB);
-        let path = file.path().to_str().unwrap();
-        tool("sfdisk", &["-q", path], "label: dos\nstart=2048, size=20480, type=a5\n");
-        tool("fdisk", &[path], "b\ny\nn\na\n\n20479\nt\na\n7\nw\n");
-        let mut bytes = std::fs::read(path).unwrap().split_off(2048 * 512);
-        bytes.truncate(WINDOW);
-        // fdisk counts from the start of the medium and makes room for 4; GEOM wants at least 8.
-        let few = "disklabel with an impossible number of partitions";
-        assert_eq!(read(&bytes, MB, 10 * MB, 512), Err(Fault::Invalid(few)));
-        bytes[512 + COUNT] = 8;
-        // Only the count went into the exclusive or: the rest of fdisk's checksum has to hold.
-        bytes[512 + 136 + COUNT % 2] ^= 4 ^ 8;
-        let table = read(&bytes, MB, 10 * MB, 512).unwrap().unwrap();
-        assert_eq!(places(&table), [(1, 0, 18432 * 512, "freebsd-ufs")]);
     }
 
     #[test]

@@ -330,6 +330,5 @@ fn bounds(
     }
 }
 
-// sfdisk(8) makes their media.
-#[cfg(all(test, target_os = "linux"))]
-mod tests;
+#[cfg(test)]
+pub(crate) mod tests;

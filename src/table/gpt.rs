@@ -370,8 +370,6 @@ mod tests {
     use proptest::prelude::*;
 
     use super::super::tests::Device;
-    #[cfg(target_os = "linux")]
-    use super::super::tests::{image, read_image, tool};
     use super::*;
 
     const MB: u64 = 1 << 20;
@@ -428,42 +426,6 @@ mod tests {
         let end = bytes.len();
         bytes[end - 512..].fill(0);
         bytes
-    }
-
-    #[test]
-    #[cfg(target_os = "linux")]
-    fn entries_of_sfdisk_are_read() {
-        let file = image(64 * MB);
-        let script = "label: gpt\nlabel-id: 8E4A3C2B-0001-4002-8003-0123456789AB\n\
-            start=2048, size=1024, type=83BD6B9D-7F41-11DC-BE0B-001560B84F0F\n\
-            start=4096, size=40960, type=516E7CB6-6ECF-11D6-8FF8-00022D09712B, name=\"root A\", \
-            uuid=11111111-2222-3333-4444-55555555AAAA, attrs=\"GUID:59,58\"\n\
-            start=45056, size=40960, type=516E7CB6-6ECF-11D6-8FF8-00022D09712B, attrs=\"GUID:57\"\n\
-            start=86016, size=2048, type=U\nstart=88064, size=2048, type=S\n\
-            start=90112, size=2048, type=4F68BCE3-E8CD-4DB1-96E7-FBCAF984B709\n";
-        tool("sfdisk", &["-q", "--no-reread", file.path().to_str().unwrap()], script);
-        let table = read_image(&file, 512);
-        assert_eq!(table.disk_id.as_deref(), Some("8e4a3c2b-0001-4002-8003-0123456789ab"));
-        let kinds: Vec<_> = table.entries.iter().map(|e| e.kind.as_str()).collect();
-        assert_eq!(
-            kinds,
-            [
-                "freebsd-boot",
-                "freebsd-ufs",
-                "freebsd-ufs",
-                "efi",
-                "linux-swap",
-                "!4f68bce3-e8cd-4db1-96e7-fbcaf984b709"
-            ]
-        );
-        let root = table.by_index(2).unwrap();
-        assert_eq!((root.start, root.size), (2 * MB, 20 * MB));
-        assert_eq!(root.label.as_deref(), Some("root A"));
-        assert_eq!(root.uuid.as_deref(), Some("11111111-2222-3333-4444-55555555aaaa"));
-        assert_eq!((root.boot_me, root.boot_once, root.boot_failed), (true, true, false));
-        let other = table.by_start(22 * MB).unwrap();
-        assert_eq!((other.boot_me, other.boot_once, other.boot_failed), (false, false, true));
-        assert_eq!(other.label, None);
     }
 
     #[test]

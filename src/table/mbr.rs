@@ -181,17 +181,15 @@ fn kind(code: u8) -> String {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use proptest::prelude::*;
 
-    #[cfg(target_os = "linux")]
-    use super::super::tests::{image, read_image, tool};
     use super::*;
 
     const MB: u64 = 1 << 20;
 
     /// A first sector with these entries: status, type, start, sectors.
-    fn sector(entries: &[(u8, u8, u32, u32)]) -> Vec<u8> {
+    pub(in super::super) fn sector(entries: &[(u8, u8, u32, u32)]) -> Vec<u8> {
         let mut bytes = vec![0; 512];
         for (n, &(status, code, start, count)) in entries.iter().enumerate() {
             let at = ENTRIES + n * 16;
@@ -202,31 +200,6 @@ mod tests {
         }
         bytes[510..].copy_from_slice(&[0x55, 0xaa]);
         bytes
-    }
-
-    #[test]
-    #[cfg(target_os = "linux")]
-    fn slices_of_sfdisk_are_read() {
-        let file = image(64 * MB);
-        let script = "label: dos\nlabel-id: 0xdeadbeef\n\
-            start=2048, size=40960, type=a5\nstart=43008, size=40960, type=a5, bootable\n\
-            start=83968, size=8192, type=82\nstart=92160, type=5\n";
-        tool("sfdisk", &["-q", "--no-reread", file.path().to_str().unwrap()], script);
-        let table = read_image(&file, 512);
-        assert_eq!((table.scheme.name(), table.disk_id.as_deref()), ("MBR", Some("deadbeef")));
-        let seen: Vec<_> =
-            table.entries.iter().map(|e| (e.index, e.start, e.kind.as_str(), e.active)).collect();
-        assert_eq!(
-            seen,
-            [
-                (1, MB, "freebsd", false),
-                (2, 21 * MB, "freebsd", true),
-                (3, 41 * MB, "linux-swap", false),
-                (4, 45 * MB, "ebr", false)
-            ]
-        );
-        assert_eq!(table.by_index(2).unwrap().size, 20 * MB);
-        assert_eq!(table.by_start(21 * MB).unwrap().index, 2);
     }
 
     #[test]

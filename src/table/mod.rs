@@ -10,8 +10,6 @@ pub mod bsd;
 pub mod check;
 pub mod drawing;
 pub mod flags;
-#[cfg(all(test, target_os = "freebsd"))]
-mod gpart;
 pub mod gpt;
 pub mod mbr;
 pub mod reading;
@@ -302,46 +300,17 @@ fn le64(bytes: &[u8], at: usize) -> Option<u64> {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::io::{Cursor, Write};
-    use std::process::Stdio;
+pub(crate) mod tests {
+    use std::io::Cursor;
 
     use proptest::prelude::*;
 
     use super::*;
 
-    /// Runs a tool of the test machine and panics if it is missing or fails: a table that nobody
-    /// else made proves nothing. Its stdout. (Linux and FreeBSD have different ones: what needs
-    /// them is marked so.)
-    #[allow(clippy::disallowed_methods, reason = "tests run foreign tools; sys::command is above")]
-    pub(super) fn tool(program: &str, arguments: &[&str], input: &str) -> String {
-        let path = std::env::var("PATH").unwrap_or_default();
-        let mut child = std::process::Command::new(program)
-            .args(arguments)
-            .env("PATH", format!("{path}:/usr/sbin:/sbin"))
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap_or_else(|e| panic!("{program} is needed by this test: {e}"));
-        child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
-        let output = child.wait_with_output().unwrap();
-        assert!(output.status.success(), "{program}: {}", String::from_utf8_lossy(&output.stderr));
-        String::from_utf8(output.stdout).unwrap()
-    }
-
-    #[cfg(target_os = "linux")]
-    /// A sparse file of `size` bytes.
-    pub(super) fn image(size: u64) -> tempfile::NamedTempFile {
-        let file = tempfile::NamedTempFile::new().unwrap();
-        file.as_file().set_len(size).unwrap();
-        file
-    }
-
     /// A medium that refuses what a FreeBSD disk device refuses.
-    pub(super) struct Device<T> {
-        pub(super) inner: T,
-        pub(super) sector: u64,
+    pub(crate) struct Device<T> {
+        pub(crate) inner: T,
+        pub(crate) sector: u64,
     }
 
     impl<T: Read + Seek> Read for Device<T> {
@@ -359,14 +328,6 @@ mod tests {
         }
     }
 
-    #[cfg(target_os = "linux")]
-    /// The table of an image file, read as from a device.
-    pub(super) fn read_image(file: &tempfile::NamedTempFile, sector: u32) -> Table {
-        let size = file.as_file().metadata().unwrap().len();
-        let mut device = Device { inner: file.reopen().unwrap(), sector: u64::from(sector) };
-        read(&mut device, size, sector).unwrap().expect("a table")
-    }
-
     fn read_bytes(bytes: &[u8], sector: u32) -> Result<Option<Table>, Failure> {
         let mut device = Device { inner: Cursor::new(bytes), sector: u64::from(sector) };
         read(&mut device, bytes.len() as u64, sector)
@@ -379,33 +340,50 @@ mod tests {
         }
     }
 
-    #[cfg(target_os = "linux")]
     const MB: u64 = 1 << 20;
 
-    /// A GPT that the system's own tool made, 8 MB, as bytes.
-    #[cfg(target_os = "freebsd")]
-    fn gpt_bytes() -> Vec<u8> {
-        let medium = super::gpart::Medium::new(8);
-        for words in
-            ["create -s GPT", "add -t efi -b 2048 -s 2048", "add -t linux-data -b 8192 -s 1024"]
-        {
-            medium.gpart(words, "");
+    /// A GPT of gptman with partitions of these types (GUIDs), first and last sectors, as bytes.
+    pub(crate) fn gpt(size: u64, sector: u32, parts: &[(&str, u64, u64)]) -> Vec<u8> {
+        let mut medium = Cursor::new(vec![0; usize::try_from(size).unwrap()]);
+        let mut gpt = gptman::GPT::new_from(&mut medium, u64::from(sector), [7; 16]).unwrap();
+        for (n, &(kind, first, last)) in (1_u8..).zip(parts) {
+            gpt[u32::from(n)] = gptman::GPTPartitionEntry {
+                partition_type_guid: guid(kind),
+                unique_partition_guid: [n; 16],
+                starting_lba: first,
+                ending_lba: last,
+                attribute_bits: 0,
+                partition_name: "x".into(),
+            };
         }
-        medium.bytes()
+        gpt.write_into(&mut medium).unwrap();
+        gptman::GPT::write_protective_mbr_into(&mut medium, u64::from(sector)).unwrap();
+        medium.into_inner()
     }
 
-    #[cfg(target_os = "linux")]
+    /// A GUID as it is on the medium.
+    fn guid(text: &str) -> [u8; 16] {
+        let digits = text.replace('-', "");
+        let bytes: Vec<u8> =
+            (0..16).map(|n| u8::from_str_radix(&digits[2 * n..2 * n + 2], 16).unwrap()).collect();
+        std::array::from_fn(|n| bytes[[3, 2, 1, 0, 5, 4, 7, 6, 8, 9, 10, 11, 12, 13, 14, 15][n]])
+    }
+
     fn gpt_bytes() -> Vec<u8> {
-        let file = image(8 * MB);
-        let script = "label: gpt\nstart=2048, size=2048\nstart=8192, size=1024, type=L\n";
-        tool("sfdisk", &["-q", "--no-reread", file.path().to_str().unwrap()], script);
-        std::fs::read(file.path()).unwrap()
+        let (efi, data) =
+            ("c12a7328-f81f-11d2-ba4b-00a0c93ec93b", "0fc63daf-8483-4772-8e79-3d69d8477de4");
+        gpt(8 * MB, 512, &[(efi, 2048, 4095), (data, 8192, 9215)])
     }
 
     #[test]
-    #[cfg_attr(target_os = "freebsd", ignore = "needs root, for md(4)")]
     fn a_lost_gpt_is_a_fault_and_its_backup_stands_in() {
-        let mut bytes = gpt_bytes();
+        the_backup_stands_in(&gpt_bytes());
+    }
+
+    /// Of a medium with sectors of 512 bytes and a whole GPT: what is read where one copy of it is
+    /// lost, or both.
+    pub(crate) fn the_backup_stands_in(medium: &[u8]) {
+        let mut bytes = medium.to_vec();
         let whole = read_bytes(&bytes, 512).unwrap().unwrap();
         bytes[512..1024].fill(0);
         assert_eq!(read_bytes(&bytes, 512).unwrap().unwrap(), whole);
@@ -413,13 +391,12 @@ mod tests {
         assert_eq!(read_bytes(&bytes, 512).unwrap().unwrap(), whole, "no boot signature at all");
         bytes[512..].fill(0);
         assert!(read_bytes(&bytes, 512).unwrap().is_none());
-        let mut bytes = gpt_bytes();
+        let mut bytes = medium.to_vec();
         bytes[512..].fill(0);
         assert_eq!(fault(read_bytes(&bytes, 512)), Fault::Lost);
     }
 
     #[test]
-    #[cfg_attr(target_os = "freebsd", ignore = "needs root, for md(4)")]
     fn an_mbr_wins_over_the_remains_of_a_gpt() {
         let mut bytes = gpt_bytes();
         bytes[446..510].fill(0);
@@ -428,7 +405,6 @@ mod tests {
     }
 
     #[test]
-    #[cfg_attr(target_os = "freebsd", ignore = "needs root, for md(4)")]
     fn short_media_and_odd_sectors_are_no_panic() {
         let bytes = gpt_bytes();
         for length in (0..5000).chain([16_384, 20_000, 100_000]) {
@@ -482,7 +458,6 @@ mod tests {
     }
 
     #[test]
-    #[cfg_attr(target_os = "freebsd", ignore = "needs root, for md(4)")]
     fn mutated_media_never_panic_and_entries_stay_inside() {
         let bytes = gpt_bytes();
         let mutation = prop::collection::vec((0usize..2048, any::<u8>()), 1..6);

@@ -264,31 +264,18 @@ fn uuid(bytes: [u8; 16]) -> String {
 }
 
 #[cfg(test)]
-mod tests {
-    #[cfg(target_os = "linux")]
-    use std::io::Read;
+pub(crate) mod tests {
 
     use proptest::prelude::*;
 
-    #[cfg(target_os = "linux")]
-    use super::super::tests::{image, tool};
     use super::*;
 
-    #[cfg(target_os = "linux")]
-    const MB: u64 = 1 << 20;
-
-    #[cfg(target_os = "linux")]
-    fn window(file: &tempfile::NamedTempFile) -> Vec<u8> {
-        let mut bytes = Vec::new();
-        file.reopen().unwrap().take(WINDOW as u64).read_to_end(&mut bytes).unwrap();
-        bytes
-    }
-
-    fn wiped(window: &[u8]) -> Vec<(u64, u64)> {
+    pub(crate) fn wiped(window: &[u8]) -> Vec<(u64, u64)> {
         wipe_ranges(window).into_iter().map(|range| (range.start, range.end)).collect()
     }
 
-    fn wipe(window: &mut [u8]) {
+    /// As an erased copy has them.
+    pub(crate) fn wipe(window: &mut [u8]) {
         for range in wipe_ranges(window) {
             let range = usize::try_from(range.start).unwrap()..usize::try_from(range.end).unwrap();
             let end = range.end.min(window.len());
@@ -297,7 +284,7 @@ mod tests {
     }
 
     /// A window with a UFS2 as newfs(8) makes it.
-    fn ufs() -> Vec<u8> {
+    pub(crate) fn ufs() -> Vec<u8> {
         let mut bytes = vec![0; WINDOW];
         let fs = &mut bytes[UFS2..];
         let words = [(44, 4), (48, 32768), (52, 4096), (56, 8), (144, 0x5f00_0001), (148, 0xab)];
@@ -352,99 +339,6 @@ mod tests {
         let mut negative = ufs();
         negative[UFS2 + 1016..UFS2 + 1024].fill(0xff);
         assert_eq!(read(&negative).unwrap().free_blocks, 5);
-    }
-
-    #[test]
-    #[cfg(target_os = "linux")]
-    fn makefs_puts_its_superblock_where_nothing_boots_from() {
-        let directory = tempfile::tempdir().unwrap();
-        std::fs::create_dir(directory.path().join("tree")).unwrap();
-        let image = directory.path().join("image");
-        let (image, tree) = (image.to_str().unwrap(), directory.path().join("tree"));
-        let options = ["-t", "ffs", "-s", "4m", "-o", "version=2", image, tree.to_str().unwrap()];
-        tool("makefs", &options, "");
-        let mut bytes = std::fs::read(image).unwrap();
-        assert_eq!(read(&bytes), None);
-        assert_eq!(wiped(&bytes), [(8192, 16384)]);
-        wipe(&mut bytes);
-        assert_eq!(wipe_ranges(&bytes), []);
-        // Its fields are where they are looked for: moved to 64 KiB, it is found.
-        let mut moved = std::fs::read(image).unwrap();
-        moved.copy_within(8192..16384, UFS2);
-        moved[UFS2 + 1000..UFS2 + 1008].copy_from_slice(&65536u64.to_le_bytes());
-        let found = read(&moved).unwrap();
-        assert_eq!((found.fs.name(), found.block, found.label), ("ufs", 1024, None));
-        assert!(found.clean && found.free_blocks * 1024 < 4 * MB && found.free_blocks > 3 << 10);
-        assert_eq!(wiped(&moved), [(8192, 16384), (65536, 73728)]);
-        // The third inode is a directory.
-        let inodes = usize::try_from(root_inode(&moved).unwrap().start).unwrap();
-        assert_eq!(le16(&moved, inodes + 2 * 256).unwrap() & 0o170_000, 0o040_000);
-    }
-
-    #[test]
-    #[cfg(target_os = "linux")]
-    fn ext4_is_read_and_wiped() {
-        let file = image(64 * MB);
-        let path = file.path().to_str().unwrap();
-        let id = "01234567-89ab-cdef-0123-456789abcdef";
-        tool("mkfs.ext4", &["-q", "-L", "altroot", "-U", id, "-b", "4096", path], "");
-        let mut bytes = window(&file);
-        let found = read(&bytes).unwrap();
-        assert_eq!((found.fs.name(), found.label.as_deref()), ("ext4", Some("altroot")));
-        assert_eq!((found.id.as_str(), found.block, found.clean), (id, 4096, true));
-        assert!((5000..16384).contains(&found.free_blocks), "{}", found.free_blocks);
-        assert!(found.free_inodes > 1000 && found.flags == 0);
-        assert_eq!(wiped(&bytes), [(1024, 2048)]);
-        wipe(&mut bytes);
-        assert_eq!((read(&bytes), wipe_ranges(&bytes)), (None, Vec::new()));
-    }
-
-    #[test]
-    #[cfg(target_os = "linux")]
-    fn ext4_in_need_of_its_journal_is_not_clean() {
-        let file = image(16 * MB);
-        tool("mkfs.ext4", &["-q", file.path().to_str().unwrap()], "");
-        let mut bytes = window(&file);
-        assert!(read(&bytes).unwrap().clean);
-        bytes[1024 + 96] |= 4;
-        assert!(!read(&bytes).unwrap().clean);
-    }
-
-    #[test]
-    #[cfg(target_os = "linux")]
-    fn xfs_is_read_and_wiped() {
-        let file = image(512 * MB);
-        let path = file.path().to_str().unwrap();
-        let id = "uuid=01234567-89ab-cdef-0123-456789abcdef";
-        tool("mkfs.xfs", &["-q", "-L", "config", "-m", id, path], "");
-        let mut bytes = window(&file);
-        let found = read(&bytes).unwrap();
-        assert_eq!((found.fs.name(), found.label.as_deref()), ("xfs", Some("config")));
-        assert_eq!((found.id.as_str(), found.block, found.clean), (&id[5..], 4096, true));
-        assert!((80_000..131_072).contains(&found.free_blocks), "{}", found.free_blocks);
-        assert_eq!(found.free_inodes, u64::MAX);
-        assert_eq!(wiped(&bytes), [(0, 4096)]);
-        wipe(&mut bytes);
-        assert_eq!((read(&bytes), wipe_ranges(&bytes)), (None, Vec::new()));
-    }
-
-    #[test]
-    #[cfg(target_os = "linux")]
-    fn makers_of_linux_clear_a_ufs2_and_newfs_leaves_theirs() {
-        for (maker, options) in [("mkfs.ext4", ["-q", "-F"]), ("mkfs.xfs", ["-q", "-f"])] {
-            let file = image(512 * MB);
-            std::fs::write(file.path(), ufs()).unwrap();
-            file.as_file().set_len(512 * MB).unwrap();
-            tool(maker, &[options[0], options[1], file.path().to_str().unwrap()], "");
-            let mut bytes = window(&file);
-            assert_ne!(read(&bytes).unwrap().fs, FileSystem::Ufs2, "{maker}");
-            let fresh = ufs();
-            bytes[8192..].copy_from_slice(&fresh[8192..]);
-            assert_eq!(read(&bytes).unwrap().fs, FileSystem::Ufs2, "{maker}");
-            assert_eq!(wipe_ranges(&bytes).len(), 2);
-            wipe(&mut bytes);
-            assert_eq!(read(&bytes), None);
-        }
     }
 
     #[test]

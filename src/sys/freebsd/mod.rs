@@ -9,6 +9,8 @@ mod mount;
 mod part;
 pub(super) mod priority;
 mod process;
+#[cfg(test)]
+mod referee;
 mod snapshot;
 mod sysctl;
 pub(super) mod tree;

@@ -6,6 +6,8 @@ pub(super) mod extattr;
 mod mount;
 pub(super) mod priority;
 mod process;
+#[cfg(test)]
+mod referee;
 mod scratch;
 mod sfdisk;
 pub(super) mod tree;

@@ -1,11 +1,11 @@
-//! Media of the tools, damaged byte by byte.
+//! Media as the tools make them, damaged byte by byte.
 
 use std::io::Cursor;
 
 use proptest::prelude::*;
 
 use super::super::boot::Firmware;
-use super::super::tests::{image, tool};
+use super::super::tests::gpt;
 use super::*;
 
 const SECTOR: usize = 512;
@@ -34,34 +34,23 @@ fn codes(bytes: &[u8], sector: u32) -> Vec<&'static str> {
     found(bytes, sector).into_iter().map(|(code, _)| code).collect()
 }
 
-/// A medium of so many MB with the table of sfdisk, which counts in sectors: of 512 bytes, as this
-/// sfdisk takes a file for, but for an MBR that makes no difference.
-fn sfdisk(script: &str, sector: u32, megabytes: u64) -> Vec<u8> {
-    let file = image(megabytes * MIB);
-    tool("sfdisk", &["-q", "--no-reread", file.path().to_str().unwrap()], script);
-    let mut bytes = std::fs::read(file.path()).unwrap();
-    if sector != 512 {
-        bytes[512..].fill(0);
-    }
-    bytes
-}
-
 /// A dual-root MBR as EX has it, with boot code: two slices with a root in `a`, one with `d` and `e`.
 fn mbr_medium(sector: u32) -> Vec<u8> {
     let unit = MIB / u64::from(sector);
-    let script = format!(
-        "label: dos\nstart={}, size={}, type=a5, bootable\nstart={}, size={}, type=a5\n\
-         start={}, size={}, type=a5\nstart={}, size={}, type=5\n",
-        unit,
-        4 * unit,
-        5 * unit,
-        4 * unit,
-        9 * unit,
-        2 * unit,
-        11 * unit,
-        4 * unit,
-    );
-    let mut bytes = sfdisk(&script, sector, 16);
+    let mb = |n: u64| u32::try_from(n * unit).unwrap();
+    let mut bytes = vec![0; 16 * MB];
+    bytes[..512].copy_from_slice(&mbr::tests::sector(&[
+        (0x80, 0xa5, mb(1), mb(4)),
+        (0, 0xa5, mb(5), mb(4)),
+        (0, 0xa5, mb(9), mb(2)),
+        (0, 5, mb(11), mb(4)),
+    ]));
+    labelled(bytes, sector)
+}
+
+/// The same with boot code, labels and an extended slice's own table, where there are slices only.
+fn labelled(mut bytes: Vec<u8>, sector: u32) -> Vec<u8> {
+    let unit = MIB / u64::from(sector);
     bytes[..440].fill(0x90);
     let sectors = |mb: u64| u32::try_from(mb * unit).unwrap();
     let bs = sector as usize;
@@ -84,55 +73,29 @@ fn mbr_medium(sector: u32) -> Vec<u8> {
     bytes
 }
 
-/// A dual-root GPT with boot code: of sfdisk, or of gptman where sfdisk cannot.
+/// A dual-root GPT with boot code.
 fn gpt_medium(sector: u32) -> Vec<u8> {
     let unit = MIB / u64::from(sector);
-    let ufs = "516E7CB6-6ECF-11D6-8FF8-00022D09712B";
-    let boot = "83BD6B9D-7F41-11DC-BE0B-001560B84F0F";
-    let script = format!(
-        "label: gpt\nstart={unit}, size={unit}, type={boot}\n\
-         start={}, size={}, type={ufs}, name=rootA\nstart={}, size={}, type={ufs}, name=rootB\n\
-         start={}, size={unit}, type=U\n",
-        2 * unit,
-        4 * unit,
-        6 * unit,
-        4 * unit,
-        10 * unit
-    );
-    let mut bytes = if sector == 512 {
-        sfdisk(&script, sector, 12)
-    } else {
-        let mut cursor = Cursor::new(vec![0; 12 * MB]);
-        let mut gpt = gptman::GPT::new_from(&mut cursor, u64::from(sector), [7; 16]).unwrap();
-        let efi = "C12A7328-F81F-11D2-BA4B-00A0C93EC93B";
-        for (n, (kind, first, units)) in
-            (1_u8..).zip([(boot, 1, 1), (ufs, 2, 4), (ufs, 6, 4), (efi, 10, 1)])
-        {
-            gpt[u32::from(n)] = gptman::GPTPartitionEntry {
-                partition_type_guid: guid(kind),
-                unique_partition_guid: [n; 16],
-                starting_lba: first * unit,
-                ending_lba: (first + units) * unit - 1,
-                attribute_bits: 0,
-                partition_name: "x".into(),
-            };
-        }
-        gpt.write_into(&mut cursor).unwrap();
-        gptman::GPT::write_protective_mbr_into(&mut cursor, u64::from(sector)).unwrap();
-        cursor.into_inner()
-    };
+    let ufs = "516e7cb6-6ecf-11d6-8ff8-00022d09712b";
+    let boot = "83bd6b9d-7f41-11dc-be0b-001560b84f0f";
+    let efi = "c12a7328-f81f-11d2-ba4b-00a0c93ec93b";
+    let parts = [(boot, 1, 1), (ufs, 2, 4), (ufs, 6, 4), (efi, 10, 1)];
+    let parts = parts.map(|(kind, at, size)| (kind, at * unit, (at + size) * unit - 1));
+    bootable(gpt(12 * MIB, sector, &parts))
+}
+
+/// The same with what its partitions boot with, where there is only the table.
+fn bootable(mut bytes: Vec<u8>) -> Vec<u8> {
     bytes[..440].fill(0x90);
     bytes[MB..MB + 64].fill(0x90);
     bytes[10 * MB + 510..10 * MB + 512].copy_from_slice(&[0x55, 0xaa]);
     bytes
 }
 
-/// A GUID as it is on the medium.
-fn guid(text: &str) -> [u8; 16] {
-    let digits = text.replace('-', "");
-    let bytes: Vec<u8> =
-        (0..16).map(|n| u8::from_str_radix(&digits[2 * n..2 * n + 2], 16).unwrap()).collect();
-    std::array::from_fn(|n| bytes[[3, 2, 1, 0, 5, 4, 7, 6, 8, 9, 10, 11, 12, 13, 14, 15][n]])
+/// Tables of [`mbr_medium`] and [`gpt_medium`] that another program made are in order, too.
+pub(crate) fn are_in_order(mbr: Vec<u8>, gpt: Vec<u8>) {
+    assert_eq!(found(&labelled(mbr, 512), 512), []);
+    assert_eq!(found(&bootable(gpt), 512), []);
 }
 
 /// A change to a medium.
@@ -347,7 +310,7 @@ fn a_gpt_that_says_what_cannot_be() {
     assert_eq!(found(&aligned, 512), [("misaligned-1m", "da0s2".to_owned())]);
     // Only the primary: the label of the second.
     let mut differ = medium.clone();
-    differ[2 * SECTOR + 128 + 56] = b'x';
+    differ[2 * SECTOR + 128 + 56] = b'y';
     seal(&mut differ, SECTOR, 2 * SECTOR);
     assert_eq!(found(&differ, 512), [("gpt-copies-differ", "da0".to_owned())]);
     // Nothing to boot from, and a protective MBR with code for it.

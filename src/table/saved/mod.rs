@@ -393,6 +393,5 @@ impl MediumHead {
     }
 }
 
-// sfdisk(8) makes their media.
-#[cfg(all(test, target_os = "linux"))]
-mod tests;
+#[cfg(test)]
+pub(crate) mod tests;

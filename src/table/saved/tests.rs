@@ -3,7 +3,7 @@ use std::io::Cursor;
 use proptest::prelude::*;
 
 use super::super::bsd::tests::slice;
-use super::super::tests::{image, tool};
+use super::super::{mbr, tests};
 use super::capture::{Captured, capture};
 use super::compare::{Change, compare};
 use super::identity::{Seen, Verdict, identify};
@@ -11,31 +11,34 @@ use super::*;
 
 const MB: u64 = 1 << 20;
 
-/// The bytes of a medium that sfdisk made.
-fn made(script: &str, megabytes: u64) -> Vec<u8> {
-    let file = image(megabytes * MB);
-    tool("sfdisk", &["-q", "--no-reread", file.path().to_str().unwrap()], script);
-    std::fs::read(file.path()).unwrap()
-}
+const BOOT: &str = "83bd6b9d-7f41-11dc-be0b-001560b84f0f";
+const DATA: &str = "0fc63daf-8483-4772-8e79-3d69d8477de4";
 
 fn gpt() -> Vec<u8> {
-    let mut bytes = made(
-        "label: gpt\nfirst-lba: 34\nstart=64, size=512, type=83BD6B9D-7F41-11DC-BE0B-001560B84F0F\n\
-         start=2048, size=2048\nstart=4096, size=2048\n",
-        8,
-    );
+    let parts = [(BOOT, 64, 575), (DATA, 2048, 4095), (DATA, 4096, 6143)];
+    with_code_in_partition(tests::gpt(8 * MB, 512, &parts))
+}
+
+fn with_code_in_partition(mut bytes: Vec<u8>) -> Vec<u8> {
     bytes[64 * 512..64 * 512 + 2000].fill(0xb0);
     bytes
 }
 
 /// Two slices with labels, a third one with two logical slices, and boot code everywhere.
 fn mbr() -> Vec<u8> {
-    let mut bytes = made(
-        "label: dos\nlabel-id: 0x12345678\nstart=63, size=2048, type=a5, bootable\n\
-         start=2111, size=2048, type=a5\nstart=6144, size=8192, type=5\n\
-         start=6200, size=1000, type=83\nstart=8000, size=1000, type=83\n",
-        8,
-    );
+    let mut bytes = vec![0; 8 << 20];
+    let mut put = |at: usize, entries: &[(u8, u8, u32, u32)]| {
+        bytes[at * 512..at * 512 + 512].copy_from_slice(&mbr::tests::sector(entries));
+    };
+    put(0, &[(0x80, 0xa5, 63, 2048), (0, 0xa5, 2111, 2048), (0, 5, 6144, 8192)]);
+    // Each of the chain tells of one slice from where it is itself, and of the next from 6144.
+    put(6144, &[(0, 0x83, 56, 1000), (0, 5, 1800, 1056)]);
+    put(6144 + 1800, &[(0, 0x83, 56, 1000)]);
+    bytes[440..444].copy_from_slice(&0x1234_5678_u32.to_le_bytes());
+    with_code_and_labels(bytes)
+}
+
+fn with_code_and_labels(mut bytes: Vec<u8>) -> Vec<u8> {
     bytes[..440].fill(0x31);
     bytes[512..2000].fill(0x32);
     for (n, start) in [(1, 63), (2, 2111)] {
@@ -85,15 +88,28 @@ fn kinds(changes: &[Change<'_>]) -> Vec<What> {
     changes.iter().map(|c| c.piece.what).collect()
 }
 
-#[test]
-fn all_that_leads_to_partitions_is_kept_and_what_leads_comes_last() {
-    let kinds =
-        |bytes: &[u8]| medium(bytes).pieces.iter().map(|p| (p.what, p.index)).collect::<Vec<_>>();
-    let of = |n| [(What::Boot1, n), (What::Boot2, n), (What::Label, n)];
+fn pieces(bytes: &[u8]) -> Vec<(What, Option<u32>)> {
+    medium(bytes).pieces.iter().map(|p| (p.what, p.index)).collect()
+}
+
+fn of_label(n: Option<u32>) -> [(What, Option<u32>); 3] {
+    [(What::Boot1, n), (What::Boot2, n), (What::Label, n)]
+}
+
+/// Of tables as [`mbr`] and [`gpt`] have them, made by another program: what is kept, and how the
+/// one copy of a GPT becomes the other.
+pub(crate) fn are_kept(mbr: Vec<u8>, gpt: Vec<u8>) {
+    let (mbr, gpt) = (with_code_and_labels(mbr), with_code_in_partition(gpt));
+    all_that_leads_is_kept(&mbr, &gpt);
+    the_other_copy_is_made(&gpt);
+}
+
+fn all_that_leads_is_kept(mbr: &[u8], gpt: &[u8]) {
+    let of = of_label;
     let mut expected = [of(Some(1)), of(Some(2))].concat();
     expected.extend([(What::Ebr, Some(2)), (What::Ebr, Some(1))]);
     expected.extend([(What::BootGap, None), (What::Mbr, None)]);
-    assert_eq!(kinds(&mbr()), expected);
+    assert_eq!(pieces(mbr), expected);
     let expected = [
         (What::BootPartition, Some(1)),
         (What::BackupEntries, None),
@@ -102,16 +118,21 @@ fn all_that_leads_to_partitions_is_kept_and_what_leads_comes_last() {
         (What::GptHeader, None),
         (What::Mbr, None),
     ];
-    assert_eq!(kinds(&gpt()), expected);
+    assert_eq!(pieces(gpt), expected);
+}
+
+#[test]
+fn all_that_leads_to_partitions_is_kept_and_what_leads_comes_last() {
+    all_that_leads_is_kept(&mbr(), &gpt());
     // A label without a table, and nothing at all.
     let mut bytes = vec![0; 1 << 20];
     bytes[..8192].copy_from_slice(&slice(512, &[(0, 1000, 16, 7), (2, 2048, 0, 0)]));
     assert_eq!(look(&bytes).scheme, Some(Scheme::Bsd));
-    assert_eq!(kinds(&bytes), of(None));
+    assert_eq!(pieces(&bytes), of_label(None));
     assert_eq!(look(&vec![0; 1 << 20]), Captured::default());
     // What is no UFS may keep data where boot code would be.
     bytes[..8192].copy_from_slice(&slice(512, &[(1, 1000, 0, 27), (2, 2048, 0, 0)]));
-    assert_eq!(kinds(&bytes), [(What::Label, None)]);
+    assert_eq!(pieces(&bytes), [(What::Label, None)]);
 }
 
 #[test]
@@ -127,8 +148,7 @@ fn the_tables_are_in_the_pieces() {
 
 #[test]
 fn a_boot_partition_is_cut_and_that_is_said() {
-    let bytes =
-        made("label: gpt\nstart=2048, size=4096, type=83BD6B9D-7F41-11DC-BE0B-001560B84F0F\n", 8);
+    let bytes = tests::gpt(8 * MB, 512, &[(BOOT, 2048, 6143)]);
     let found = look(&bytes);
     assert_eq!(found.pieces[0].bytes.len() as u64, MB);
     assert_eq!(found.notes, ["of partition 1 the first 1048576 of 2097152 bytes"]);
@@ -315,15 +335,18 @@ fn kept_range(kept: &Medium, what: What) -> Range<usize> {
 
 #[test]
 fn the_other_copy_of_a_gpt_is_made_as_its_maker_does() {
-    let whole = gpt();
-    let kept = medium(&whole);
+    the_other_copy_is_made(&gpt());
+}
+
+fn the_other_copy_is_made(whole: &[u8]) {
+    let kept = medium(whole);
     for (what, word) in [
         (What::GptHeader, "primary"),
         (What::GptEntries, "primary"),
         (What::BackupHeader, "backup"),
         (What::BackupEntries, "backup"),
     ] {
-        let mut bytes = whole.clone();
+        let mut bytes = whole.to_vec();
         bytes[kept_range(&kept, what)].fill(0);
         let found = look(&bytes);
         assert_eq!(found.pieces, kept.pieces, "{what:?}");
@@ -331,7 +354,7 @@ fn the_other_copy_of_a_gpt_is_made_as_its_maker_does() {
         assert_eq!(found.notes, [note]);
     }
     // A medium that is larger than the GPT says has its backup where nobody looks for it.
-    let mut bytes = whole;
+    let mut bytes = whole.to_vec();
     bytes.resize(9 << 20, 0);
     let found = look(&bytes);
     assert_eq!(found.notes, ["the backup gpt is damaged: not kept"]);

@@ -4,26 +4,27 @@
 use std::fs::File;
 use std::io::Read;
 
-use super::tests::{Device, tool};
-use super::{Table, bsd, superblock};
+use crate::sys::referee::tool;
+use crate::table::tests::{Device, the_backup_stands_in};
+use crate::table::{self, Table, bsd, superblock};
 
 const MB: u64 = 1 << 20;
 
 /// A memory disk.
-pub(super) struct Medium {
+struct Medium {
     name: String,
     megabytes: u64,
 }
 
 impl Medium {
-    pub(super) fn new(megabytes: u64) -> Self {
+    fn new(megabytes: u64) -> Self {
         let size = format!("{megabytes}m");
         let said = tool("mdconfig", &["-a", "-t", "swap", "-L", "dualroot-unit", "-s", &size], "");
         Self { name: said.trim().to_owned(), megabytes }
     }
 
     /// Runs gpart(8) with these words on `md0` and what follows its name.
-    pub(super) fn gpart(&self, words: &str, suffix: &str) {
+    fn gpart(&self, words: &str, suffix: &str) {
         let device = format!("{}{suffix}", self.name);
         let words: Vec<_> = words.split(' ').chain([&*device]).collect();
         tool("gpart", &words, "");
@@ -41,14 +42,14 @@ impl Medium {
     }
 
     /// All of it.
-    pub(super) fn bytes(&self) -> Vec<u8> {
+    fn bytes(&self) -> Vec<u8> {
         self.window("", usize::try_from(self.megabytes * MB).unwrap())
     }
 
     fn table(&self) -> Table {
         let inner = File::open(self.device("")).unwrap();
         let mut device = Device { inner, sector: 512 };
-        super::read(&mut device, self.megabytes * MB, 512).unwrap().expect("a table")
+        table::read(&mut device, self.megabytes * MB, 512).unwrap().expect("a table")
     }
 }
 
@@ -136,6 +137,18 @@ fn entries_of_gpart_are_read() {
         [(false, false, false), (true, false, false), (true, true, false)]
     );
     assert!(table.entries.iter().all(|e| e.uuid.as_ref().is_some_and(|u| u.len() == 36)));
+}
+
+#[test]
+#[ignore = "needs root, for md(4)"]
+fn the_backup_of_gpart_stands_in_for_a_lost_gpt() {
+    let medium = Medium::new(8);
+    for words in
+        ["create -s GPT", "add -t efi -b 2048 -s 2048", "add -t linux-data -b 8192 -s 1024"]
+    {
+        medium.gpart(words, "");
+    }
+    the_backup_stands_in(&medium.bytes());
 }
 
 #[test]
