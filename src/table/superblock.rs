@@ -135,11 +135,19 @@ pub fn wipe_ranges(window: &[u8]) -> Vec<Range<u64>> {
 /// first block (`ino_to_fsba`: the inodes of the first cylinder group begin at `fs_iblkno`). Without
 /// it nothing of the old tree can be reached, also not through the superblock of a new file system
 /// that is only half made.
-pub fn root_inode(window: &[u8]) -> Option<Range<u64>> {
+pub fn root_inodes(window: &[u8]) -> Option<Range<u64>> {
     ufs2(window)?;
     let fs = &window[UFS2..];
     let start = u64::from(le32(fs, 16)?) * u64::from(le32(fs, 52)?);
     (start > 0).then(|| start..start + u64::from(le32(fs, 48).unwrap_or(0)))
+}
+
+/// The sector of `inodes` that the root directory's own is in: the third one (`UFS_ROOTINO`) of 256
+/// bytes each.
+pub fn root_sector(inodes: &Range<u64>, sector: u32) -> Range<u64> {
+    let sector = u64::from(sector.max(1));
+    let start = (inodes.start + 2 * 256) / sector * sector;
+    start..start + sector
 }
 
 /// The same range of bytes, of a medium instead of a buffer.
@@ -321,11 +329,13 @@ pub(crate) mod tests {
     #[test]
     fn the_root_inode_is_where_the_inodes_begin() {
         let mut bytes = ufs();
-        assert_eq!(root_inode(&bytes), None);
+        assert_eq!(root_inodes(&bytes), None);
         bytes[UFS2 + 16] = 32;
-        assert_eq!(root_inode(&bytes), Some(131_072..163_840));
+        assert_eq!(root_inodes(&bytes), Some(131_072..163_840));
+        assert_eq!(root_sector(&(131_072..163_840), 512), 131_584..132_096);
+        assert_eq!(root_sector(&(131_072..163_840), 4096), 131_072..135_168);
         bytes[UFS2 + 1372] = 0;
-        assert_eq!(root_inode(&bytes), None);
+        assert_eq!(root_inodes(&bytes), None);
     }
 
     #[test]

@@ -35,20 +35,28 @@ impl<O: Os> Run<'_, '_, O> {
         Ok(claim)
     }
 
-    /// Erases the superblocks and flushes: from here on the slot has no record. So that none shows
-    /// through a new file system of which a loss of power leaves the superblock and not the rest,
-    /// the old root goes with them.
+    /// Erases the old root, then the superblocks, and flushes each: from here on the slot has no
+    /// record.
+    ///
+    /// The root's inode goes first and alone, in the one sector that a medium writes as a whole. Then
+    /// nothing of the old copy can be reached, neither through a superblock that a loss of power
+    /// leaves, old or new, nor with a part of its inodes and the record still there.
     pub(super) fn erase(&mut self, part: Part) -> Result<()> {
         let mut claim = self.claim(part)?;
-        let device = self.device(part)?;
-        let window = self.os.read_device(&device, 0, superblock::WINDOW)?;
+        let target = self.view.devices.get(self.pair(part)?.1.target);
+        let window = self.os.read_device(&target.path(), 0, superblock::WINDOW)?;
         let size = claim.size()?;
         self.written = true;
-        let root = superblock::root_inode(&window).filter(|range| range.end <= size);
-        for range in superblock::wipe_ranges(&window).into_iter().chain(root) {
-            claim.wipe(range.start, range.end - range.start)?;
+        let inodes = superblock::root_inodes(&window).filter(|range| range.end <= size);
+        let root = inodes.as_ref().map(|range| superblock::root_sector(range, target.sector));
+        let rest = superblock::wipe_ranges(&window).into_iter().chain(inodes);
+        for ranges in [root.into_iter().collect(), rest.collect::<Vec<_>>()] {
+            for range in ranges {
+                claim.wipe(range.start, range.end - range.start)?;
+            }
+            claim.flush()?;
         }
-        claim.flush()
+        Ok(())
     }
 
     /// Removes the record of a copy that is to be brought up to date, and flushes.

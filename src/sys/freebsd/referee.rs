@@ -170,7 +170,7 @@ fn a_ufs2_of_newfs_is_read_and_wiped() {
     assert!((2000..10_000).contains(&found.free_inodes), "{}", found.free_inodes);
     let wiped: Vec<_> = superblock::wipe_ranges(&window).iter().map(|r| (r.start, r.end)).collect();
     assert_eq!(wiped, [(65536, 73728)]);
-    let root = superblock::root_inode(&window).unwrap();
+    let root = superblock::root_inodes(&window).unwrap();
     let bytes = medium.window("", usize::try_from(root.end).unwrap());
     let mode = usize::try_from(root.start).unwrap() + 2 * 256;
     assert_eq!(bytes[mode..mode + 2], 0o040_755_u16.to_le_bytes());

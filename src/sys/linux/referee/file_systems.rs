@@ -5,7 +5,7 @@ use std::io::Read;
 use super::{MB, image};
 use crate::sys::referee::tool;
 use crate::table::superblock::tests::{ufs, wipe, wiped};
-use crate::table::superblock::{FileSystem, WINDOW, read, root_inode, wipe_ranges};
+use crate::table::superblock::{FileSystem, WINDOW, read, root_inodes, wipe_ranges};
 
 fn window(file: &tempfile::NamedTempFile) -> Vec<u8> {
     let mut bytes = Vec::new();
@@ -35,7 +35,7 @@ fn makefs_puts_its_superblock_where_nothing_boots_from() {
     assert!(found.clean && found.free_blocks * 1024 < 4 * MB && found.free_blocks > 3 << 10);
     assert_eq!(wiped(&moved), [(8192, 16384), (65536, 73728)]);
     // The third inode is a directory.
-    let inodes = usize::try_from(root_inode(&moved).unwrap().start).unwrap();
+    let inodes = usize::try_from(root_inodes(&moved).unwrap().start).unwrap();
     assert_eq!(
         u16::from_le_bytes([moved[inodes + 2 * 256], moved[inodes + 2 * 256 + 1]]) & 0o170_000,
         0o040_000
