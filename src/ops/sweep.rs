@@ -44,12 +44,16 @@ pub fn sweep<O: Os>(os: &O, layout: &Layout) -> Swept {
             is_done(removed.doing_to("removing", run_dir.join(name)));
         }
     }
+    // They outlive the power, and another start may give us the number of the run that took them: we
+    // have taken none yet.
+    let own = format!("{}.", std::process::id());
+    let left = |name: &OsStr| gone(name) || name.to_str().is_some_and(|n| n.starts_with(&own));
     for point in layout.pairs.iter().filter_map(|pair| pair.mounted.as_ref()) {
         let place = point.join(SNAPSHOTS);
         let Ok(names) = os.open_dir(&place).and_then(|dir| dir.names().doing("listing")) else {
             continue;
         };
-        for (name, _) in names.iter().filter(|(name, _)| is_ours(name) && gone(name)) {
+        for (name, _) in names.iter().filter(|(name, _)| is_ours(name) && left(name)) {
             let file = place.join(name);
             if is_done(os.thaw(&file)) {
                 swept.snapshots.push(file);
