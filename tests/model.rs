@@ -331,7 +331,7 @@ fn fingerprint(machine: &Machine) -> u64 {
     let mut hasher = DefaultHasher::new();
     machine.world(|w| {
         for device in ["da0s1", "da0s2", "da0s3", "da0s4"] {
-            superblock::read(w.head(device)).map(|s| s.id).hash(&mut hasher);
+            superblock::read(&w.head(device)).map(|s| s.id).hash(&mut hasher);
             w.tree(device).listing().hash(&mut hasher);
         }
     });
@@ -483,7 +483,7 @@ fn the_copy_names_the_new_file_systems() {
     // By identities, which every format makes anew.
     let base = base();
     let machine = base.machine.fork();
-    let id = |w: &World, d| superblock::read(w.head(d)).unwrap().id;
+    let id = |w: &World, d| superblock::read(&w.head(d)).unwrap().id;
     machine.world(|w| {
         let (root, config) = (id(w, "da0s1"), id(w, "da0s3"));
         fstab(w, "/dev/ufs/config1", &format!("/dev/ufsid/{config}"));
@@ -514,12 +514,12 @@ fn parts_that_are_copied_alone_fit_together() {
     assert_eq!(state(&machine), State::Valid);
     // The config alone, known by its identity: the root's copy still finds it.
     machine.world(|w| {
-        let id = superblock::read(w.head("da0s3")).unwrap().id;
+        let id = superblock::read(&w.head("da0s3")).unwrap().id;
         fstab(w, "/dev/ufs/config1", &format!("/dev/ufsid/{id}"));
     });
     done(run(&machine));
     let result = run_with(&machine, only(Part::Config));
-    let id = machine.world(|w| superblock::read(w.head("da0s4")).unwrap().id);
+    let id = machine.world(|w| superblock::read(&w.head("da0s4")).unwrap().id);
     let found = fstab_of(&machine).contains(&format!("/dev/ufsid/{id}"));
     assert!(found || result.is_err_and(|e| e.kind == Kind::Refused), "{}", fstab_of(&machine));
 }
@@ -1068,7 +1068,7 @@ fn refusals_write_nothing() {
             over(w, "da0x", Class::Other("LOOP".to_owned()), &[("da0s1", Some(4096))]);
             fstab(w, "/dev/da0s2", "/dev/da0x");
         }),
-        ("bytes", |w| w.edit("da0s1", |tree| tree.file("var/big", &noise(1_900_000)))),
+        ("bytes", |w| w.edit("da0s1", |tree| tree.file("var/big", &noise(1_750_000)))),
         ("boot flags", |w| w.set_active("da0", 2)),
         ("no such device", |w| fstab(w, "/dev/da0s2", "/dev/da1s2")),
         ("no alternate slot", |w| {
@@ -1105,8 +1105,7 @@ fn refusals_write_nothing() {
 }
 
 fn refused(machine: &Machine, word: &str) {
-    let content =
-        || (alternate(machine), machine.world(|w| ["da0s2", "da0s4"].map(|d| w.head(d).to_vec())));
+    let content = || (alternate(machine), machine.world(|w| ["da0s2", "da0s4"].map(|d| w.head(d))));
     let before = content();
     let Err(error) = run(machine) else { panic!("{word}: not refused") };
     assert_eq!(error.kind, Kind::Refused, "{word}: {error}");

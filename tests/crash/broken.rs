@@ -74,3 +74,9 @@ fn boot_flags_on_the_slot_that_is_written() {
     };
     is_found(spoil, "what boots is not the running slot");
 }
+
+#[test]
+fn blocks_over_an_old_copy_that_was_not_erased() {
+    let spoil = |machine: &Machine| lie(machine, "claim.wipe", "/dev/da0s2");
+    is_found_in("block", spoil, "da0s2: ");
+}

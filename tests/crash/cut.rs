@@ -1,6 +1,6 @@
 //! One loss of power, and all of them.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::fmt;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::thread;
@@ -120,6 +120,8 @@ impl Cut {
 /// Every state of one run.
 struct Film {
     running: Running,
+    /// The identities of the copy's file systems before it.
+    old: [Vec<u8>; 2],
     /// Whether partition tables are kept from the start.
     tables: bool,
     frames: Vec<Frame>,
@@ -133,10 +135,11 @@ impl Film {
             let machine = (verb.before)();
             let tables = judge::kept_tables(&machine).unwrap();
             let running = Running::of(&machine);
+            let old = judge::identities(&machine, verb.copy);
             spoil(&machine);
             machine.film();
             let ended = (verb.run)(&machine).is_ok();
-            Self { running, tables, frames: machine.frames(), ended }
+            Self { running, old, tables, frames: machine.frames(), ended }
         })
     }
 }
@@ -213,16 +216,19 @@ struct Look<'a> {
     film: &'a Film,
     /// States that were looked at.
     seen: HashSet<u64>,
-    /// Whether the next run looked at what its copies' file systems held, by all else that there
-    /// is: where it did not, it does the same whatever that was.
-    groups: HashMap<u64, bool>,
+    /// The copies whose file systems the next run looked into, by all else that there is: it does
+    /// the same whatever the others hold.
+    groups: HashMap<u64, BTreeSet<String>>,
+    /// What next runs began with: all but what they did not look into.
+    begun: HashSet<u64>,
     tally: Tally,
 }
 
 impl<'a> Look<'a> {
     fn new(verb: &'a Verb, film: &'a Film) -> Self {
         let tally = Tally::default();
-        Self { verb, film, seen: HashSet::new(), groups: HashMap::new(), tally }
+        let (seen, begun) = (HashSet::new(), HashSet::new());
+        Self { verb, film, seen, groups: HashMap::new(), begun, tally }
     }
 
     fn at(&mut self, cut: Cut) {
@@ -237,6 +243,9 @@ impl<'a> Look<'a> {
         let mut wrong = self.film.running.wrong(&machine);
         wrong.extend(judge::slot(&machine, self.verb));
         wrong.extend(judge::journals(&machine));
+        if self.verb.at_once {
+            wrong.extend(judge::at_once(&machine, self.verb.copy, &self.film.old));
+        }
         match judge::kept_tables(&machine) {
             Ok(there) if there || !self.film.tables => {}
             Ok(_) => wrong.push("the partition tables that were kept are gone".to_owned()),
@@ -262,15 +271,20 @@ impl<'a> Look<'a> {
         let copies: Vec<&str> = self.verb.renews.iter().map(|p| self.verb.copy.part(*p)).collect();
         let sealed: Vec<&str> =
             copies.into_iter().filter(|d| there.iter().any(|(name, _)| name == d)).collect();
-        let group = digest(machine, &sealed);
-        if self.groups.get(&group) == Some(&false) {
+        let looked_at = self.groups.entry(digest(machine, &sealed)).or_default();
+        let begins = |machine: &Machine, looked_at: &BTreeSet<String>| {
+            let others = sealed.iter().copied().filter(|device| !looked_at.contains(*device));
+            digest(machine, &others.collect::<Vec<_>>())
+        };
+        if self.begun.contains(&begins(machine, looked_at)) {
             return Vec::new();
         }
         self.tally.runs += 1;
+        let before = machine.fork();
         machine.world(|w| sealed.iter().for_each(|device| w.seal(device)));
         let result = (self.verb.again)(machine);
-        let peeked = machine.world(|w| w.peeked());
-        *self.groups.entry(group).or_default() |= peeked;
+        looked_at.extend(machine.world(|w| w.peeked()));
+        self.begun.insert(begins(&before, looked_at));
         if let Err(error) = result {
             return vec![format!("the next run fails: {error}")];
         }
@@ -287,14 +301,14 @@ impl<'a> Look<'a> {
     }
 }
 
-/// All that the media hold as one number, but for the objects of some devices.
+/// All that the media hold as one number; of some devices only what is outside their file systems.
 fn digest(machine: &Machine, without: &[&str]) -> u64 {
     machine.world(|w| {
         let mut hasher = DefaultHasher::new();
         for (device, size) in w.partitions() {
-            (&device, size, crc32fast::hash(w.head(&device))).hash(&mut hasher);
+            (&device, size, crc32fast::hash(&w.boot_area(&device))).hash(&mut hasher);
             if !without.contains(&device.as_str()) {
-                w.tree(&device).listing().hash(&mut hasher);
+                w.hash(&device, &mut hasher);
             }
         }
         w.sectors().hash(&mut hasher);

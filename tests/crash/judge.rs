@@ -86,9 +86,39 @@ pub fn has_partition(machine: &Machine, device: &str) -> bool {
     machine.world(|w| w.partitions().iter().any(|(name, _)| name == device))
 }
 
-/// `FS_UFS2_MAGIC` where UFS2 has it.
+/// `FS_UFS2_MAGIC` where UFS2 has it, and cylinder groups: not only the half of a superblock.
 fn has_file_system(machine: &Machine, device: &str) -> bool {
-    machine.world(|w| w.head(device)[65536 + 1372..][..4] == 0x1954_0119_u32.to_le_bytes())
+    let superblock = machine.world(|w| w.boot_area(device)[65536..].to_vec());
+    superblock[1372..1376] == 0x1954_0119_u32.to_le_bytes() && superblock[44..48] != [0; 4]
+}
+
+/// The identities (`fs_id`) of the file systems of a copy.
+pub fn identities(machine: &Machine, copy: Copy) -> [Vec<u8>; 2] {
+    let of = |device| machine.world(|w| w.boot_area(device)[65536 + 144..65536 + 152].to_vec());
+    [copy.root, copy.config]
+        .map(|device| if has_partition(machine, device) { of(device) } else { Vec::new() })
+}
+
+/// What is wrong with a copy that is to be a file system only as a whole: fsck(8) complains; or it is
+/// none of the `old`, by its identity, and lacks something of what the source has, before anybody
+/// has changed an object of it.
+pub fn at_once(machine: &Machine, copy: Copy, old: &[Vec<u8>; 2]) -> Vec<String> {
+    let new = identities(machine, copy);
+    let pairs = [("da0s1", copy.root), ("da0s3", copy.config)];
+    let mut wrong = Vec::new();
+    for ((source, device), (old, new)) in pairs.into_iter().zip(old.iter().zip(&new)) {
+        if !machine.world(|w| w.is_mountable(device)) {
+            continue;
+        }
+        if let Some(complaint) = machine.world(|w| w.complaint(device)) {
+            wrong.push(format!("{device} can be mounted, but {complaint}"));
+        }
+        if old != new && machine.world(|w| w.is_as_written(device)) {
+            let lacks = differ(machine, source, device);
+            wrong.extend(lacks.into_iter().map(|d| format!("{device} can be mounted, but {d}")));
+        }
+    }
+    wrong
 }
 
 fn content(seen: &Seen) -> Vec<u8> {
@@ -105,10 +135,10 @@ fn partition(machine: &Machine, device: &str) -> (State, Vec<String>) {
     if !has_partition(machine, device) || !has_file_system(machine, device) {
         return (State::Empty, vec![]);
     }
-    let listing = machine.world(|w| w.tree(device).listing());
-    if listing.is_empty() {
+    if !machine.world(|w| w.is_mountable(device)) {
         return (State::Unknown, vec![]);
     }
+    let listing = machine.world(|w| w.tree(device).listing());
     let file = |name: &str| listing.get(&Path::new(".dualroot").join(name)).map(content);
     let Some(record) = file("record.json") else {
         let bare = listing.keys().all(|p| p.as_os_str().is_empty() || p.starts_with(".snap"));

@@ -5,7 +5,8 @@ use std::path::Path;
 use dualroot::error::Error;
 use dualroot::ops::snapshot::{self, Options, Outcome};
 use dualroot::ops::{Session, clean};
-use dualroot::sys::fake::{Action, IMMUTABLE, Loss, Machine, Tree, When};
+use dualroot::plan::{Method, Reading};
+use dualroot::sys::fake::{Action, IMMUTABLE, Loss, Machine, Tree, When, World};
 use dualroot::sys::tree::Kind;
 use dualroot::sys::{Access, Os, Snapshots};
 
@@ -53,22 +54,70 @@ fn root_tree(tree: &mut Tree) {
 pub fn blank() -> Machine {
     let machine = Machine::new();
     machine.world(|w| {
-        w.add_disk("da0", &[2 * MB, 2 * MB, 2 * MB, 2 * MB]);
-        for device in ["da0s1", "da0s2", "da0s3", "da0s4"] {
-            w.make_fs(device, &format!("{device}-fs")).unwrap();
-        }
-        w.edit("da0s1", root_tree);
-        w.edit("da0s3", |tree| tree.file("app.conf", b"host-name ex3300;\n"));
-        w.boot = vec![("/dev/da0s1".into(), "/".into()), ("/dev/da0s3".into(), "/config".into())];
-        w.start().unwrap();
+        running(w, |w| {
+            for device in ["da0s2", "da0s4"] {
+                w.make_fs(device, &format!("{device}-fs")).unwrap();
+            }
+        });
+    });
+    machine
+}
+
+/// da0 with a root and a config that run, and two more slices.
+fn running(w: &mut World, others: impl Fn(&mut World)) {
+    w.add_disk("da0", &[2 * MB, 2 * MB, 2 * MB, 2 * MB]);
+    for device in ["da0s1", "da0s3"] {
+        w.make_fs(device, &format!("{device}-fs")).unwrap();
+    }
+    others(w);
+    w.edit("da0s1", root_tree);
+    w.edit("da0s3", |tree| tree.file("app.conf", b"host-name ex3300;\n"));
+    w.boot = vec![("/dev/da0s1".into(), "/".into()), ("/dev/da0s3".into(), "/config".into())];
+    w.start().unwrap();
+}
+
+/// Copies the blocks of the file systems.
+pub const BLOCKS: Options = Options {
+    partition: None,
+    force: false,
+    repair: false,
+    dry_run: false,
+    only: None,
+    factory: false,
+    fresh: false,
+    reading: Reading::Full,
+    method: Method::Block,
+};
+
+/// The slices for the copy hold nothing at all, and the sources are copied from their snapshots.
+pub fn bare() -> Machine {
+    let machine = Machine::new();
+    machine.world(|w| {
+        w.snapshots = Snapshots::Journaled;
+        running(w, |_| {});
     });
     machine
 }
 
 /// With a finished copy of an older state, and a source that is copied from its snapshot.
 pub fn copied() -> Machine {
-    let machine = blank();
-    done(snapshot(&machine, None, Options::default()));
+    copied_with(&blank(), Options::default())
+}
+
+/// The same of a copy that was made by the blocks of the file systems.
+pub fn copied_by_blocks() -> Machine {
+    copied_with(&bare(), BLOCKS)
+}
+
+/// The same with a root that is mounted read-only and copied as it is.
+pub fn read_only() -> Machine {
+    let machine = copied_by_blocks();
+    machine.world(|w| w.boot_read_only = true);
+    machine.lose_power(Loss::None)
+}
+
+fn copied_with(machine: &Machine, options: Options) -> Machine {
+    done(snapshot(machine, None, options));
     machine.world(|w| {
         w.snapshots = Snapshots::Journaled;
         w.edit("da0s1", |tree| {

@@ -26,6 +26,8 @@ pub struct Verb {
     pub again: fn(&Machine) -> Result<(), Error>,
     /// Whether the job is done when it is, without that.
     pub ends: bool,
+    /// Whether the copy is no file system before it is whole.
+    pub at_once: bool,
     /// The parts of the copy that are as the source is when that is done. Their file systems are
     /// made anew.
     pub renews: &'static [Part],
@@ -35,13 +37,17 @@ pub struct Verb {
 
 const BOTH: &[Part] = &[Part::Root, Part::Config];
 
-pub const VERBS: [Verb; 10] = [
+pub const VERBS: [Verb; 14] = [
     Verb { name: "first", before: machine::blank, ..SNAPSHOT },
     SNAPSHOT,
     Verb { name: "refresh", run: refreshed, ..SNAPSHOT },
     Verb { name: "refresh-changed", run: refreshed_where_changed, ..SNAPSHOT },
     Verb { name: "root", run: root, again: root_again, renews: &[Part::Root], ..SNAPSHOT },
     Verb { name: "config", run: config, again: config_again, renews: &[Part::Config], ..SNAPSHOT },
+    Verb { name: "block-first", before: machine::bare, ..BLOCK },
+    BLOCK,
+    Verb { name: "block-over-tree", before: machine::copied, ..BLOCK },
+    Verb { name: "block-read-only", before: machine::read_only, ..BLOCK },
     Verb {
         name: "partition",
         before: machine::two_disks,
@@ -92,9 +98,20 @@ const SNAPSHOT: Verb = Verb {
     run: whole,
     again: whole_again,
     ends: true,
+    at_once: false,
     copy: HERE,
     renews: BOTH,
     done: |_| vec![],
+};
+
+/// Over an older copy that was made by its blocks: those that agree are not written.
+const BLOCK: Verb = Verb {
+    name: "block",
+    before: machine::copied_by_blocks,
+    run: by_blocks,
+    again: by_blocks_again,
+    at_once: true,
+    ..SNAPSHOT
 };
 
 /// The next run is told to copy over whatever there is: then it does not look at it, and one run
@@ -128,6 +145,15 @@ fn refreshed_where_changed(machine: &Machine) -> Result<(), Error> {
 
 fn whole_again(machine: &Machine) -> Result<(), Error> {
     snapshot(machine, None, OVER)
+}
+
+fn by_blocks(machine: &Machine) -> Result<(), Error> {
+    snapshot(machine, None, machine::BLOCKS)
+}
+
+/// It compares with what is there, where that is a copy.
+fn by_blocks_again(machine: &Machine) -> Result<(), Error> {
+    snapshot(machine, None, Options { force: true, ..machine::BLOCKS })
 }
 
 fn root(machine: &Machine) -> Result<(), Error> {

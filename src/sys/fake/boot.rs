@@ -4,7 +4,7 @@ use std::path::Path;
 
 use super::disk::Disk;
 use super::partition::Bytes;
-use super::volume::{Volume, Write};
+use super::volume::Volume;
 use super::world::{FIRST, SECTOR, World, entry, provider};
 use super::{Machine, Turn};
 use crate::device::{Class, Lower};
@@ -84,10 +84,10 @@ impl World {
         disk.flush();
     }
 
-    /// Writes bytes of a partition, durable at once: of its beginning, as far as that is kept.
-    pub fn put(&mut self, device: &str, offset: usize, bytes: &[u8]) {
+    /// Writes bytes of a partition, durable at once.
+    pub fn put(&mut self, device: &str, offset: u64, bytes: &[u8]) {
         let (volume, now) = (self.must_find(device), self.now);
-        self.volumes[volume].write(Write::Head(offset, bytes.into()), now);
+        self.volumes[volume].write_bytes(offset, bytes, now);
         self.volumes[volume].flush();
     }
 

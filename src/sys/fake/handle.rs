@@ -171,7 +171,7 @@ impl FakeDir {
         self.0.tree(turn).may_add(dir, name)?;
         self.0.tree(turn).room(u64::from(matches!(body, Body::Dir { .. })), 1)?;
         let now = turn.world().now;
-        let ino = turn.world().volumes[self.0.node.volume].written.tree.allocate();
+        let ino = turn.world().volumes[self.0.node.volume].allocate();
         let inode = Inode::new(body, Attributes::new(mode, now));
         self.0.change(turn, ino, Change::Make(Arc::new(inode)));
         self.0.change(turn, dir, Change::Link(name.to_owned(), ino));

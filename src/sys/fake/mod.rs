@@ -6,8 +6,11 @@
 //! something can be made to go wrong ([`Machine::inject`]), and after any of them the power can go
 //! ([`Machine::lose_power`]).
 //!
-//! What it leaves out: bytes of partitions beyond their beginning (there are objects instead), the
-//! code that boots, access times moved by reading, and time itself, which only [`World::edit`] and a
+//! A partition is bytes: a UFS2 in the kernel's format. While it is mounted its objects change, each
+//! on its own; what is written past the file system changes bytes, part by part.
+//!
+//! What it leaves out: the dirty flag of what is mounted (fsck(8) is run whatever it says), growfs(8),
+//! the code that boots, access times moved by reading, and time itself, which only [`World::edit`] and a
 //! loss of power move. So a finished run leaves the same state whatever its threads did, and [`When::Call`] means
 //! the same operation in every run; only the order between threads, and with it [`When::Number`],
 //! is not fixed.
@@ -20,6 +23,7 @@
 mod boot;
 mod disk;
 mod fault;
+mod ffs;
 mod film;
 mod handle;
 mod os;

@@ -11,7 +11,7 @@ use nix::errno::Errno;
 use super::fault::Place;
 use super::handle::FakeDir;
 use super::tree::{Attributes, Body, Change, Inode};
-use super::volume;
+use super::volume::{self, Volume};
 use super::world::{Node, World};
 use super::{Machine, Turn};
 use crate::device::{Class, Devices, Id};
@@ -23,6 +23,7 @@ use crate::sys::tree::Kind;
 use crate::sys::{self, Access, Boot, Format, Holder, Os, Rewrite, Snapshots, Usage};
 use crate::table::drawing::Drawing;
 use crate::table::flags;
+use crate::table::superblock::WINDOW;
 
 /// `EBUSY` is somebody else's doing.
 fn busy<T>(result: Result<T>) -> Result<T> {
@@ -188,19 +189,29 @@ impl Os for Machine {
         busy(found.doing_to("making a file system on", device))?.map_err(|e| e.path(device))
     }
 
-    fn adopt(&self, device: &Path, _format: &Format, _grow: bool) -> Result<()> {
-        // Its file systems are objects, not blocks.
-        Err(Error::refused("this machine copies no file systems by their blocks").path(device))
+    fn adopt(&self, device: &Path, _format: &Format, grow: bool) -> Result<()> {
+        // Identity and label are in its superblocks already.
+        self.with_path("os.adopt", device, |_| Ok(())).doing_to("adopting", device)?;
+        if grow {
+            return Err(Error::refused("this machine has no growfs").path(device));
+        }
+        Ok(())
     }
 
     fn rehearse(&self, format: &Format, size: u64) -> Result<Vec<u8>> {
         let now = self.ask("os.rehearse", "rehearsing the format", |w| w.now)?;
-        let image = volume::make(format, size, 0, now)?;
-        Ok(image.head.as_ref().clone())
+        let mut head = vec![0; WINDOW];
+        volume::make(format, size, 0, now)?.read(0, &mut head);
+        Ok(head)
     }
 
-    fn inspect(&self, _device: &Path, _fs: crate::sys::FsType) -> Result<Option<String>> {
-        Ok(None)
+    fn inspect(&self, device: &Path, _fs: sys::FsType) -> Result<Option<String>> {
+        let checked = self.with_path("os.inspect", device, |turn| {
+            let world = turn.world();
+            let volume = world.volume(world.provider(device)?)?;
+            Ok(world.volumes[volume].check())
+        });
+        checked.doing_to("checking", device)
     }
 
     fn mount(&self, device: &Path, point: &Path, fs: &str, access: Access) -> Result<()> {
@@ -355,7 +366,7 @@ fn make_dir(world: &mut World, path: &Path) -> io::Result<()> {
     let volume = &mut world.volumes[node.volume];
     volume.tree().may_add(node.ino, name)?;
     volume.tree().room(1, 1)?;
-    let ino = volume.written.tree.allocate();
+    let ino = volume.allocate();
     let body = Body::Dir { parent: node.ino, entries: std::collections::BTreeMap::new() };
     let inode = Inode::new(body, Attributes::new(0o755, now));
     volume.change(ino, Change::Make(Arc::new(inode)), now);
@@ -386,8 +397,7 @@ fn remove_dir(world: &mut World, path: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// A device opened for reading: the first bytes of a partition are as they are, those of its objects
-/// are zeros.
+/// A device opened for reading.
 #[derive(Debug)]
 pub struct FakeDevice {
     machine: Machine,
@@ -398,7 +408,7 @@ impl ReadAt for FakeDevice {
     fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<usize> {
         let path = self.machine.world(|world| world.devices.get(self.id).path());
         let bytes = self.machine.with_path("device.read_at", &path, |turn| {
-            turn.world().read_bytes(self.id, offset, buffer.len())
+            turn.world().read_with(self.id, offset, buffer.len(), Volume::read)
         })?;
         buffer[..bytes.len()].copy_from_slice(&bytes);
         Ok(bytes.len())
@@ -431,10 +441,10 @@ impl FakeClaim {
         &self,
         op: &'static str,
         doing: &str,
-        f: impl FnOnce(&mut World) -> io::Result<()>,
+        f: impl FnOnce(&mut Turn<'_>) -> io::Result<()>,
     ) -> Result<()> {
         self.machine
-            .with_path(op, &self.device, |turn| if turn.lie { Ok(()) } else { f(turn.world()) })
+            .with_path(op, &self.device, |turn| if turn.lie { Ok(()) } else { f(turn) })
             .doing_to(doing, &self.device)
     }
 }
@@ -455,13 +465,13 @@ impl sys::Claim for FakeClaim {
 
     fn wipe(&mut self, offset: u64, length: u64) -> Result<()> {
         let id = self.id;
-        self.change("claim.wipe", "erasing", |world| {
+        self.change("claim.wipe", "erasing", |turn| {
             let whole = |n: u64| n.is_multiple_of(512);
             let Ok(bytes) = usize::try_from(length) else { return Err(Errno::EINVAL.into()) };
             if !whole(offset) || !whole(length) {
                 return Err(Errno::EINVAL.into());
             }
-            world.write_bytes(id, offset, &vec![0; bytes]);
+            turn.world().write_bytes(id, offset, &vec![0; bytes]);
             Ok(())
         })
         .map_err(|e: Error| e.at(offset))
@@ -469,11 +479,15 @@ impl sys::Claim for FakeClaim {
 
     fn write_at(&mut self, offset: u64, data: &[u8]) -> Result<()> {
         let id = self.id;
-        self.change("claim.write_at", "writing", |world| {
+        self.change("claim.write_at", "writing", |turn| {
             if !offset.is_multiple_of(512) || !data.len().is_multiple_of(512) {
                 return Err(Errno::EINVAL.into());
             }
-            world.write_bytes(id, offset, data);
+            if turn.rot {
+                turn.world().write_with(id, offset, data, Volume::write_bytes_badly);
+            } else {
+                turn.world().write_bytes(id, offset, data);
+            }
             Ok(())
         })
         .map_err(|e: Error| e.at(offset))
@@ -485,7 +499,8 @@ impl sys::Claim for FakeClaim {
 
     fn flush(&mut self) -> Result<()> {
         let (id, volumes) = (self.id, &self.volumes);
-        self.change("claim.flush", "flushing", |world| {
+        self.change("claim.flush", "flushing", |turn| {
+            let world = turn.world();
             for &volume in volumes {
                 world.volumes[volume].flush();
             }

@@ -20,7 +20,7 @@ impl World {
         let volume = &mut self.volumes[node.volume];
         volume.tree().may_add(node.ino, name)?;
         volume.tree().room(1, 1)?;
-        let ino = volume.written.tree.allocate();
+        let ino = volume.allocate();
         let inode = Inode::new(Body::File(Content::default()), Attributes::new(0o440, now));
         volume.change(ino, Change::Make(Arc::new(inode)), now);
         volume.change(node.ino, Change::Link(name.to_owned(), ino), now);

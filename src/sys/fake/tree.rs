@@ -74,6 +74,31 @@ fn index(at: u64) -> usize {
 }
 
 impl Content {
+    /// What is in these blocks, holes elsewhere.
+    pub(super) fn of(size: u64, blocks: BTreeMap<u64, Arc<Vec<u8>>>) -> Self {
+        Self { size, blocks }
+    }
+
+    pub(super) fn size(&self) -> u64 {
+        self.size
+    }
+
+    /// The blocks that are no holes.
+    pub(super) fn all(&self) -> impl Iterator<Item = (u64, Arc<Vec<u8>>)> {
+        self.blocks.iter().map(|(number, block)| (*number, Arc::clone(block)))
+    }
+
+    /// A block, to be in another content, too.
+    pub(super) fn share(&self, number: u64) -> Arc<Vec<u8>> {
+        let block = self.blocks.get(&number).cloned();
+        block.unwrap_or_else(|| Arc::new(vec![0; index(BLOCK)]))
+    }
+
+    /// Puts a whole block.
+    pub(super) fn set(&mut self, number: u64, block: Arc<Vec<u8>>) {
+        self.blocks.insert(number, block);
+    }
+
     pub(super) fn read(&self, offset: u64, buffer: &mut [u8]) -> usize {
         let length = self.size.saturating_sub(offset).min(buffer.len() as u64);
         let buffer = &mut buffer[..index(length)];
@@ -92,7 +117,7 @@ impl Content {
         done
     }
 
-    fn write(&mut self, offset: u64, data: &[u8]) {
+    pub(super) fn write(&mut self, offset: u64, data: &[u8]) {
         let mut done = 0;
         while done < data.len() {
             let at = offset + done as u64;
@@ -222,7 +247,7 @@ pub struct Tree {
     next: u64,
     used: u64,
     blocks: u64,
-    inodes_max: u64,
+    numbers: u64,
     /// The time of every change.
     pub(super) now: Time,
 }
@@ -247,27 +272,40 @@ pub struct Seen {
 }
 
 impl Tree {
-    /// An empty file system of `blocks` blocks and `inodes` inodes.
-    pub(super) fn new(blocks: u64, inodes: u64, now: Time) -> Self {
-        let inodes_max = inodes;
-        let inodes = BTreeMap::new();
-        let mut tree = Self { inodes, next: ROOT, used: 0, blocks, inodes_max, now };
+    /// An empty file system of `blocks` blocks, whose inodes have numbers below `numbers`.
+    pub(super) fn new(blocks: u64, numbers: u64, now: Time) -> Self {
+        let mut tree = Self::without_root(blocks, numbers, now);
         let body = Body::Dir { parent: ROOT, entries: BTreeMap::new() };
         tree.insert(ROOT, Arc::new(Inode::new(body, Attributes::new(0o755, now))));
         tree
+    }
+
+    /// Not even a root.
+    pub(super) fn without_root(blocks: u64, numbers: u64, now: Time) -> Self {
+        Self { inodes: BTreeMap::new(), next: ROOT, used: 0, blocks, numbers, now }
+    }
+
+    /// All objects by their numbers, whatever leads to them.
+    pub(super) fn all(&self) -> impl Iterator<Item = (u64, &Inode)> {
+        self.inodes.iter().map(|(number, inode)| (*number, &**inode))
     }
 
     pub(super) fn get(&self, ino: u64) -> io::Result<&Inode> {
         self.inodes.get(&ino).map(|i| &**i).ok_or_else(|| Errno::ESTALE.into())
     }
 
-    /// The number for the next object.
-    pub(super) fn allocate(&mut self) -> u64 {
-        self.next += 1;
-        self.next
+    /// The number for the next object: one that was never used, or else one that nobody is `using`.
+    /// There is one, where [`Tree::room`] says so.
+    pub(super) fn allocate(&mut self, using: impl Fn(u64) -> bool) -> u64 {
+        if self.next + 1 < self.numbers {
+            self.next += 1;
+            return self.next;
+        }
+        let free = |ino: &u64| !self.inodes.contains_key(ino) && !using(*ino);
+        (ROOT + 1..self.numbers).find(free).unwrap_or(self.numbers)
     }
 
-    fn insert(&mut self, ino: u64, inode: Arc<Inode>) {
+    pub(super) fn insert(&mut self, ino: u64, inode: Arc<Inode>) {
         self.used += inode.blocks();
         if let Some(old) = self.inodes.insert(ino, inode) {
             self.used -= old.blocks();
@@ -339,12 +377,6 @@ impl Tree {
         if let Some(old) = old {
             self.count_name(old, -1);
         }
-    }
-
-    /// Takes objects away, whatever leads to them.
-    pub(super) fn clear(&mut self, goes: impl Fn(u64) -> bool) {
-        self.inodes.retain(|ino, _| !goes(*ino));
-        self.used = self.inodes.values().map(|i| i.blocks()).sum();
     }
 
     /// Removes an object that no name leads to.
@@ -428,10 +460,15 @@ impl Tree {
 
     /// Fails where there is not so much left.
     pub(super) fn room(&self, blocks: u64, inodes: u64) -> io::Result<()> {
-        if self.used + blocks > self.blocks || self.inodes.len() as u64 + inodes > self.inodes_max {
+        if self.used + blocks > self.blocks || inodes > self.free_inodes() {
             return Err(Errno::ENOSPC.into());
         }
         Ok(())
+    }
+
+    /// 0 and 1 are no objects.
+    fn free_inodes(&self) -> u64 {
+        self.numbers.saturating_sub(ROOT + self.inodes.len() as u64)
     }
 
     /// statvfs(3).
@@ -440,7 +477,7 @@ impl Tree {
             used_bytes: self.used * BLOCK,
             free_bytes: self.blocks.saturating_sub(self.used) * BLOCK,
             used_inodes: self.inodes.len() as u64,
-            free_inodes: self.inodes_max.saturating_sub(self.inodes.len() as u64),
+            free_inodes: self.free_inodes(),
         }
     }
 
@@ -493,7 +530,7 @@ impl Tree {
     fn add(&mut self, path: &Path, mode: u32, body: impl FnOnce(u64) -> Body) {
         let dir = self.must_find(path.parent().unwrap_or(Path::new("")));
         let name = path.file_name().unwrap_or_default();
-        let ino = self.allocate();
+        let ino = self.allocate(|_| false);
         let inode = Inode::new(body(dir), Attributes::new(mode, self.now));
         self.apply(ino, &Change::Make(Arc::new(inode)));
         self.apply(dir, &Change::Link(name.to_owned(), ino));

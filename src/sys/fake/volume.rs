@@ -1,83 +1,120 @@
 //! A partition: what was written to it, and what of that is durable.
 
-use std::cell::Cell;
-use std::collections::BTreeMap;
+use std::cell::{Cell, OnceCell};
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use super::tree::{Attributes, BLOCK, Body, Change, Inode, ROOT, Tree};
+use super::ffs::{self, Geometry};
+use super::tree::{Attributes, BLOCK, Body, Change, Content, Inode, ROOT, Tree};
 use crate::error::{Error, Result};
 use crate::sys::tree::Time;
 use crate::sys::{Format, FsType};
-use crate::table::superblock::{self, WINDOW};
 
 /// Inodes that a new file system uses itself, as sys/freebsd counts them.
 const OWN_INODES: u64 = 16;
-/// Bytes of an inode on the medium.
-const INODE: u64 = 256;
-/// Blocks for boot code, superblocks and maps.
-const OVERHEAD: u64 = 40;
+/// In so many parts at most a medium takes a write, each of whole sectors: a loss of power may leave
+/// any of them.
+const PARTS: u64 = 8;
+const SECTOR: u64 = 512;
 
-/// The bytes of a partition, as far as they matter: the beginning as they are, a file system as
-/// its objects.
+/// A partition as its bytes, and as the objects of the file system that these are, where somebody
+/// asks for them.
 #[derive(Clone, Debug)]
 pub(super) struct Image {
-    /// The first [`WINDOW`] bytes.
-    pub(super) head: Arc<Vec<u8>>,
-    pub(super) tree: Tree,
+    bytes: Content,
+    /// Read from the bytes, or ahead of them.
+    tree: OnceCell<Tree>,
+    /// Whether objects have changed since they were read; a file system in memory is always ahead.
+    ahead: bool,
+    /// The bytes that the objects are.
+    laid: OnceCell<Content>,
+    now: Time,
 }
 
 /// What happens to an image.
 #[derive(Clone, Debug)]
 pub(super) enum Write {
-    /// Bytes of its beginning.
-    Head(usize, Arc<[u8]>),
-    /// One part of the old objects goes: a new file system writes over them piece by piece.
-    Clear(u64),
-    /// The root and the size of a new file system.
-    Tree(Box<Tree>),
+    /// Bytes, past its file system.
+    Bytes(u64, Arc<[u8]>),
     /// An object.
     Object(u64, Change),
 }
 
 impl Image {
     /// A partition full of zeros.
-    fn blank(now: Time) -> Self {
-        Self { head: Arc::new(vec![0; WINDOW]), tree: Tree::new(0, 0, now) }
+    fn blank(size: u64, now: Time) -> Self {
+        let bytes = Content::of(size, BTreeMap::new());
+        Self { bytes, tree: OnceCell::new(), ahead: false, laid: OnceCell::new(), now }
+    }
+
+    /// A file system that is nowhere but in memory.
+    fn memory(tree: Tree, now: Time) -> Self {
+        Self { tree: OnceCell::from(tree), ahead: true, ..Self::blank(0, now) }
+    }
+
+    /// Its objects; the root of an empty tree where there is no file system.
+    pub(super) fn tree(&self) -> &Tree {
+        let read = || ffs::read(&self.bytes, self.now).unwrap_or_else(|| Tree::new(0, 0, self.now));
+        self.tree.get_or_init(read)
+    }
+
+    /// The same, to be changed; `None` where there is no file system.
+    fn tree_mut(&mut self) -> Option<&mut Tree> {
+        if !self.ahead && Geometry::of(&self.bytes).is_none() {
+            return None;
+        }
+        self.tree();
+        (self.ahead, self.laid) = (true, OnceCell::new());
+        self.tree.get_mut()
+    }
+
+    /// What reads of the device see.
+    pub(super) fn bytes(&self) -> &Content {
+        if !self.ahead {
+            return &self.bytes;
+        }
+        self.laid.get_or_init(|| ffs::lay_out(&self.bytes, self.tree()))
+    }
+
+    /// Boot code and superblock, which no object changes.
+    fn boot(&self) -> &Content {
+        &self.bytes
+    }
+
+    /// Whether its objects are what it was last written as.
+    pub(super) fn is_ahead(&self) -> bool {
+        self.ahead
     }
 
     fn apply(&mut self, write: &Write, now: Time) {
+        self.now = now;
         match write {
-            Write::Head(offset, bytes) => {
-                let head = Arc::make_mut(&mut self.head);
-                let end = head.len().min(offset + bytes.len());
-                if *offset < end {
-                    head[*offset..end].copy_from_slice(&bytes[..end - offset]);
+            Write::Bytes(offset, data) => {
+                self.bytes();
+                if let Some(laid) = self.laid.take() {
+                    self.bytes = laid;
                 }
-                let inodes = (BEFORE_INODES * FRAGMENT) as usize;
-                if (*offset..end).contains(&inodes) {
-                    self.tree.clear(|ino| ino == ROOT);
-                }
+                (self.ahead, self.tree) = (false, OnceCell::new());
+                self.bytes.write(*offset, data);
             }
-            Write::Clear(piece) => self.tree.clear(|ino| ino / PIECE % PIECES == *piece),
-            Write::Tree(tree) => self.tree = (**tree).clone(),
             Write::Object(ino, change) => {
-                self.tree.now = now;
-                self.tree.apply(*ino, change);
+                if let Some(tree) = self.tree_mut() {
+                    tree.now = now;
+                    tree.apply(*ino, change);
+                }
             }
         }
     }
-}
 
-/// Where UFS2 has it.
-const SUPERBLOCK: usize = 65536;
-/// Bytes of a fragment, and how many of them are before the inodes.
-const FRAGMENT: u32 = 4096;
-const BEFORE_INODES: u32 = 24;
-/// In how many pieces a new file system writes over the old objects, and how many numbers that
-/// follow each other are in one.
-const PIECES: u64 = 4;
-const PIECE: u64 = 6;
+    fn repair(&mut self, opens: &BTreeMap<u64, u32>) {
+        if self.ahead
+            && let Some(tree) = self.tree_mut()
+        {
+            tree.repair(opens);
+        }
+    }
+}
 
 /// What a loss of power takes of the writes that nobody flushed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -140,8 +177,9 @@ pub(super) struct Volume {
     /// How often each object is open: one without a name stays until it is closed.
     pub(super) opens: BTreeMap<u64, u32>,
     pub(super) changes: u64,
-    /// Nobody is to read its objects until it gets a new file system.
-    sealed: bool,
+    /// Nobody is to read what it holds until it gets a new file system: the blocks that were written
+    /// since that was said, which may be read.
+    sealed: Option<BTreeSet<u64>>,
     /// Somebody did.
     peeked: Cell<bool>,
 }
@@ -149,10 +187,10 @@ pub(super) struct Volume {
 impl Volume {
     /// A blank partition, or a file system in memory.
     pub(super) fn new(provider: Option<String>, size: u64, now: Time) -> Self {
-        let mut written = Image::blank(now);
-        if provider.is_none() {
-            written.tree = Tree::new(size / BLOCK, size / BLOCK, now);
-        }
+        let written = match provider {
+            Some(_) => Image::blank(size, now),
+            None => Image::memory(Tree::new(size / BLOCK, size / BLOCK, now), now),
+        };
         let durable = written.clone();
         Self {
             provider,
@@ -163,28 +201,56 @@ impl Volume {
             log: Vec::new(),
             opens: BTreeMap::new(),
             changes: 0,
-            sealed: false,
+            sealed: None,
             peeked: Cell::new(false),
         }
     }
 
     /// What reads see.
     pub(super) fn tree(&self) -> &Tree {
-        if self.sealed {
+        if self.sealed.is_some() {
             self.peeked.set(true);
         }
-        &self.written.tree
+        self.written.tree()
+    }
+
+    /// Whether there is a file system that can be mounted.
+    pub(super) fn is_file_system(&self) -> bool {
+        Geometry::of(self.written.boot()).is_some()
     }
 
     /// Whether there is no root to be mounted.
     pub(super) fn lost_root(&self) -> bool {
-        self.written.tree.get(ROOT).is_err()
+        self.written.tree().get(ROOT).is_err()
     }
 
-    /// From here on it is noticed where somebody reads its objects before it gets a new file
+    /// Reads the bytes of the device.
+    pub(super) fn read(&self, offset: u64, buffer: &mut [u8]) {
+        let end = offset + buffer.len() as u64;
+        if let Some(own) = &self.sealed
+            && !(offset / BLOCK..end.div_ceil(BLOCK)).all(|block| own.contains(&block))
+        {
+            self.peeked.set(true);
+        }
+        self.look(offset, buffer);
+    }
+
+    /// The same, where it matters to nobody what a file system holds.
+    pub(super) fn look(&self, offset: u64, buffer: &mut [u8]) {
+        let in_boot = offset + buffer.len() as u64 <= ffs::BOOT * BLOCK;
+        let image = &self.written;
+        if in_boot { image.boot() } else { image.bytes() }.read(offset, buffer);
+    }
+
+    /// What fsck(8) says of it.
+    pub(super) fn check(&self) -> Option<String> {
+        ffs::check(self.written.bytes())
+    }
+
+    /// From here on it is noticed where somebody reads what it holds before it gets a new file
     /// system.
     pub(super) fn seal(&mut self) {
-        (self.sealed, self.peeked) = (true, Cell::new(false));
+        (self.sealed, self.peeked) = (Some(BTreeSet::new()), Cell::new(false));
     }
 
     /// Whether somebody did.
@@ -205,6 +271,40 @@ impl Volume {
         }
     }
 
+    /// Writes bytes past the file system. They arrive in parts.
+    pub(super) fn write_bytes(&mut self, offset: u64, data: &[u8], now: Time) {
+        let part = (data.len() as u64 / PARTS).next_multiple_of(SECTOR).max(SECTOR);
+        for (n, data) in (0..).zip(data.chunks(usize::try_from(part).unwrap_or(usize::MAX))) {
+            self.write(Write::Bytes(offset + n * part, data.into()), now);
+        }
+        if let Some(own) = &mut self.sealed {
+            own.extend(offset / BLOCK..(offset + data.len() as u64) / BLOCK);
+        }
+        if self.sealed.is_some() && (offset..offset + data.len() as u64).contains(&ffs::SUPERBLOCK)
+        {
+            let new = self.is_file_system();
+            self.sealed.take_if(|_| new);
+        }
+    }
+
+    /// The same, where the medium takes something else.
+    pub(super) fn write_bytes_badly(&mut self, offset: u64, data: &[u8], now: Time) {
+        self.written.apply(&Write::Bytes(offset, data.into()), now);
+        let mut rotten = data.to_vec();
+        if let Some(byte) = rotten.last_mut() {
+            *byte ^= 0x10;
+        }
+        self.log(Write::Bytes(offset, rotten.into()), now);
+    }
+
+    /// The number of a new object.
+    pub(super) fn allocate(&mut self) -> u64 {
+        let Self { written, durable, log, .. } = self;
+        let logged = |ino| log.iter().any(|(_, w)| matches!(w, Write::Object(n, _) if *n == ino));
+        let using = |ino| durable.tree().get(ino).is_ok() || logged(ino);
+        written.tree_mut().map_or(0, |tree| tree.allocate(using))
+    }
+
     /// Writes content, of which another one arrives on the medium.
     pub(super) fn write_badly(&mut self, ino: u64, offset: u64, data: &[u8], now: Time) {
         self.written.apply(&Write::Object(ino, Change::Write(offset, data.into())), now);
@@ -222,8 +322,10 @@ impl Volume {
 
     /// Removes an object that neither a name nor a handle leads to.
     pub(super) fn prune(&mut self, ino: u64) {
-        if !self.opens.contains_key(&ino) {
-            self.written.tree.prune(ino);
+        if !self.opens.contains_key(&ino)
+            && let Some(tree) = self.written.tree_mut()
+        {
+            tree.prune(ino);
         }
     }
 
@@ -234,7 +336,7 @@ impl Volume {
             for (now, write) in std::mem::take(&mut self.log) {
                 self.durable.apply(&write, now);
             }
-            self.durable.tree.repair(&BTreeMap::new());
+            self.durable.repair(&BTreeMap::new());
         }
     }
 
@@ -250,7 +352,7 @@ impl Volume {
             })
             .collect();
         let (go, stay) = std::mem::take(&mut self.log).into_iter().partition(|(_, w)| match w {
-            Write::Head(..) | Write::Clear(_) | Write::Tree(_) => true,
+            Write::Bytes(..) => true,
             Write::Object(object, Change::Make(_)) => *object == ino || listed.contains(object),
             Write::Object(object, _) => *object == ino,
         });
@@ -274,7 +376,7 @@ impl Volume {
         for ((now, write), _) in log.iter().zip(kept).filter(|(_, kept)| *kept) {
             self.durable.apply(write, *now);
         }
-        self.durable.tree.repair(&BTreeMap::new());
+        self.durable.repair(&BTreeMap::new());
         self.written = self.durable.clone();
         self.opens.clear();
     }
@@ -285,30 +387,30 @@ impl Volume {
     }
 
     /// Changes the tree now and for good, with all that was written before.
+    ///
+    /// # Panics
+    /// There is no file system: the test is wrong.
     pub(super) fn edit(&mut self, now: Time, f: &mut dyn FnMut(&mut Tree)) {
         self.flush();
         for image in [&mut self.written, &mut self.durable] {
-            image.tree.now = now;
-            f(&mut image.tree);
-            image.tree.repair(&self.opens);
+            let tree = image.tree_mut().unwrap_or_else(|| panic!("there is no file system"));
+            tree.now = now;
+            f(tree);
+            tree.repair(&self.opens);
         }
     }
 
     /// What newfs(8) does: the groups of inodes first, the superblock last.
     pub(super) fn format(&mut self, format: &Format, serial: u32, now: Time) -> Result<()> {
-        let image = make(format, self.size, serial, now)?;
-        self.sealed = false;
-        for piece in 0..PIECES {
-            self.write(Write::Clear(piece), now);
+        for (offset, data) in ffs::newfs_writes(&make(format, self.size, serial, now)?) {
+            self.write_bytes(offset, &data, now);
         }
-        self.write(Write::Tree(Box::new(image.tree)), now);
-        self.write(Write::Head(SUPERBLOCK, image.head[SUPERBLOCK..SUPERBLOCK + 8192].into()), now);
         Ok(())
     }
 }
 
-/// A new, empty UFS2 on `size` bytes, with the checks of newfs(8).
-pub(super) fn make(format: &Format, size: u64, serial: u32, now: Time) -> Result<Image> {
+/// The bytes of a new, empty UFS2 on `size` bytes, with the checks of newfs(8).
+pub(super) fn make(format: &Format, size: u64, serial: u32, now: Time) -> Result<Content> {
     if format.fs != FsType::Ufs2 {
         return Err(Error::refused(format!("this cannot make {} file systems", format.fs.name())));
     }
@@ -318,62 +420,15 @@ pub(super) fn make(format: &Format, size: u64, serial: u32, now: Time) -> Result
         return Err(Error::refused(format!("\"{label}\" is no label of a UFS")));
     }
     let wanted = format.inodes.unwrap_or(0).saturating_add(OWN_INODES);
-    if size / wanted < BLOCK {
+    let geometry = Geometry::new(size, wanted.max(size / (2 * BLOCK)));
+    let Some(geometry) = geometry.filter(|_| size / wanted >= BLOCK) else {
         return Err(Error::refused(format!("{wanted} inodes do not fit on {size} bytes")));
-    }
-    let inodes = wanted.max(size / (2 * BLOCK));
-    let overhead = OVERHEAD + (inodes * INODE).div_ceil(BLOCK);
-    let mut tree = Tree::new((size / BLOCK).saturating_sub(overhead), inodes, now);
-    let snap = tree.allocate();
+    };
+    let mut tree = Tree::new(geometry.offered(), geometry.numbers(), now);
+    let snap = tree.allocate(|_| false);
     let body = Body::Dir { parent: ROOT, entries: BTreeMap::new() };
     let inode = Arc::new(Inode::new(body, Attributes::new(0o770, now)));
     tree.apply(snap, &Change::Make(inode));
     tree.apply(ROOT, &Change::Link(".snap".into(), snap));
-    let head = Arc::new(head(&tree, format, size, label, serial));
-    Ok(Image { head, tree })
-}
-
-/// The beginning of a UFS2 (`sys/ufs/ffs/fs.h`).
-fn head(tree: &Tree, format: &Format, size: u64, label: &str, serial: u32) -> Vec<u8> {
-    const FRAGMENTS: u32 = 8;
-    let mut head = vec![0; WINDOW];
-    let mut put = |at: usize, bytes: &[u8]| {
-        head[SUPERBLOCK + at..SUPERBLOCK + at + bytes.len()].copy_from_slice(bytes);
-    };
-    let usage = tree.usage();
-    let free = usage.free_bytes / u64::from(FRAGMENT);
-    let switches = [
-        (format.ufs.soft_updates, superblock::UFS_SOFT_UPDATES),
-        (format.ufs.journal, superblock::UFS_JOURNAL),
-        (format.ufs.posix_acls, superblock::UFS_ACLS),
-        (format.ufs.nfs4_acls, superblock::UFS_NFS4_ACLS),
-        (format.ufs.multilabel, superblock::UFS_MULTILABEL),
-        (format.ufs.trim, superblock::UFS_TRIM),
-    ];
-    let flags = switches.iter().filter(|(on, _)| *on).fold(0, |all, (_, flag)| all | flag);
-    for (at, value) in [
-        (16, BEFORE_INODES),
-        (44, 1),
-        (48, FRAGMENT * FRAGMENTS),
-        (52, FRAGMENT),
-        (56, FRAGMENTS),
-        (144, 0x5f00_0000 + serial),
-        (148, serial.wrapping_mul(0x9e37_79b9)),
-        (1312, flags),
-        (1372, 0x1954_0119),
-    ] {
-        put(at, &value.to_le_bytes());
-    }
-    for (at, value) in [
-        (1000, SUPERBLOCK as u64),
-        (1016, free / u64::from(FRAGMENTS)),
-        (1024, usage.free_inodes),
-        (1032, free % u64::from(FRAGMENTS)),
-        (1080, size / u64::from(FRAGMENT)),
-    ] {
-        put(at, &value.to_le_bytes());
-    }
-    put(209, &[1]);
-    put(680, label.as_bytes());
-    head
+    Ok(ffs::newfs(geometry, format, size, serial, &tree))
 }

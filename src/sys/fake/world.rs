@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ffi::{OsStr, OsString};
+use std::hash::{Hash, Hasher};
 use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
@@ -9,15 +10,16 @@ use std::path::{Component, Path, PathBuf};
 use nix::errno::Errno;
 
 use super::disk::Disk;
-use super::tree::{Body, Change, ROOT, Tree};
-use super::volume::{Loss, Volume, Write};
+use super::ffs;
+use super::tree::{BLOCK, Body, Change, ROOT, Tree};
+use super::volume::{Loss, Volume};
 use crate::device::{Class, Devices, Id, Lower, Provider};
 use crate::error::Result;
 use crate::mounts::Mount;
 use crate::sys::command::Ended;
 use crate::sys::tree::{Kind, Time};
 use crate::sys::{Boot, Format, FsType, Holder, Snapshots, UfsSwitches};
-use crate::table::superblock::{self, WINDOW};
+use crate::table::superblock::WINDOW;
 
 pub(super) const SECTOR: u64 = 512;
 /// Where the first slice begins.
@@ -204,9 +206,47 @@ impl World {
         self.volumes[self.must_find(device)].tree()
     }
 
-    /// The first bytes of a device as reads see them.
-    pub fn head(&self, device: &str) -> &[u8] {
-        &self.volumes[self.must_find(device)].written.head
+    /// The first [`WINDOW`] bytes of a device as reads see them.
+    pub fn head(&self, device: &str) -> Vec<u8> {
+        let mut head = vec![0; WINDOW];
+        self.volumes[self.must_find(device)].look(0, &mut head);
+        head
+    }
+
+    /// What of a device is before all that its file system changes: boot code and the superblock.
+    pub fn boot_area(&self, device: &str) -> Vec<u8> {
+        let mut boot = vec![0; usize::try_from(ffs::BOOT * BLOCK).unwrap_or(0)];
+        self.volumes[self.must_find(device)].look(0, &mut boot);
+        boot
+    }
+
+    /// Whether the kernel would mount a device.
+    pub fn is_mountable(&self, device: &str) -> bool {
+        let volume = &self.volumes[self.must_find(device)];
+        volume.is_file_system() && !volume.lost_root()
+    }
+
+    /// Whether no object of a device was changed since its bytes were written past the file system.
+    pub fn is_as_written(&self, device: &str) -> bool {
+        !self.volumes[self.must_find(device)].written.is_ahead()
+    }
+
+    /// What fsck(8) says of a device; `None` where it says nothing, or there is no file system.
+    pub fn complaint(&self, device: &str) -> Option<String> {
+        self.volumes[self.must_find(device)].check()
+    }
+
+    /// All that a device holds: the objects of a file system that was mounted and changed, or the
+    /// bytes.
+    pub fn hash(&self, device: &str, hasher: &mut impl Hasher) {
+        let image = &self.volumes[self.must_find(device)].written;
+        if image.is_ahead() {
+            image.tree().listing().hash(hasher);
+        } else {
+            let empty = vec![0; usize::try_from(BLOCK).unwrap_or(0)];
+            let full = image.bytes().all().filter(|(_, block)| **block != empty);
+            full.for_each(|(at, block)| (at, crc32fast::hash(&block)).hash(hasher));
+        }
     }
 
     /// How many writes to a device nobody flushed.
@@ -304,9 +344,9 @@ impl World {
         self.volumes[volume].seal();
     }
 
-    /// Whether anybody read what is sealed.
-    pub fn peeked(&self) -> bool {
-        self.volumes.iter().any(Volume::peeked)
+    /// What is sealed and was read.
+    pub fn peeked(&self) -> BTreeSet<String> {
+        self.volumes.iter().filter(|v| v.peeked()).filter_map(|v| v.provider.clone()).collect()
     }
 
     /// The partitions that hold something, with the bytes that each has.
@@ -414,8 +454,19 @@ impl World {
         self.mounts.iter().any(|m| m.volume == volume)
     }
 
-    /// Reads bytes: tables and the beginnings of the partitions; all else is zeros.
+    /// Reads bytes: tables and partitions; all else is zeros.
     pub(super) fn read_bytes(&self, id: Id, offset: u64, length: usize) -> io::Result<Vec<u8>> {
+        self.read_with(id, offset, length, Volume::look)
+    }
+
+    /// The same, `read` being how bytes of a partition are read.
+    pub(super) fn read_with(
+        &self,
+        id: Id,
+        offset: u64,
+        length: usize,
+        read: impl Fn(&Volume, u64, &mut [u8]),
+    ) -> io::Result<Vec<u8>> {
         let provider = self.devices.get(id);
         let sector = u64::from(provider.sector);
         if !offset.is_multiple_of(sector) || !(length as u64).is_multiple_of(sector) {
@@ -425,26 +476,24 @@ impl World {
         let mut bytes = vec![0; usize::try_from(length).map_err(io::Error::other)?];
         let Some(extent) = self.devices.extents(id).first().copied() else { return Ok(bytes) };
         let start = extent.start + offset;
-        let mut lay = |at: u64, data: &[u8]| {
-            let (from, to) = (start.max(at), (start + length).min(at + data.len() as u64));
-            if from < to {
-                // All of these are inside buffers in memory.
-                let inside = |position: u64| usize::try_from(position).unwrap_or(usize::MAX);
-                bytes[inside(from - start)..inside(to - start)]
-                    .copy_from_slice(&data[inside(from - at)..inside(to - at)]);
-            }
-        };
+        // All of these are inside buffers in memory.
+        let inside = |position: u64| usize::try_from(position).unwrap_or(usize::MAX);
         if let Some(disk) = self.disks.get(&self.devices.get(extent.base).name) {
             for (number, data) in disk.sectors(start, start + length) {
-                lay(number * SECTOR, &data);
+                let at = number * SECTOR;
+                let (from, to) = (start.max(at), (start + length).min(at + SECTOR));
+                bytes[inside(from - start)..inside(to - start)]
+                    .copy_from_slice(&data[inside(from - at)..inside(to - at)]);
             }
         }
         for volume in &self.volumes {
             let provider = volume.provider.as_ref().and_then(|n| self.devices.find(Path::new(n)));
             let place = provider.and_then(|id| self.devices.extents(id).first().copied());
-            if let Some(place) = place.filter(|place| place.base == extent.base) {
-                let head = WINDOW.min(usize::try_from(volume.size).unwrap_or(WINDOW));
-                lay(place.start, &volume.written.head[..head]);
+            let Some(place) = place.filter(|place| place.base == extent.base) else { continue };
+            let (from, to) = (start.max(place.start), (start + length).min(place.end));
+            if from < to {
+                let part = &mut bytes[inside(from - start)..inside(to - start)];
+                read(volume, from - place.start, part);
             }
         }
         Ok(bytes)
@@ -459,9 +508,19 @@ impl World {
         (0..self.volumes.len()).filter(|&n| on(&self.volumes[n])).collect()
     }
 
-    /// Writes bytes where there is something to keep them: outside the file systems, and their
-    /// beginnings.
+    /// Writes bytes, past the file systems.
     pub(super) fn write_bytes(&mut self, id: Id, offset: u64, data: &[u8]) {
+        self.write_with(id, offset, data, Volume::write_bytes);
+    }
+
+    /// The same, `write` being what becomes of bytes of a partition.
+    pub(super) fn write_with(
+        &mut self,
+        id: Id,
+        offset: u64,
+        data: &[u8],
+        write: impl Fn(&mut Volume, u64, &[u8], Time),
+    ) {
         let Some(extent) = self.devices.extents(id).first().copied() else { return };
         let (start, end) = (extent.start + offset, extent.start + offset + data.len() as u64);
         // All of these are inside buffers in memory.
@@ -475,9 +534,8 @@ impl World {
             let Some(place) = place.filter(|place| place.base == extent.base) else { continue };
             let (from, to) = (start.max(place.start), end.min(place.end));
             if from < to {
-                let bytes = data[inside(from - start)..inside(to - start)].into();
-                let now = self.now;
-                self.volumes[n].write(Write::Head(inside(from - place.start), bytes), now);
+                let part = &data[inside(from - start)..inside(to - start)];
+                write(&mut self.volumes[n], from - place.start, part, self.now);
                 let apart =
                     |r: std::ops::Range<u64>| [r.start..r.end.min(from), r.start.max(to)..r.end];
                 outside = outside.into_iter().flat_map(apart).filter(|r| r.start < r.end).collect();
@@ -519,8 +577,7 @@ impl World {
         if self.claims.contains(&volume) {
             return Err(Errno::EBUSY.into());
         }
-        let found = superblock::read(&self.volumes[volume].written.head);
-        if found.is_none_or(|s| s.fs.name() != fs) {
+        if fs != FsType::Ufs2.name() || !self.volumes[volume].is_file_system() {
             return Err(Errno::EINVAL.into());
         }
         if self.volumes[volume].lost_root() {
