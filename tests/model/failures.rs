@@ -1,0 +1,146 @@
+//! Operations that fail, and signals.
+
+use std::collections::HashSet;
+
+use dualroot::error::Kind;
+use dualroot::ops::show;
+use dualroot::slot::{Choice, State};
+use dualroot::sys::fake::{Action, Call, When};
+use nix::errno::Errno;
+
+use crate::findings::Findings;
+use crate::judge::{
+    HALF, against_source, alternate, calls, check_failed, check_new, fingerprint, half, left,
+    state, work,
+};
+use crate::machine::{SIGINT, base, done, run, session};
+
+/// Operations of the run at which a call of this name on a target can run out of space.
+fn takes_space(call: &Call) -> bool {
+    let ops = ["create_file", "make_dir", "make_special", "make_symlink", "make_link", "rename"];
+    let target = call.place.starts_with("da0s2") || call.place.starts_with("da0s4");
+    target
+        && (call.op.strip_prefix("dir.").is_some_and(|op| ops.contains(&op))
+            || call.op.ends_with("set_xattr")
+            || ["file.write", "file.set_len", "file.sync", "dir.sync_all"].contains(&call.op))
+}
+
+#[test]
+fn every_operation_can_fail_once() {
+    let base = base();
+    let calls = calls(&base.machine);
+    println!("a run has {} operations", calls.len());
+    let mut findings = Findings::default();
+    let mut seen = HashSet::new();
+    for call in &calls {
+        let mut errors = vec![Errno::EIO];
+        errors.extend(takes_space(call).then_some(Errno::ENOSPC));
+        errors.extend(["file.read", "file.write"].contains(&call.op).then_some(Errno::EINTR));
+        for errno in errors {
+            let case = format!("{call} fails with {errno}");
+            let machine = base.machine.fork();
+            machine.inject(When::Call(call.clone()), Action::Fail(errno as i32));
+            let result = run(&machine);
+            findings.check(machine.hits().len() == 1, "it was not reached", &case);
+            check_failed(&machine, &base, &result, call, errno, &mut findings, &case);
+            if seen.insert(fingerprint(&machine)) {
+                match run(&machine) {
+                    Err(e) => findings.add(format!("the next run fails: {e}"), &case),
+                    Ok(_) => check_new(&machine, "after the next run", &mut findings, &case),
+                }
+            }
+        }
+    }
+    println!("{} different states were left", seen.len());
+    findings.none();
+}
+
+#[test]
+fn a_medium_that_keeps_something_else_is_found_out() {
+    let base = base();
+    let mut findings = Findings::default();
+    let calls = calls(&base.machine);
+    // What is written to /config or the root, which are mounted, cannot be read past the system's
+    // memory: of the partition tables there, their own checksums tell; a journal is whole or none.
+    let mounted = |c: &Call| ["da0s3:.dualroot", "da0s1:"].iter().any(|p| c.place.starts_with(p));
+    let writes = |c: &Call| c.op == "file.write" && !mounted(c);
+    for call in calls.into_iter().filter(writes) {
+        let machine = base.machine.fork();
+        machine.inject(When::Call(call.clone()), Action::Rot);
+        match run(&machine) {
+            Ok(_) => findings.add("nobody saw it", &call),
+            Err(e) => findings.check(e.kind == Kind::Differs, &format!("{:?}: {e}", e.kind), &call),
+        }
+        machine.next_process();
+        if let Some(what) = half(&machine, &base.old) {
+            findings.add(HALF, &format!("{call}: {what}"));
+        }
+    }
+    findings.none();
+}
+
+/// A loss of power has left a file system that can be mounted, and nothing to open in it.
+#[test]
+fn a_root_that_is_no_directory_is_told() {
+    let base = base();
+    let machine = base.machine.fork();
+    let opened = When::Each("os.open_dir", format!("RUN/{}.show", std::process::id()));
+    machine.inject(opened, Action::Fail(Errno::ENOTDIR as i32));
+    let report = done(show::run(&machine, &session(&machine), Some(Choice::Alternate)));
+    assert_eq!(machine.hits().len(), 1, "it was opened");
+    assert_eq!(report.slots[0].state, State::Unknown);
+    assert_eq!(report.slots[0].reason.as_deref(), Some("Not a directory"));
+    assert!(left(&machine).is_empty());
+    done(run(&machine));
+    assert_eq!(against_source(&machine), [""; 0]);
+}
+
+#[test]
+fn a_device_that_is_gone_fails_and_leaves_the_source_alone() {
+    let base = base();
+    let count = work(calls(&base.machine)).len() as u64;
+    for k in (1..=count).step_by(7) {
+        let machine = base.machine.fork();
+        machine.fail_from(k, Errno::ENXIO);
+        let error = run(&machine).unwrap_err();
+        assert!(matches!(error.kind, Kind::Failed | Kind::Differs | Kind::Refused), "{k}: {error}");
+        machine.next_process();
+        assert_eq!(half(&machine, &base.old), None, "{k}");
+        done(run(&machine));
+        assert_eq!(against_source(&machine), [""; 0], "{k}");
+    }
+}
+
+#[test]
+fn a_signal_stops_at_every_operation() {
+    let base = base();
+    let mut findings = Findings::default();
+    let mut finished = 0;
+    for call in calls(&base.machine) {
+        let machine = base.machine.fork();
+        machine.inject(When::Call(call.clone()), Action::Signal(SIGINT));
+        let result = run(&machine);
+        for mount in left(&machine) {
+            findings.add(format!("left mounted: {mount}"), &call);
+        }
+        machine.next_process();
+        match result {
+            Ok(_) => {
+                finished += 1;
+                check_new(&machine, "after success", &mut findings, &call);
+            }
+            Err(e) => {
+                let is_signal = e.kind == Kind::Signal(SIGINT);
+                findings.check(is_signal, &format!("{:?}: {e}", e.kind), &call);
+                let old = alternate(&machine) == base.old;
+                findings.check(
+                    old || state(&machine) != State::Valid,
+                    "valid though it was stopped",
+                    &call,
+                );
+            }
+        }
+    }
+    println!("{finished} came too late to stop anything");
+    findings.none();
+}
