@@ -91,7 +91,7 @@ pub(super) fn preflight<O: Os>(
             "there is no room for the record: it needs {needed} bytes, {offered} are free"
         ));
     }
-    Ok(holds_blocks(os, view, pair))
+    holds_blocks(os, view, pair)
 }
 
 const HINT: &str = "mount it read-only meanwhile, or copy its files: --method tree";
@@ -161,21 +161,22 @@ fn new_id() -> [u32; 2] {
 }
 
 /// Whether the target has a copy that was made by blocks, whose blocks are likely to be the same.
-fn holds_blocks<O: Os>(os: &O, view: &View, pair: &Pair) -> bool {
+/// Nothing depends on it but how much is read: what cannot be looked into has none.
+///
+/// # Errors
+/// It stays mounted, and so cannot be written.
+fn holds_blocks<O: Os>(os: &O, view: &View, pair: &Pair) -> Result<bool> {
     let clean = view.superblocks.get(&pair.target).filter(|s| s.clean && s.fs.name() == pair.fs);
     let mounted = view.mounts.iter().any(|mount| view.provider_of(mount) == Some(pair.target));
     if clean.is_none() || mounted {
-        return false;
+        return Ok(false);
     }
-    let look = || -> Result<bool> {
-        let device = view.devices.get(pair.target).path();
-        let mounted = Mounted::private(os, &device, &pair.fs, "blocks")?;
-        let found = record::read(&os.open_dir(mounted.point())?);
-        mounted.unmount()?;
-        Ok(found.record.is_some_and(|record| record.method == Way::Blocks.method()))
-    };
-    // Nothing depends on it but how much is read.
-    look().unwrap_or(false)
+    let device = view.devices.get(pair.target).path();
+    let Ok(mounted) = Mounted::private(os, &device, &pair.fs, "blocks") else { return Ok(false) };
+    let found = os.open_dir(mounted.point()).map(|root| record::read(&root));
+    mounted.unmount()?;
+    let record = found.ok().and_then(|found| found.record);
+    Ok(record.is_some_and(|record| record.method == Way::Blocks.method()))
 }
 
 /// A claimed device as where blocks go.
