@@ -4,16 +4,17 @@ use std::collections::HashSet;
 
 use dualroot::error::Kind;
 use dualroot::ops::show;
+use dualroot::ops::snapshot::Options;
 use dualroot::slot::{Choice, State};
 use dualroot::sys::fake::{Action, Call, When};
 use nix::errno::Errno;
 
 use crate::findings::Findings;
 use crate::judge::{
-    HALF, against_source, alternate, calls, check_failed, check_new, fingerprint, half, left,
-    state, work,
+    HALF, against_source, alternate, calls, calls_with, check_failed, check_new, fingerprint, half,
+    left, state, work,
 };
-use crate::machine::{SIGINT, base, done, run, session};
+use crate::machine::{Base, SIGINT, base, done, run, run_with, session};
 
 /// Operations of the run at which a call of this name on a target can run out of space.
 fn takes_space(call: &Call) -> bool {
@@ -27,8 +28,12 @@ fn takes_space(call: &Call) -> bool {
 
 #[test]
 fn every_operation_can_fail_once() {
-    let base = base();
-    let calls = calls(&base.machine);
+    each_operation_fails(&base(), Options::default());
+}
+
+/// A run fails, or survives it; then the next one does it all.
+pub fn each_operation_fails(base: &Base, options: Options) {
+    let calls = calls_with(&base.machine, options);
     println!("a run has {} operations", calls.len());
     let mut findings = Findings::default();
     let mut seen = HashSet::new();
@@ -40,11 +45,11 @@ fn every_operation_can_fail_once() {
             let case = format!("{call} fails with {errno}");
             let machine = base.machine.fork();
             machine.inject(When::Call(call.clone()), Action::Fail(errno as i32));
-            let result = run(&machine);
+            let result = run_with(&machine, options);
             findings.check(machine.hits().len() == 1, "it was not reached", &case);
-            check_failed(&machine, &base, &result, call, errno, &mut findings, &case);
+            check_failed(&machine, base, &result, call, errno, &mut findings, &case);
             if seen.insert(fingerprint(&machine)) {
-                match run(&machine) {
+                match run_with(&machine, options) {
                     Err(e) => findings.add(format!("the next run fails: {e}"), &case),
                     Ok(_) => check_new(&machine, "after the next run", &mut findings, &case),
                 }
@@ -57,17 +62,21 @@ fn every_operation_can_fail_once() {
 
 #[test]
 fn a_medium_that_keeps_something_else_is_found_out() {
-    let base = base();
+    each_rot_is_found(&base(), Options::default());
+}
+
+/// What is written arrives as something else, once at each place.
+pub fn each_rot_is_found(base: &Base, options: Options) {
     let mut findings = Findings::default();
-    let calls = calls(&base.machine);
+    let calls = calls_with(&base.machine, options);
     // What is written to /config or the root, which are mounted, cannot be read past the system's
     // memory: of the partition tables there, their own checksums tell; a journal is whole or none.
     let mounted = |c: &Call| ["da0s3:.dualroot", "da0s1:"].iter().any(|p| c.place.starts_with(p));
-    let writes = |c: &Call| c.op == "file.write" && !mounted(c);
+    let writes = |c: &Call| ["file.write", "claim.write_at"].contains(&c.op) && !mounted(c);
     for call in calls.into_iter().filter(writes) {
         let machine = base.machine.fork();
         machine.inject(When::Call(call.clone()), Action::Rot);
-        match run(&machine) {
+        match run_with(&machine, options) {
             Ok(_) => findings.add("nobody saw it", &call),
             Err(e) => findings.check(e.kind == Kind::Differs, &format!("{:?}: {e}", e.kind), &call),
         }
@@ -113,13 +122,18 @@ fn a_device_that_is_gone_fails_and_leaves_the_source_alone() {
 
 #[test]
 fn a_signal_stops_at_every_operation() {
-    let base = base();
+    each_signal_stops(&base(), Options::default(), |_| true);
+}
+
+/// A run that gets a signal at one of these operations ends with it, and is no half copy; or it came
+/// too late.
+pub fn each_signal_stops(base: &Base, options: Options, tried: fn(&Call) -> bool) {
     let mut findings = Findings::default();
     let mut finished = 0;
-    for call in calls(&base.machine) {
+    for call in calls_with(&base.machine, options).into_iter().filter(tried) {
         let machine = base.machine.fork();
         machine.inject(When::Call(call.clone()), Action::Signal(SIGINT));
-        let result = run(&machine);
+        let result = run_with(&machine, options);
         for mount in left(&machine) {
             findings.add(format!("left mounted: {mount}"), &call);
         }

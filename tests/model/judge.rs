@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use dualroot::error::{Error, Kind};
 use dualroot::mounts::Mount;
-use dualroot::ops::snapshot::Report;
+use dualroot::ops::snapshot::{Options, Report};
 use dualroot::ops::{show, verify};
 use dualroot::slot::{Choice, State};
 use dualroot::sys::Os;
@@ -15,7 +15,7 @@ use dualroot::table::superblock;
 use nix::errno::Errno;
 
 use crate::findings::Findings;
-use crate::machine::{Base, FSTAB_COPY, LOADER_COPY, STATE, done, run, session};
+use crate::machine::{Base, FSTAB_COPY, LOADER_COPY, STATE, done, run_with, session};
 
 pub type Listing = BTreeMap<PathBuf, Seen>;
 
@@ -156,9 +156,13 @@ pub fn fingerprint(machine: &Machine) -> u64 {
 
 /// All operations of a run without faults, in one of their orders.
 pub fn calls(base: &Machine) -> Vec<Call> {
+    calls_with(base, Options::default())
+}
+
+pub fn calls_with(base: &Machine, options: Options) -> Vec<Call> {
     let machine = base.fork();
     machine.record();
-    done(run(&machine));
+    done(run_with(&machine, options));
     machine.trace()
 }
 

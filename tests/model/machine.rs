@@ -46,9 +46,14 @@ pub fn blank_of(root: u64) -> Machine {
 }
 
 pub fn blank_of_all(root: u64, config: u64, altconfig: u64) -> Machine {
+    blank_with(&[root, root, config, altconfig], root_tree)
+}
+
+/// The same with slices of these sizes and this root.
+pub fn blank_with(slices: &[u64], root_tree: fn(&mut Tree)) -> Machine {
     let machine = Machine::new();
     machine.world(|w| {
-        w.add_disk("da0", &[root, root, config, altconfig]);
+        w.add_disk("da0", slices);
         for (device, label) in
             [("da0s1", "root1"), ("da0s2", "root2"), ("da0s3", "config1"), ("da0s4", "config2")]
         {
@@ -145,8 +150,12 @@ pub struct Base {
 }
 
 pub fn base() -> Base {
-    let machine = blank();
-    done(run(&machine));
+    copied(&blank(), Options::default())
+}
+
+/// The same, the copy being made in this way.
+pub fn copied(machine: &Machine, options: Options) -> Base {
+    done(run_with(machine, options));
     machine.world(|w| {
         w.snapshots = Snapshots::Journaled;
         w.edit("da0s1", |tree| {

@@ -5,11 +5,11 @@ use std::collections::HashSet;
 use dualroot::ops::snapshot::Options;
 use dualroot::ops::{clean, verify};
 use dualroot::slot::{Choice, Part, State};
-use dualroot::sys::fake::{Action, Loss, When};
+use dualroot::sys::fake::{Action, Call, Loss, When};
 
 use crate::findings::Findings;
-use crate::judge::{HALF, calls, check_new, fingerprint, half, left, state, work};
-use crate::machine::{base, done, run, run_with, session};
+use crate::judge::{HALF, calls, calls_with, check_new, fingerprint, half, left, state, work};
+use crate::machine::{Base, base, done, run, run_with, session};
 
 #[test]
 fn the_power_can_go_at_every_operation() {
@@ -49,13 +49,17 @@ fn the_power_can_go_at_every_operation() {
 
 #[test]
 fn a_killed_process_leaves_what_the_next_one_clears() {
-    let base = base();
+    each_kill_is_cleared(&base(), Options::default(), |_| true);
+}
+
+/// The process ends at one of these operations, and another one comes.
+pub fn each_kill_is_cleared(base: &Base, options: Options, tried: fn(&Call) -> bool) {
     let mut findings = Findings::default();
     let mut seen = HashSet::new();
-    for call in work(calls(&base.machine)) {
+    for call in work(calls_with(&base.machine, options)).into_iter().filter(tried) {
         let machine = base.machine.fork();
         machine.inject(When::Call(call.clone()), Action::Stop);
-        run(&machine).unwrap_err();
+        run_with(&machine, options).unwrap_err();
         machine.next_process();
         let mounts = left(&machine);
         if !seen.insert((fingerprint(&machine), mounts)) {
@@ -73,7 +77,7 @@ fn a_killed_process_leaves_what_the_next_one_clears() {
             }
             Err(e) => findings.add(format!("clean fails: {e}"), &call),
         }
-        match run(&machine) {
+        match run_with(&machine, options) {
             Err(e) => findings.add(format!("the next run fails: {e}"), &call),
             Ok(_) => check_new(&machine, "after the next run", &mut findings, &call),
         }
