@@ -381,8 +381,8 @@ impl MediumHead {
                 return wrong("its bytes are missing");
             };
             *left = rest;
-            let mut bytes = data.to_vec();
-            bytes.resize(length, 0);
+            let mut bytes = vec![0; length];
+            bytes[..here].copy_from_slice(data);
             if crc32fast::hash(&bytes) != head.crc32 {
                 return wrong("a piece's checksum is another");
             }
