@@ -19,7 +19,7 @@ fn gpt() -> Vec<u8> {
     with_code_in_partition(tests::gpt(8 * MB, 512, &parts))
 }
 
-fn with_code_in_partition(mut bytes: Vec<u8>) -> Vec<u8> {
+pub(crate) fn with_code_in_partition(mut bytes: Vec<u8>) -> Vec<u8> {
     bytes[64 * 512..64 * 512 + 2000].fill(0xb0);
     bytes
 }
@@ -38,7 +38,7 @@ fn mbr() -> Vec<u8> {
     with_code_and_labels(bytes)
 }
 
-fn with_code_and_labels(mut bytes: Vec<u8>) -> Vec<u8> {
+pub(crate) fn with_code_and_labels(mut bytes: Vec<u8>) -> Vec<u8> {
     bytes[..440].fill(0x31);
     bytes[512..2000].fill(0x32);
     for (n, start) in [(1, 63), (2, 2111)] {
@@ -96,15 +96,7 @@ fn of_label(n: Option<u32>) -> [(What, Option<u32>); 3] {
     [(What::Boot1, n), (What::Boot2, n), (What::Label, n)]
 }
 
-/// Of tables as [`mbr`] and [`gpt`] have them, made by another program: what is kept, and how the
-/// one copy of a GPT becomes the other.
-pub(crate) fn are_kept(mbr: Vec<u8>, gpt: Vec<u8>) {
-    let (mbr, gpt) = (with_code_and_labels(mbr), with_code_in_partition(gpt));
-    all_that_leads_is_kept(&mbr, &gpt);
-    the_other_copy_is_made(&gpt);
-}
-
-fn all_that_leads_is_kept(mbr: &[u8], gpt: &[u8]) {
+pub(crate) fn all_that_leads_is_kept(mbr: &[u8], gpt: &[u8]) {
     let of = of_label;
     let mut expected = [of(Some(1)), of(Some(2))].concat();
     expected.extend([(What::Ebr, Some(2)), (What::Ebr, Some(1))]);
@@ -338,7 +330,7 @@ fn the_other_copy_of_a_gpt_is_made_as_its_maker_does() {
     the_other_copy_is_made(&gpt());
 }
 
-fn the_other_copy_is_made(whole: &[u8]) {
+pub(crate) fn the_other_copy_is_made(whole: &[u8]) {
     let kept = medium(whole);
     for (what, word) in [
         (What::GptHeader, "primary"),

@@ -2,7 +2,11 @@
 
 use super::{MB, bytes, medium, read};
 use crate::sys::referee::tool;
-use crate::table::{Fault, bsd, check, saved, tests};
+use crate::table::check::tests::{bootable, found, labelled};
+use crate::table::saved::tests::{
+    all_that_leads_is_kept, the_other_copy_is_made, with_code_and_labels, with_code_in_partition,
+};
+use crate::table::{Fault, bsd, tests};
 
 #[test]
 fn slices_of_sfdisk_are_read() {
@@ -95,7 +99,9 @@ fn tables_of_sfdisk_are_in_order() {
         start=4096, size=8192, type=516E7CB6-6ECF-11D6-8FF8-00022D09712B, name=rootA\n\
         start=12288, size=8192, type=516E7CB6-6ECF-11D6-8FF8-00022D09712B, name=rootB\n\
         start=20480, size=2048, type=U\n";
-    check::tests::are_in_order(bytes(&medium(16 * MB, mbr)), bytes(&medium(12 * MB, gpt)));
+    let (mbr, gpt) = (bytes(&medium(16 * MB, mbr)), bytes(&medium(12 * MB, gpt)));
+    assert_eq!(found(&labelled(mbr, 512), 512), []);
+    assert_eq!(found(&bootable(gpt), 512), []);
 }
 
 #[test]
@@ -106,5 +112,8 @@ fn tables_of_sfdisk_are_kept() {
     let gpt = "label: gpt\nfirst-lba: 34\n\
         start=64, size=512, type=83BD6B9D-7F41-11DC-BE0B-001560B84F0F\n\
         start=2048, size=2048\nstart=4096, size=2048\n";
-    saved::tests::are_kept(bytes(&medium(8 * MB, mbr)), bytes(&medium(8 * MB, gpt)));
+    let mbr = with_code_and_labels(bytes(&medium(8 * MB, mbr)));
+    let gpt = with_code_in_partition(bytes(&medium(8 * MB, gpt)));
+    all_that_leads_is_kept(&mbr, &gpt);
+    the_other_copy_is_made(&gpt);
 }
