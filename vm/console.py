@@ -121,7 +121,7 @@ class Guest:
     def power_off(self):
         """As an operator does it: everything is written, and the next boot finds clean disks."""
         self.send("sysctl -q kern.consmute=0 >/dev/null; shutdown -p now\n")
-        end = time.monotonic() + 90
+        end = time.monotonic() + 600
         try:
             while True:
                 self.read(end)
@@ -141,7 +141,7 @@ def main():
     parser = argparse.ArgumentParser(usage=__doc__)
     parser.add_argument("--log", required=True)
     parser.add_argument("--timeout", type=float, default=1800)
-    parser.add_argument("--boot-timeout", type=float, default=300)
+    parser.add_argument("--boot-timeout", type=float, default=600)
     parser.add_argument("--cut", action="store_true")
     parser.add_argument("command")
     parser.add_argument("qemu", nargs=argparse.REMAINDER)

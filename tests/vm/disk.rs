@@ -302,7 +302,7 @@ impl Disk {
         command
     }
 
-    /// Runs the program; it must end within a minute.
+    /// Runs the program, which must come to its end ([`Running::wait`]).
     #[track_caller]
     pub fn dualroot(&self, args: &[&str]) -> Run {
         Running::start(self.command(args)).wait()

@@ -21,7 +21,7 @@ use crate::run::{clip, code, tail};
 pub const BASE: &str = "/tmp/dualroot-vm";
 /// The label of our memory disks (mdconfig(8) -L).
 pub const LABEL: &str = "dualroot-vm";
-/// The longest that a test may take.
+/// The longest that a test may say nothing.
 const PATIENCE: Duration = Duration::from_secs(240);
 /// The exit code of a test that cannot run here.
 const SKIPPED: u8 = 77;
@@ -141,7 +141,7 @@ fn supervise(name: &str) -> bool {
             let line = said.lines().skip_while(|l| !l.contains("panicked at")).nth(1);
             clip(line.unwrap_or("no message"))
         }
-        End::Hangs | End::Immortal => format!("hangs (more than {} s)", PATIENCE.as_secs()),
+        End::Hangs | End::Immortal => format!("hangs (silent for {} s)", PATIENCE.as_secs()),
     };
     tell(name, "FAILED", begun, &verdict);
     show(&said);
@@ -159,19 +159,25 @@ pub enum End {
     Immortal,
 }
 
-/// Runs a program that may say much and may hang: how it ended, and all that it said.
+/// Runs a program that may say much and may hang, which is when it says nothing for that long: how it
+/// ended, and all that it said.
 pub fn watched(mut command: Command, patience: Duration) -> (End, String) {
     let path = Path::new("/tmp").join(format!("{LABEL}.output"));
     let output = File::create(&path).unwrap();
     command.stdout(output.try_clone().unwrap()).stderr(output).process_group(0);
     let mut child = command.spawn().unwrap();
-    let end = if let Some(status) = wait_for(&mut child, patience) {
-        End::Exit(code(status))
-    } else {
-        // Its children, too.
-        let _ = killpg(pid_of(&child), Signal::SIGKILL);
-        let killed = wait_for(&mut child, Duration::from_secs(20));
-        killed.map_or(End::Immortal, |_| End::Hangs)
+    let said = || path.metadata().map_or(0, |file| file.len());
+    let end = loop {
+        let before = said();
+        if let Some(status) = wait_for(&mut child, patience) {
+            break End::Exit(code(status));
+        }
+        if said() == before {
+            // Its children, too.
+            let _ = killpg(pid_of(&child), Signal::SIGKILL);
+            let killed = wait_for(&mut child, Duration::from_secs(20));
+            break killed.map_or(End::Immortal, |_| End::Hangs);
+        }
     };
     (end, String::from_utf8_lossy(&fs::read(&path).unwrap_or_default()).into_owned())
 }
@@ -293,10 +299,11 @@ impl Running {
         });
     }
 
-    /// Waits for its end, which must come within a minute.
+    /// Waits for its end, which must come within three minutes: without KVM a guest on a busy host is
+    /// slow.
     #[track_caller]
     pub fn wait(mut self) -> Run {
-        let status = wait_for(&mut self.child, Duration::from_secs(60));
+        let status = wait_for(&mut self.child, Duration::from_secs(180));
         let status = status.unwrap_or_else(|| panic!("it hangs: {}", self.command));
         let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
         self.child.stdout.take().unwrap().read_to_end(&mut stdout).unwrap();
