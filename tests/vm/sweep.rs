@@ -6,7 +6,7 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use crate::disk::{Disk, Layout, Scheme, mounts};
-use crate::harness::{Run, Test, need_class, note, program, tests, tool};
+use crate::harness::{Run, Test, need_class, note, program, tests, tool, try_tool, wait_until};
 
 pub const TESTS: &[Test] = tests![
     boot_on_an_mbr,
@@ -85,9 +85,12 @@ impl Verb<'_> {
                 let slice = format!("/dev/{}", disk.part(2).trim_end_matches('a'));
                 drop(File::options().write(true).open(slice).unwrap());
             }
-            if root(disk).is_none() {
-                // Since FreeBSD 13 UFS takes a file system away by itself when its medium fails: it
-                // is there again at the next start.
+            if !keeps(&disk.root()) {
+                // Since FreeBSD 13 UFS gives up a file system whose medium fails, and takes it away by
+                // itself, a while later: it is there again at the next start.
+                wait_until("the root is gone", || {
+                    root(disk).is_none() || try_tool("umount", &[&"-f", &disk.root()]).code == 0
+                });
                 tool("fsck_ffs", &[&"-y", &own]);
                 tool("mount", &[&own, &disk.root()]);
             }
@@ -153,6 +156,13 @@ impl Verb<'_> {
 /// What is mounted as the running root.
 fn root(disk: &Disk) -> Option<String> {
     mounts().into_iter().rfind(|mount| mount.point == disk.root()).map(|mount| mount.source)
+}
+
+/// Whether what is written to this root is kept. It has `/etc`, and where it was has nothing.
+fn keeps(root: &Path) -> bool {
+    let probe = root.join("etc/probe");
+    let kept = File::create(&probe).and_then(|file| file.sync_all());
+    kept.and_then(|()| fs::remove_file(probe)).is_ok()
 }
 
 /// All that is on the slot that does not run.
