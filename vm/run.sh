@@ -97,7 +97,7 @@ disk() {
 # boot COMMAND [OPTION]: its lines go to the screen and to the results, but for those that begin a test.
 boot() {
     {
-        timeout --foreground 3600 "$here/vm/console.py" --log "$log" --timeout 2400 ${2:+"$2"} "$1" \
+        timeout --foreground 8000 "$here/vm/console.py" --log "$log" --timeout 7200 ${2:+"$2"} "$1" \
             "$qemu" -accel "$accel" "${guest[@]}" 2>"$complaint_file" || code=$?
         # 1 says that a test failed, which its line says too.
         [ "${code:-0}" -le 1 ] || [ -s "$complaint_file" ] ||
