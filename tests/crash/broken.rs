@@ -80,3 +80,12 @@ fn blocks_over_an_old_copy_that_was_not_erased() {
     let spoil = |machine: &Machine| lie(machine, "claim.wipe", "/dev/da0s2");
     is_found_in("block", spoil, "da0s2: ");
 }
+
+#[test]
+fn a_superblock_before_the_blocks_are_flushed() {
+    let spoil = |machine: &Machine| {
+        lie(machine, "claim.flush", "/dev/da0s2");
+        lie(machine, "os.drop_cache", "/dev/da0s2");
+    };
+    is_found_in("block-first", spoil, "da0s2 can be mounted, but");
+}

@@ -240,12 +240,14 @@ impl<'a> Look<'a> {
             return;
         }
         self.tally.different += 1;
-        let mut wrong = self.film.running.wrong(&machine);
-        wrong.extend(judge::slot(&machine, self.verb));
-        wrong.extend(judge::journals(&machine));
+        let mut wrong = Vec::new();
+        // First: who looks at a slot mounts it, and then its bytes are what it is laid out as anew.
         if self.verb.at_once {
             wrong.extend(judge::at_once(&machine, self.verb.copy, &self.film.old));
         }
+        wrong.extend(self.film.running.wrong(&machine));
+        wrong.extend(judge::slot(&machine, self.verb));
+        wrong.extend(judge::journals(&machine));
         match judge::kept_tables(&machine) {
             Ok(there) if there || !self.film.tables => {}
             Ok(_) => wrong.push("the partition tables that were kept are gone".to_owned()),
