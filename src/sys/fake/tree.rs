@@ -295,14 +295,14 @@ impl Tree {
     }
 
     /// The number for the next object: one that was never used, or else one that nobody is `using`.
-    /// There is one, where [`Tree::room`] says so.
-    pub(super) fn allocate(&mut self, using: impl Fn(u64) -> bool) -> u64 {
+    /// Where nobody is using any there is one, if [`Tree::room`] says so.
+    pub(super) fn allocate(&mut self, using: impl Fn(u64) -> bool) -> Option<u64> {
         if self.next + 1 < self.numbers {
             self.next += 1;
-            return self.next;
+            return Some(self.next);
         }
         let free = |ino: &u64| !self.inodes.contains_key(ino) && !using(*ino);
-        (ROOT + 1..self.numbers).find(free).unwrap_or(self.numbers)
+        (ROOT + 1..self.numbers).find(free)
     }
 
     pub(super) fn insert(&mut self, ino: u64, inode: Arc<Inode>) {
@@ -530,7 +530,7 @@ impl Tree {
     fn add(&mut self, path: &Path, mode: u32, body: impl FnOnce(u64) -> Body) {
         let dir = self.must_find(path.parent().unwrap_or(Path::new("")));
         let name = path.file_name().unwrap_or_default();
-        let ino = self.allocate(|_| false);
+        let Some(ino) = self.allocate(|_| false) else { panic!("no inode for {}", path.display()) };
         let inode = Inode::new(body(dir), Attributes::new(mode, self.now));
         self.apply(ino, &Change::Make(Arc::new(inode)));
         self.apply(dir, &Change::Link(name.to_owned(), ino));

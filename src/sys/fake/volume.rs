@@ -297,12 +297,21 @@ impl Volume {
         self.log(Write::Bytes(offset, rotten.into()), now);
     }
 
-    /// The number of a new object.
+    /// The number of a new object. One that is free is given out once nothing on the medium leads to
+    /// it (soft updates do so): where no other is left, what waits is written first.
     pub(super) fn allocate(&mut self) -> u64 {
+        self.unused().unwrap_or_else(|| {
+            self.flush();
+            self.durable.repair(&BTreeMap::new());
+            self.unused().unwrap_or(0)
+        })
+    }
+
+    fn unused(&mut self) -> Option<u64> {
         let Self { written, durable, log, .. } = self;
         let logged = |ino| log.iter().any(|(_, w)| matches!(w, Write::Object(n, _) if *n == ino));
         let using = |ino| durable.tree().get(ino).is_ok() || logged(ino);
-        written.tree_mut().map_or(0, |tree| tree.allocate(using))
+        written.tree_mut()?.allocate(using)
     }
 
     /// Writes content, of which another one arrives on the medium.
@@ -425,7 +434,8 @@ pub(super) fn make(format: &Format, size: u64, serial: u32, now: Time) -> Result
         return Err(Error::refused(format!("{wanted} inodes do not fit on {size} bytes")));
     };
     let mut tree = Tree::new(geometry.offered(), geometry.numbers(), now);
-    let snap = tree.allocate(|_| false);
+    // It is the first one.
+    let snap = tree.allocate(|_| false).unwrap_or_default();
     let body = Body::Dir { parent: ROOT, entries: BTreeMap::new() };
     let inode = Arc::new(Inode::new(body, Attributes::new(0o770, now)));
     tree.apply(snap, &Change::Make(inode));
