@@ -77,7 +77,7 @@ impl<D: Dir> Walk<'_, D> {
         }
         let listing = self.enter(root, &object, Path::new("."))?;
         let mut stack = Stack::new(Arc::clone(root), listing).doing_to("reading", "/")?;
-        let (mut batch, mut bytes) = (Vec::new(), 0);
+        let mut batch = Vec::new();
         // Directories of the manifest that are not looked into: their entries are passed over.
         let mut passed = 0u32;
         while let Some(line) = next()? {
@@ -116,11 +116,9 @@ impl<D: Dir> Walk<'_, D> {
                 }
                 Line::Object(name, object) => {
                     self.pass_extra(listing, Some(&name))?;
-                    bytes += object.size.min(BATCH_BYTES);
                     batch.push((name, object));
-                    if batch.len() == BATCH || bytes >= BATCH_BYTES {
+                    if is_full(&batch) {
                         self.hand_out(&dir, &mut batch)?;
-                        bytes = 0;
                     }
                 }
                 Line::Leave => {
@@ -216,6 +214,11 @@ impl<D: Dir> Walk<'_, D> {
         let entries = std::mem::take(batch);
         self.feed.job(Batch { dir: Arc::clone(dir), path: self.path.as_path().into(), entries })
     }
+}
+
+fn is_full(batch: &[(OsString, Object)]) -> bool {
+    let bytes = batch.iter().fold(0_u64, |sum, (_, object)| sum.saturating_add(object.size));
+    batch.len() == BATCH || bytes >= BATCH_BYTES
 }
 
 fn malformed(why: &str) -> Error {
