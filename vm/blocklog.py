@@ -54,8 +54,8 @@ class Log:
 
     def kept(self, cut):
         """The requests that a cut leaves: so many from the first on, and then these. `p9`: the first
-        nine, as a medium without a cache would. `s9:4`: those before request 9, a flush, and of those
-        between it and the next flush each with probability one half, by the seed 4."""
+        nine, as a medium without a cache would. `s9:4`: those before request 9, and of those from it to
+        the next flush each with probability one half, by the seed 4."""
         if cut[0] == "p":
             return int(cut[1:]), []
         number, seed = (int(word) for word in cut[1:].split(":"))

@@ -83,13 +83,12 @@ def recorded(box, name):
 
 
 def choose(log, start, end, seed, number):
-    """Cut points: a third at flushes, a third anywhere, a third with any of the writes between; each
-    once, so that there are fewer where there are not so many."""
+    """Cut points: a third at flushes, a third anywhere, a third with any of the writes between, those
+    before the first flush among them; each once, so that there are fewer where there are not so many."""
     chance = random.Random(seed)
-    flushes = log.flushes(start)
-    bounds = [f"p{n}" for n in flushes]
-    cuts = chance.sample(bounds, min(len(bounds), number // 3))
-    cuts += [f"s{chance.choice(flushes)}:{chance.randrange(1 << 20)}" for _ in range(number // 3) if flushes]
+    bounds = [start, *log.flushes(start)]
+    cuts = [f"p{n}" for n in chance.sample(bounds, min(len(bounds), number // 3))]
+    cuts += [f"s{chance.choice(bounds)}:{chance.randrange(1 << 20)}" for _ in range(number // 3)]
     anywhere = [cut for cut in (f"p{n}" for n in range(start, end + 1)) if cut not in cuts]
     cuts += chance.sample(anywhere, min(len(anywhere), number - len(cuts)))
     chance.shuffle(cuts)
