@@ -210,10 +210,13 @@ impl<T> During<T> for Result<T> {
     }
 }
 
-/// Makes "there is none" (ENOENT) an answer, not an error.
+/// Makes "there is none" an answer, not an error: no such name (ENOENT), or something else than a
+/// directory where one is looked into (ENOTDIR).
 pub fn if_there<T>(result: io::Result<T>) -> io::Result<Option<T>> {
     match result {
-        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
+            Ok(None)
+        }
         result => result.map(Some),
     }
 }

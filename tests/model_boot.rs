@@ -163,7 +163,7 @@ fn table(machine: &Machine) -> Table {
 /// Whether the kernel of a slot can be loaded.
 fn loads(machine: &Machine, device: &str) -> bool {
     machine.world(|w| {
-        superblock::read(&w.head(device)).is_some()
+        superblock::read(&w.boot_area(device)).is_some()
             && w.tree(device)
                 .listing()
                 .get(Path::new("boot/kernel/kernel"))
@@ -268,7 +268,7 @@ fn load(w: &mut World, slots: &[String], slot: u32) -> Option<String> {
     w.started.roots.clone_from(&roots);
     let devices = roots.iter().filter_map(|root| root.strip_prefix("/dev/"));
     let sound = |device: &&str| {
-        superblock::read(&w.head(device)).is_some() && w.tree(device).has("etc/fstab")
+        superblock::read(&w.boot_area(device)).is_some() && w.tree(device).has("etc/fstab")
     };
     devices.into_iter().find(sound).map(str::to_owned)
 }

@@ -474,8 +474,11 @@ impl<T: Target> Write for Writer<'_, T> {
                 self.at = front.start;
                 // The stream's requests are no longer than this buffer.
                 let found = &mut buffer.data_mut()[..length];
-                old.read_exact_at(front.start, found)?;
-                self.put_changed(found, front.start, data)?;
+                // What cannot be read any more is written.
+                match old.read_exact_at(front.start, found) {
+                    Ok(()) => self.put_changed(found, front.start, data)?,
+                    Err(_) => self.put(front.start, data)?,
+                }
                 self.old = Some((old, buffer));
             }
             None => self.put(front.start, data)?,

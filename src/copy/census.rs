@@ -7,7 +7,8 @@ use std::sync::Arc;
 use super::progress::{Monitor, interrupted};
 use super::selection::Selection;
 use super::stack::Stack;
-use crate::error::{Context, Result};
+use super::tree::replaced;
+use crate::error::{Context, Result, if_there};
 use crate::sys::tree::{Dir, Kind, Meta, Names};
 
 /// What was counted.
@@ -79,14 +80,20 @@ pub fn take<D: Dir>(
         {
             continue;
         }
-        let Ok(meta) = dir.stat(name) else { continue };
+        let Some(meta) = if_there(dir.stat(name)).doing_to("reading", path.join(name))? else {
+            continue;
+        };
         // One inode, however many names; a mount point is an empty directory.
         if meta.kind != Kind::Dir && meta.nlink > 1 && !several.insert(meta.ino) {
             continue;
         }
         census.add(&meta, block);
         if meta.kind == Kind::Dir && meta.dev == device {
-            let Ok(below) = dir.open_dir(name) else { continue };
+            let below = match if_there(dir.open_dir(name)) {
+                Err(e) if replaced(&e) => continue,
+                below => below.doing_to("opening", path.join(name))?,
+            };
+            let Some(below) = below else { continue };
             let names = below.names().doing_to("listing", path.join(name))?;
             path.push(name);
             if let Some(selection) = &mut selection {

@@ -253,7 +253,7 @@ impl<'a, O: Os> Work<'a, O> {
                 if let Err(e) = said.and_then(|()| self.report(None).map(drop)) {
                     log::warn!("{e}");
                 }
-                Err(if error.kind == Kind::Refused { error.kind(Kind::Failed) } else { error })
+                Err(error.once_begun())
             }
         }
         .map_err(|e| e.during("repairing the other slot"))

@@ -281,10 +281,11 @@ fn parse(text: &str) -> Option<Line> {
     let mut kind = None;
     for word in words {
         let Some((key, value)) = word.split_once('=') else {
-            if word == "ignore" {
-                return Some(Line::Ignored(name, kind?));
+            match word {
+                "optional" => continue,
+                "ignore" => return Some(Line::Ignored(name, kind?)),
+                _ => return None,
             }
-            continue;
         };
         match key {
             "type" => kind = Some(kind_from(value)?),

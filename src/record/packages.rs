@@ -8,7 +8,7 @@ use std::io::{self, Read};
 
 use serde::{Deserialize, Serialize};
 
-use crate::error::{Context, Error, Kind as ErrorKind, Result};
+use crate::error::{Context, Error, Kind as ErrorKind, Result, if_there};
 use crate::sys::tree::{Dir, Kind};
 
 /// No database that is read whole may be larger: 64 MiB.
@@ -265,7 +265,7 @@ pub(crate) fn read<D: Dir>(root: &D, path: &str) -> Result<Option<Vec<u8>>> {
     if kind_of(&dir, name).doing_to("reading", path)? != Some(Kind::File) {
         return Ok(None);
     }
-    let Some(file) = present(dir.open_file(name)).doing_to("opening", path)? else {
+    let Some(file) = if_there(dir.open_file(name)).doing_to("opening", path)? else {
         return Ok(None);
     };
     let mut content = Vec::new();
@@ -286,7 +286,7 @@ pub(crate) fn descend<D: Dir>(root: &D, path: &str) -> Result<Option<D>> {
         if kind_of(above, name).doing_to("reading", path)? != Some(Kind::Dir) {
             return Ok(None);
         }
-        here = present(above.open_dir(name)).doing_to("opening", path)?;
+        here = if_there(above.open_dir(name)).doing_to("opening", path)?;
         if here.is_none() {
             break;
         }
@@ -296,18 +296,7 @@ pub(crate) fn descend<D: Dir>(root: &D, path: &str) -> Result<Option<D>> {
 
 /// What the entry is; `None` where there is none.
 fn kind_of<D: Dir>(dir: &D, name: &OsStr) -> io::Result<Option<Kind>> {
-    Ok(present(dir.stat(name))?.map(|meta| meta.kind))
-}
-
-/// Makes "not there" a normal answer.
-fn present<T>(result: io::Result<T>) -> io::Result<Option<T>> {
-    match result {
-        Ok(value) => Ok(Some(value)),
-        Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
-            Ok(None)
-        }
-        Err(e) => Err(e),
-    }
+    Ok(if_there(dir.stat(name))?.map(|meta| meta.kind))
 }
 
 #[cfg(test)]

@@ -147,7 +147,7 @@ pub fn fingerprint(machine: &Machine) -> u64 {
     let mut hasher = DefaultHasher::new();
     machine.world(|w| {
         for device in ["da0s1", "da0s2", "da0s3", "da0s4"] {
-            superblock::read(&w.head(device)).map(|s| s.id).hash(&mut hasher);
+            superblock::read(&w.boot_area(device)).map(|s| s.id).hash(&mut hasher);
             w.tree(device).listing().hash(&mut hasher);
         }
     });

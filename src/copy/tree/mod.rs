@@ -223,7 +223,7 @@ fn vanished(error: &io::Error) -> bool {
 
 /// What open(2) says where the name is no longer what it was: a symbolic link (`ELOOP`; `EMLINK`
 /// on FreeBSD), no directory, a directory, a socket or a device without a driver.
-fn replaced(error: &io::Error) -> bool {
+pub(super) fn replaced(error: &io::Error) -> bool {
     matches!(
         error.raw_os_error().map(Errno::from_raw),
         Some(

@@ -5,7 +5,7 @@ use serde::Serialize;
 
 use super::health::Hook;
 use super::nextboot;
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, Result};
 use crate::ops::flags::{self, Now};
 use crate::ops::history::Diary;
 use crate::ops::{Session, arrival, journal, record, show};
@@ -157,8 +157,7 @@ impl Work {
     /// Does it, and puts the journal back where nothing came of it.
     pub(super) fn set<O: Os>(&self, os: &O, diary: &Diary<'_, O>, deed: &Deed<'_>) -> Result<()> {
         let Err(error) = self.write(os, deed) else { return Ok(()) };
-        // After the first write nothing is a refusal any more.
-        let error = if error.kind == Kind::Refused { error.kind(Kind::Failed) } else { error };
+        let error = error.once_begun();
         if deed.file.is_some_and(|text| nextboot::is_there(os, &self.view, text)) {
             return Err(error);
         }

@@ -55,33 +55,29 @@ pub struct PairReport {
 }
 
 impl<O: Os> Run<'_, '_, O> {
-    /// Does one step.
+    /// Does one step. Before the first write it may refuse.
     pub(super) fn execute(&mut self, step: &Step) -> Result<()> {
+        let done = self.step(step);
+        if self.begun || self.written { done.map_err(Error::once_begun) } else { done }
+    }
+
+    fn step(&mut self, step: &Step) -> Result<()> {
         match step {
             Step::Clear { mount, force } => clear::unmount(self.os, mount, *force),
             Step::MakePoint(path) => self.os.make_dir(path),
             Step::Flags(_, change, _) => {
                 let Some(selection) = self.view.selection_of(self.layout) else { return Ok(()) };
                 let through = self.view.devices.get(self.layout.root().target).path();
-                self.flagged = true;
-                let done = flags::apply(self.os, self.view, selection.medium, change, &through);
-                done.map_err(Error::once_begun)
+                self.begun = true;
+                flags::apply(self.os, self.view, selection.medium, change, &through)
             }
-            // The first of them may still refuse.
-            Step::Erase(part, _) => {
-                let begun = self.written || self.flagged;
-                self.erase(*part).map_err(|e| if begun { e.once_begun() } else { e })
-            }
-            Step::Revoke(part, _) => {
-                let begun = self.written || self.flagged;
-                self.revoke(*part).map_err(|e| if begun { e.once_begun() } else { e })
-            }
+            Step::Erase(part, _) => self.erase(*part),
+            Step::Revoke(part, _) => self.revoke(*part),
             Step::Freeze(part, _) => self.freeze_blocks(*part),
             Step::Format(part, device, format) => self.format(*part, device, format),
             Step::Blocks(blocks) => {
                 self.announce(blocks.part);
-                // The old copy is gone: nothing is a refusal any more.
-                self.copy_blocks(blocks).map_err(Error::once_begun)
+                self.copy_blocks(blocks)
             }
             Step::Settle(part, _, consistency) => self.settle(*part, consistency),
             // It changes what everything else is planned on, so it was done before.
@@ -107,7 +103,7 @@ impl<O: Os> Run<'_, '_, O> {
                 self.refresh(refresh)
             }
             Step::Verify(verify) => self.verify(verify.part, &verify.consistency),
-            Step::Tables(tables) => self.tables(tables).map_err(Error::once_begun),
+            Step::Tables(tables) => self.tables(tables),
             Step::Record(part, _) => self.record(*part),
         }
     }

@@ -128,12 +128,13 @@ fn attempt<O: Os>(
     let (view, layout) = match &partitioning {
         Some(table) => {
             let (view, found) = table.execute(os, session, (&view, &layout), say)?;
-            let layout = chosen(&view, found, &options)?;
+            let layout = chosen(&view, found, &options).map_err(Error::once_begun)?;
             (view, layout)
         }
         None => (view, layout),
     };
     let mut run = Run::new(os, session, &view, &layout, say, sources, cleared);
+    run.begun = partitioning.is_some();
     for step in &steps {
         log::info!("{step}");
         if let Some(signal) = session.monitor.stopped() {

@@ -188,15 +188,11 @@ impl Repartition {
     ) -> Result<(View, Layout)> {
         self.tell(say);
         os.partition(&self.node(), &self.drawing)?;
-        // After the first write nothing is a refusal any more.
         let found = observe::view(os, session).and_then(|view| {
             let layout = view.discover()?;
             Ok((view, layout))
         });
-        let (view, layout) = found.map_err(|e| match e.kind {
-            Kind::Refused => e.kind(Kind::Failed),
-            _ => e,
-        })?;
+        let (view, layout) = found.map_err(Error::once_begun)?;
         let (future, planned) = planned;
         for pair in &planned.pairs {
             let found = layout.pairs.iter().find(|p| p.part == pair.part);

@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
-use nix::errno::Errno;
+use nix::libc;
 
 use crate::device::Id;
-use crate::error::{Context, Result};
+use crate::error::{Context, Result, if_there};
 use crate::ops::notice;
 use crate::slot::discover::Layout;
 use crate::slot::fstab::{self, Change};
@@ -119,24 +119,18 @@ fn loader_files<O: Os>(os: &O, root: &Path) -> Result<Vec<String>> {
     let mut files = Vec::new();
     for (dir, wanted) in [("boot", "loader.conf"), ("boot/loader.conf.d", "")] {
         let open = match os.open_dir(&root.join(dir)) {
-            Err(e) if is_missing(e.errno) => continue,
+            Err(e) if matches!(e.errno, Some(libc::ENOENT | libc::ENOTDIR)) => continue,
             open => open?,
         };
         let names = open.names().doing_to("listing", dir)?;
         for (name, _) in names.iter() {
             let Some(text) = name.to_str().filter(|n| n.starts_with(wanted)) else { continue };
-            match open.stat(name) {
-                Ok(meta) if meta.kind == Kind::File => files.push(format!("{dir}/{text}")),
-                Err(e) if !is_missing(e.raw_os_error()) => {
-                    return Err(e).doing_to("reading", format!("{dir}/{text}"));
-                }
-                _ => {}
+            let path = format!("{dir}/{text}");
+            let meta = if_there(open.stat(name)).doing_to("reading", &path)?;
+            if meta.is_some_and(|meta| meta.kind == Kind::File) {
+                files.push(path);
             }
         }
     }
     Ok(files)
-}
-
-fn is_missing(errno: Option<i32>) -> bool {
-    matches!(errno.map(Errno::from_raw), Some(Errno::ENOENT | Errno::ENOTDIR))
 }

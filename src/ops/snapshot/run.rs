@@ -32,8 +32,8 @@ pub(super) struct Run<'a, 'b, O: Os> {
     pub(super) cleared: BTreeSet<Part>,
     /// Whether anything of a target was written.
     pub(super) written: bool,
-    /// Whether boot flags were changed.
-    pub(super) flagged: bool,
+    /// Whether anything else of a medium was: its table, boot flags.
+    pub(super) begun: bool,
 }
 
 impl<'a, 'b, O: Os> Run<'a, 'b, O> {
@@ -47,7 +47,7 @@ impl<'a, 'b, O: Os> Run<'a, 'b, O> {
         cleared: BTreeSet<Part>,
     ) -> Self {
         let (parts, frozen, blocks) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
-        let (tables, written, flagged) = (None, false, false);
+        let (tables, written, begun) = (None, false, false);
         Self {
             os,
             session,
@@ -61,7 +61,7 @@ impl<'a, 'b, O: Os> Run<'a, 'b, O> {
             tables,
             cleared,
             written,
-            flagged,
+            begun,
         }
     }
 

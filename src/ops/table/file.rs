@@ -5,7 +5,7 @@ use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use crate::device::Id;
-use crate::error::{Context, Error, Kind, Result};
+use crate::error::{Context, Error, Kind, Result, if_there};
 use crate::ops::mounted::Mounted;
 use crate::ops::{durable, lock};
 use crate::record::{DIR, TABLES};
@@ -15,10 +15,6 @@ use crate::sys::Os;
 use crate::sys::tree::Dir;
 use crate::table::saved::{FILE_MAX, Saved};
 
-fn is_missing(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
-}
-
 /// Puts the file in place below `root`, durably. What was there stays until then, and stays where
 /// it fails.
 pub(in super::super) fn put<D: Dir>(root: &D, content: &[u8]) -> Result<()> {
@@ -27,15 +23,10 @@ pub(in super::super) fn put<D: Dir>(root: &D, content: &[u8]) -> Result<()> {
 
 /// The file below `root`; `None` where there is none.
 fn get<D: Dir>(root: &D) -> io::Result<Option<Vec<u8>>> {
-    let dir = match root.open_dir(OsStr::new(DIR)) {
-        Err(e) if is_missing(&e) => return Ok(None),
-        dir => dir?,
-    };
+    let Some(dir) = if_there(root.open_dir(OsStr::new(DIR)))? else { return Ok(None) };
+    let Some(file) = if_there(dir.open_file(OsStr::new(TABLES)))? else { return Ok(None) };
     let mut content = Vec::new();
-    match dir.open_file(OsStr::new(TABLES)) {
-        Err(e) if is_missing(&e) => return Ok(None),
-        file => file?.take(FILE_MAX + 1).read_to_end(&mut content)?,
-    };
+    file.take(FILE_MAX + 1).read_to_end(&mut content)?;
     Ok(Some(content))
 }
 

@@ -15,7 +15,7 @@ use super::volume::{self, Volume};
 use super::world::{Node, World};
 use super::{Machine, Turn};
 use crate::device::{Class, Devices, Id};
-use crate::error::{Context, Error, Kind as ErrorKind, Result};
+use crate::error::{Context, Error, Kind as ErrorKind, Result, if_there};
 use crate::mounts::Mount;
 use crate::sys::command::Ended;
 use crate::sys::offset::ReadAt;
@@ -111,14 +111,7 @@ impl Os for Machine {
                 _ => Err(Errno::EISDIR.into()),
             }
         });
-        match read {
-            Err(e)
-                if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) =>
-            {
-                Ok(None)
-            }
-            read => read.map(Some).doing_to("reading", path),
-        }
+        if_there(read).doing_to("reading", path)
     }
 
     fn read_device(&self, device: &Path, offset: u64, length: usize) -> Result<Vec<u8>> {

@@ -21,7 +21,7 @@ pub use self::dir::FdDir;
 pub use self::file::FdFile;
 pub use self::lock::{Lock, LockState};
 use super::platform::priority;
-use crate::error::{Context, Result};
+use crate::error::{Context, Result, if_there};
 
 nix::ioctl_read_bad!(window_size, libc::TIOCGWINSZ, libc::winsize);
 
@@ -62,13 +62,7 @@ pub(super) fn make_dir(path: &Path) -> Result<()> {
 
 /// A file's content, `None` where there is no such file.
 pub(super) fn read_file(path: &Path) -> Result<Option<Vec<u8>>> {
-    match fs::read(path) {
-        Ok(content) => Ok(Some(content)),
-        Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
-            Ok(None)
-        }
-        Err(e) => Err(e).doing_to("reading", path),
-    }
+    if_there(fs::read(path)).doing_to("reading", path)
 }
 
 /// The columns of the terminal that stdout is; `None` where it is none.
