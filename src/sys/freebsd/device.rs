@@ -1,6 +1,6 @@
 //! Providers, swap and dump devices, claimed devices and flushing.
 
-use std::ffi::{CStr, CString};
+use std::ffi::CString;
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io;
 use std::os::fd::AsRawFd;
@@ -21,11 +21,6 @@ nix::ioctl_read!(diocgmediasize, b'd', 129, libc::off_t);
 nix::ioctl_none!(diocgflush, b'd', 135);
 nix::ioctl_read!(diocgident, b'd', 137, [u8; 256]);
 nix::ioctl_read!(diocgprovidername, b'd', 138, [u8; 1024]);
-
-/// GEOM's debugging switches (geom(4)).
-pub(super) const DEBUG_FLAGS: &CStr = c"kern.geom.debugflags";
-/// `G_F_FOOTSHOOTING`, one of them: whole disks can be written to while they are mounted.
-pub(super) const FOOT_SHOOTING: c_int = 0x10;
 
 /// Bytes that are erased with one call.
 const WIPE_MAX: u64 = 1 << 20;
@@ -115,19 +110,11 @@ pub(super) fn size(file: &File) -> io::Result<u64> {
     u64::try_from(size).map_err(io::Error::other)
 }
 
-/// Bytes of a sector of an open medium.
-pub(super) fn sector(file: &File) -> io::Result<u32> {
+fn sector(file: &File) -> io::Result<u64> {
     let mut sector: libc::c_uint = 0;
     // SAFETY: DIOCGSECTORSIZE (sys/disk.h) writes a u_int at the pointer.
     unsafe { diocgsectorsize(file.as_raw_fd(), &raw mut sector) }?;
-    Ok(sector.max(1))
-}
-
-/// Makes what was written to a device durable.
-pub(super) fn flush(file: &File) -> io::Result<()> {
-    // Writes to a character device go straight down; fsync(2) tells whether it still is there.
-    file.sync_all()?;
-    flush_cache(file)
+    Ok(u64::from(sector.max(1)))
 }
 
 /// Empties the device's own write cache, where it has one. Asks for a handle open for writing.
@@ -171,31 +158,6 @@ fn open_for_writing(device: &Path) -> Result<File> {
             "it, or something on it, is mounted or part of a mirror: see mount, gmirror status",
         )
     })
-}
-
-/// Opens a disk for writing of which something is mounted. Only where somebody has it open for writing
-/// already: the first writer would tear what lies on the disk from under its mounts (`g_spoil`).
-/// `None` where GEOM does not let anybody, as on what is no disk itself (`g_access`: rank 1).
-pub(super) fn open_in_use(disk: &Path) -> Result<Option<File>> {
-    /// What the switches are to be again.
-    struct Back(c_int);
-    impl Drop for Back {
-        fn drop(&mut self) {
-            if let Err(e) = sysctl::replace(DEBUG_FLAGS, self.0) {
-                log::warn!("setting {} back to {}: {e}", DEBUG_FLAGS.to_string_lossy(), self.0);
-            }
-        }
-    }
-    // For the time of one open(2).
-    let flags = sysctl::int(DEBUG_FLAGS)?;
-    let _back = Back(flags);
-    sysctl::replace(DEBUG_FLAGS, flags | FOOT_SHOOTING)
-        .doing(format!("setting {}", DEBUG_FLAGS.to_string_lossy()))?;
-    match OpenOptions::new().read(true).write(true).open(disk) {
-        Ok(file) => Ok(Some(file)),
-        Err(e) if e.raw_os_error() == Some(libc::EPERM) => Ok(None),
-        Err(e) => Err(e).doing_to("opening for writing", disk),
-    }
 }
 
 /// Waits until GEOM has looked at a provider again that was open for writing.
@@ -255,7 +217,7 @@ impl Claimed {
             }
             Err(TryLockError::Error(e)) => return Err(e).doing_to("locking", device),
         }
-        let sector = sector(&file).doing_to("asking the sector size of", device)?.into();
+        let sector = sector(&file).doing_to("asking the sector size of", device)?;
         let claimed = Self { device: device.to_path_buf(), file, sector, _after: after };
         let name = sys::Claim::provider(&claimed)?;
         refuse_users(device, &name, 1)?;
@@ -310,7 +272,9 @@ impl sys::Claim for Claimed {
     }
 
     fn flush(&mut self) -> Result<()> {
-        flush(&self.file).doing_to("flushing", &self.device)
+        // Writes to a character device go straight down; fsync(2) tells whether it still is there.
+        self.file.sync_all().doing_to("flushing", &self.device)?;
+        flush_cache(&self.file).doing_to("flushing", &self.device)
     }
 }
 

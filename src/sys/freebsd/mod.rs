@@ -37,6 +37,10 @@ use crate::table::drawing::Drawing;
 use crate::table::flags::Change;
 use unix::FdDir;
 
+/// `G_F_FOOTSHOOTING` of geom(4)'s `kern.geom.debugflags`: whole disks can then be written to
+/// while they are mounted.
+const FOOT_SHOOTING: i32 = 0x10;
+
 /// Where the ports tree puts pkg(8). The base system's `/usr/sbin/pkg` only installs it.
 const PKG: &str = "/usr/local/sbin/pkg";
 
@@ -217,8 +221,8 @@ impl Os for Native {
             // security(7): no clearing of system flags, no writing to disks that are mounted.
             return Ok(Some(format!("kern.securelevel is {level}")));
         }
-        let flags = sysctl::int(device::DEBUG_FLAGS)?;
-        Ok((flags & device::FOOT_SHOOTING != 0).then(|| {
+        let flags = sysctl::int(c"kern.geom.debugflags")?;
+        Ok((flags & FOOT_SHOOTING != 0).then(|| {
             format!("kern.geom.debugflags is {flags:#x}: GEOM does not protect mounted disks")
         }))
     }

@@ -8,7 +8,7 @@ use std::ffi::OsStr;
 use std::fs;
 use std::path::Path;
 
-use super::{command, device, unix};
+use super::{command, unix};
 use crate::error::{Context, During, Result};
 use crate::sys::Rewrite;
 use crate::table::Scheme;
@@ -42,10 +42,6 @@ pub(super) fn rewrite(run_dir: &Path, holder: &Path, what: &Rewrite) -> Result<(
 
 /// Changes the boot flags of a medium: the calls are collected under a flag (`-f x`), and
 /// `gpart commit` writes the table once. boot0's default lies in its code, which is another write.
-///
-/// A commit writes both copies of a GPT with no flush between them, and could leave neither of them
-/// whole. So the same bytes are on the medium before it, written copy by copy; what it adds is GEOM's
-/// own idea of the table.
 pub(super) fn set_boot(medium: &Path, change: &Change) -> Result<()> {
     let name = medium.strip_prefix("/dev").unwrap_or(medium).to_string_lossy().into_owned();
     let run = |words: &[String]| command::run(&[GPART], words).during(words.join(" "));
@@ -56,16 +52,13 @@ pub(super) fn set_boot(medium: &Path, change: &Change) -> Result<()> {
     }
     if !calls.is_empty() {
         if change.scheme == Scheme::Gpt {
-            // A table with a copy that is not whole cannot be changed; of a sound one it says so.
+            // A table with a copy that is not whole cannot be changed; of a sound one it says so. It
+            // is collected too: each commit writes both copies with no flush between them.
             calls.insert(0, ["recover", "-f", "x", &name].map(str::to_owned).to_vec());
         }
-        let collected = calls.iter().try_for_each(|call| run(call).map(drop));
-        let written = collected.and_then(|()| match change.scheme {
-            Scheme::Gpt => write_copies(medium, change),
-            _ => Ok(()),
-        });
-        let committed = written.and_then(|()| run(&["commit", &name].map(str::to_owned)).map(drop));
-        if let Err(error) = committed {
+        let committed = ["commit", &name].map(str::to_owned);
+        let done = calls.iter().chain([&committed.to_vec()]).try_for_each(|c| run(c).map(drop));
+        if let Err(error) = done {
             // What was collected would be written by whoever commits next, and undo leaves the flags
             // in GEOM's table as they were collected (`g_part_ctl_undo`).
             let undo = ["undo", &name].map(str::to_owned).to_vec();
@@ -82,18 +75,6 @@ pub(super) fn set_boot(medium: &Path, change: &Change) -> Result<()> {
         command::run(&[BOOT0CFG], &["-s", &to.to_string(), &name]).map_err(|e| e.path(medium))?;
     }
     Ok(())
-}
-
-/// Writes both copies of a GPT, one after the other. What was collected keeps the medium open for writing
-/// meanwhile.
-fn write_copies(medium: &Path, change: &Change) -> Result<()> {
-    let Some(mut file) = device::open_in_use(medium)? else {
-        log::info!("{}: both copies of its table are written at once", medium.display());
-        return Ok(());
-    };
-    let size = device::size(&file).doing_to("asking the size of", medium)?;
-    let sector = device::sector(&file).doing_to("asking the sector size of", medium)?;
-    unix::write_flags(&mut file, medium, (size, sector), change, device::flush)
 }
 
 /// The calls of gpart(8) for the flags of a table.

@@ -78,20 +78,6 @@ pub(super) fn int(name: &CStr) -> Result<c_int> {
         .doing(format!("reading {}", name.to_string_lossy()))
 }
 
-/// Sets a variable that is one `int`. Returns what it was.
-pub(super) fn replace(name: &CStr, new: c_int) -> io::Result<c_int> {
-    let numbers = numbers(name)?;
-    let count = libc::c_uint::try_from(numbers.len()).map_err(|_| Errno::EINVAL)?;
-    let (mut old, mut length) = (0, size_of::<c_int>());
-    let (from, to) = (ptr::from_ref(&new).cast(), ptr::from_mut(&mut old).cast());
-    // SAFETY: sysctl(3): `count` numbers; an int is written behind `to` and one is read behind `from`,
-    // each as long as the lengths say.
-    let result =
-        unsafe { libc::sysctl(numbers.as_ptr(), count, to, &raw mut length, from, length) };
-    Errno::result(result)?;
-    Ok(old)
-}
-
 /// A variable that is a string.
 pub(super) fn string(name: &CStr) -> Result<String> {
     let value = value(name)?;

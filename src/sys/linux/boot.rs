@@ -1,16 +1,17 @@
 //! Boot flags. The bytes are written in their places: sfdisk(8) would make the whole table anew, and
 //! knows neither boot0 nor an order of a GPT's copies that survives a loss of power.
 
-use std::fs::{File, OpenOptions};
+use std::fs::OpenOptions;
 use std::io::{Seek, SeekFrom};
 use std::os::fd::AsRawFd;
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use nix::libc;
 
-use super::{device, unix};
-use crate::error::{Context, Result};
-use crate::table::flags::Change;
+use super::device;
+use crate::error::{Context, Error, Result};
+use crate::table::flags::{self, Change};
 
 nix::ioctl_read_bad!(blksszget, libc::BLKSSZGET, libc::c_int);
 
@@ -26,5 +27,12 @@ pub(super) fn set_boot(medium: &Path, change: &Change) -> Result<()> {
         .doing_to("asking the sector size of", medium)?;
     let size = file.seek(SeekFrom::End(0)).doing_to("asking the size of", medium)?;
     let sector = u32::try_from(sector).unwrap_or(0);
-    unix::write_flags(&mut file, medium, (size, sector), change, File::sync_all)
+    let writes =
+        flags::writes(&mut file, size, sector, change).map_err(|e| Error::from(e).path(medium))?;
+    for (offset, bytes) in writes {
+        let written = file.write_all_at(&bytes, offset).doing_to("writing", medium);
+        written.map_err(|e| e.at(offset))?;
+        file.sync_all().doing_to("flushing", medium)?;
+    }
+    Ok(())
 }

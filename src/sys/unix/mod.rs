@@ -1,6 +1,5 @@
 //! Directories, files and locks of a real system, for both systems alike.
 
-mod boot;
 mod dir;
 mod file;
 mod lock;
@@ -16,7 +15,6 @@ use nix::libc;
 use nix::sys::stat::{Mode, fchmod};
 use nix::unistd::{Gid, Uid};
 
-pub(super) use self::boot::write_flags;
 pub use self::dir::FdDir;
 pub use self::file::FdFile;
 pub use self::lock::{Lock, LockState};
