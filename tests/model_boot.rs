@@ -1086,6 +1086,107 @@ fn auto(machine: &Machine) -> Result<auto_snapshot::Report, Error> {
     auto_snapshot::run(machine, &session(machine), false, &mut |_| {})
 }
 
+/// The first slot, a copy that never ran, lacks its kernel, and the machine has come up from the second.
+fn fallen_back_from_a_copy() -> Machine {
+    let machine = machine(Scheme::Gpt);
+    done(choose(&machine, 2, false));
+    let (machine, _) = started(&machine);
+    machine.world(|w| {
+        w.edit("da0p3", |tree| {
+            tree.file("etc/dualroot.conf", b"auto-snapshot = true\n");
+            tree.file("etc/motd.template", b"Welcome\n");
+        });
+    });
+    done(snapshot(&machine));
+    done(choose(&machine, 1, false));
+    machine.world(|w| w.edit("da0p2", |tree| tree.remove("boot/kernel")));
+    let (machine, slot) = started(&machine);
+    assert_eq!(slot, 2);
+    machine
+}
+
+/// A reboot ends fsck, and this program; another time there is no memory for either.
+#[test]
+fn what_the_running_system_lacks_is_no_damage() {
+    let begin = fallen_back_from_a_copy();
+    let hash = |machine: &Machine| {
+        let mut hasher = DefaultHasher::new();
+        machine.world(|w| w.hash("da0p2", &mut hasher));
+        hasher.finish()
+    };
+    let broken = hash(&begin);
+    assert!(done(auto(&begin.fork())).repaired);
+    let faults = [("os.inspect", Errno::EIO), ("os.mount", Errno::ENOMEM)];
+    for (call, errno) in faults {
+        let machine = begin.fork();
+        machine.inject(When::Each(call, "/dev/da0p2".to_owned()), Action::Fail(errno as i32));
+        let report = done(auto(&machine));
+        assert!(!report.repaired && report.is_open(), "{call}: {report:?}");
+        let note = report.status.note.unwrap_or_default();
+        assert!(note.contains("nothing tells what is wrong"), "{call}: {note}");
+        assert_eq!(hash(&machine), broken);
+    }
+    let machine = begin.fork();
+    let inspect = || When::Each("os.inspect", "/dev/da0p2".to_owned());
+    machine.inject(inspect(), Action::Signal(SIGINT));
+    assert_eq!(auto(&machine).unwrap_err().kind, Kind::Signal(SIGINT));
+    assert_eq!(hash(&machine), broken);
+    let stored = done(auto_snapshot::status(&machine, &session(&machine)));
+    assert_ne!(stored.state, Auto::InProgress, "nothing of it was begun");
+}
+
+/// On a root that is read-only the notice cannot be put up; the slot is repaired all the same.
+#[test]
+fn a_notice_that_cannot_be_written_keeps_nobody_from_the_repair() {
+    let machine = fallen_back_from_a_copy();
+    let assess = |m: &Machine| done(auto_snapshot::run(m, &session(m), true, &mut |_| {}));
+    assert!(assess(&machine.fork()).notice);
+    let create = When::Each("dir.create_file", "da0p3:motd.template.new".to_owned());
+    machine.inject(create, Action::Fail(Errno::EROFS as i32));
+    assert!(!assess(&machine).notice);
+    assert!(done(auto(&machine)).repaired);
+}
+
+/// The slot ran once, and nobody noted that the other one runs now: what is written to it from then on
+/// has not run.
+#[test]
+fn a_copy_that_was_cut_off_has_not_run() {
+    let machine = machine(Scheme::Gpt);
+    done(choose(&machine, 2, false));
+    let (machine, _) = started(&machine);
+    assert_eq!(how(&machine), How::Planned);
+    done(choose(&machine, 1, false));
+    let (machine, slot) = started(&machine);
+    assert_eq!(slot, 1);
+    let trace = machine.fork();
+    trace.record();
+    done(snapshot(&trace));
+    machine.stop_at(trace.trace().len() as u64 / 2);
+    assert!(snapshot(&machine).is_err());
+    let (machine, slot) = started(&machine);
+    assert_eq!(slot, 1);
+    assert_ne!(show(&machine).slots[1].state, State::Valid);
+    assert_eq!(how(&machine), How::Planned);
+    assert_eq!(choose(&machine, 2, false).unwrap_err().kind, Kind::Refused);
+}
+
+/// What was found of a slot is forgotten once an operator has settled the matter.
+#[test]
+fn what_was_found_is_told_while_it_matters() {
+    let machine = machine(Scheme::Gpt);
+    assert_eq!(how(&machine), How::Planned);
+    machine.world(|w| w.edit("da0p2", |tree| tree.remove("boot/kernel")));
+    let (machine, slot) = started(&machine);
+    assert_eq!(slot, 2);
+    let note = done(auto(&machine)).status.note.unwrap_or_default();
+    assert!(note.contains("intact"), "{note}");
+    let status = || done(auto_snapshot::status(&machine, &session(&machine)));
+    assert_eq!(status().note, Some(note));
+    done(choose(&machine, 2, false));
+    assert_eq!(how(&machine), How::Planned);
+    assert_eq!(status().note, None);
+}
+
 /// What is up after a loss of power is whole, and goes on with the repair until that is done.
 fn goes_on(after: &Machine, how: &str, findings: &mut Findings) {
     let Some((up, slot)) = start(after, Loss::None) else {

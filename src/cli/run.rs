@@ -23,7 +23,7 @@ use crate::ops::{
 use crate::plan::partition::Sizes;
 use crate::plan::{Method, Reading};
 use crate::slot::{Choice, Part};
-use crate::sys::{Native, give_way};
+use crate::sys::{Native, Os, give_way};
 use crate::table::Scheme;
 
 /// Runs the program.
@@ -96,6 +96,7 @@ fn dispatch(args: &Args, session: &Session) -> Result<ExitCode> {
     thread::scope(|scope| {
         let progress = if args.quiet { super::args::Progress::None } else { args.progress };
         let display = Display::start(scope, &session.monitor, progress);
+        let mut restart = false;
         let result = match &args.command {
             Command::Snapshot(options) => run_snapshot(os, session, args, options),
             Command::Show(options) => {
@@ -129,6 +130,7 @@ fn dispatch(args: &Args, session: &Session) -> Result<ExitCode> {
             Command::Boot(options) => {
                 let args::Boot { slot, once, reboot } = *options;
                 let report = boot::run(&os, session, slot, once, reboot)?;
+                restart = report.rebooting;
                 Ok((pick(args, &report, output::boot), ExitCode::SUCCESS))
             }
             Command::Confirm => {
@@ -137,6 +139,7 @@ fn dispatch(args: &Args, session: &Session) -> Result<ExitCode> {
             }
             Command::Reject(options) => {
                 let report = boot::reject::run(&os, session, options.reboot)?;
+                restart = report.rebooting;
                 Ok((pick(args, &report, output::boot), ExitCode::SUCCESS))
             }
             Command::Log => {
@@ -148,6 +151,10 @@ fn dispatch(args: &Args, session: &Session) -> Result<ExitCode> {
         drop(display);
         let (text, code): (String, ExitCode) = result?;
         print(&text);
+        if restart {
+            // Nothing is told any more once this has begun.
+            os.reboot()?;
+        }
         Ok(code)
     })
 }

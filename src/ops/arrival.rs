@@ -137,8 +137,10 @@ pub(super) fn look<O: Os>(os: &O, view: &View, layout: &Layout) -> Result<Found>
             if last.is_some_and(|last| last.slot == other) && !journal.proven.contains(&other) {
                 journal.proven.push(other.clone());
             }
-            // A repair of an earlier fall-back says nothing of this one.
-            journal.auto_snapshot.take_if(|auto| auto.state == Auto::Completed);
+            // What was found and done after an earlier start says nothing of this one.
+            journal
+                .auto_snapshot
+                .take_if(|auto| matches!(auto.state, Auto::Completed | Auto::Disabled));
             let (time, how) = (Timestamp::now(), arrival.how);
             journal.boot = Some(Boot { id, time, slot: running.clone(), how });
         }
@@ -149,6 +151,8 @@ pub(super) fn look<O: Os>(os: &O, view: &View, layout: &Layout) -> Result<Found>
     }
     if arrival.how == How::Planned && arrival.meant == running.slot {
         let repaired = journal.intended.as_ref() == Some(&running);
+        // What was found of the other slot is settled.
+        journal.auto_snapshot.take_if(|auto| auto.state == Auto::Disabled && auto.why.is_some());
         if let Some(auto) = &mut journal.auto_snapshot
             && matches!(auto.state, Auto::InProgress | Auto::Failed)
         {
@@ -193,16 +197,13 @@ fn mark<O: Os>(os: &O, view: &View) -> Result<()> {
 
 /// Shows the notice while a fall-back is open, and takes it away when it is settled. Returns whether
 /// it is shown.
-///
-/// # Errors
-/// A file of motd(5) cannot be read or written.
 pub(super) fn announce<O: Os>(
     os: &O,
     view: &View,
     layout: &Layout,
     found: &Found,
     product: Option<&str>,
-) -> Result<bool> {
+) -> bool {
     if !found.is_open() {
         return notice::show(os, &view.root, None);
     }
@@ -226,7 +227,7 @@ pub(super) fn announce<O: Os>(
 /// Takes the notice away where what it tells of is settled by now.
 ///
 /// # Errors
-/// As [`note`] and [`announce`].
+/// As [`note`].
 pub(super) fn settle<O: Os>(os: &O, session: &Session) -> Result<()> {
     if !notice::is_up(os, &os.canonical(&session.root)?)? {
         return Ok(());
@@ -235,7 +236,7 @@ pub(super) fn settle<O: Os>(os: &O, session: &Session) -> Result<()> {
     let layout = view.discover()?;
     let found = note(os, &view, &layout)?;
     if !found.is_open() {
-        notice::show(os, &view.root, None)?;
+        notice::show(os, &view.root, None);
     }
     Ok(())
 }

@@ -9,6 +9,7 @@ use super::diagnosis::{self, Past, Verdict};
 use super::journal::{self, Store};
 use super::lock::{self, Observed};
 use super::{Session, durable, flags, history, observe, show, snapshot};
+use crate::copy::progress::interrupted;
 use crate::error::{During, Error, Kind, Result};
 use crate::record::journal::{Auto, AutoSnapshot, How};
 use crate::slot::config::{self, Config};
@@ -134,8 +135,15 @@ pub fn run<O: Os>(
     let verdict = diagnosis::diagnose(os, session, view, layout, past)?;
     let (number, running) = (layout.alternate().number, 3 - layout.alternate().number);
     let give_up = format!("dualroot boot {running}, then dualroot snapshot, writes it anew.");
+    if let Some(signal) = session.monitor.stopped() {
+        return Err(interrupted(signal));
+    }
     let why = match verdict {
-        Verdict::Broken(why) if view.config.auto_snapshot => return work.repair(why, say),
+        // The flags would be changed before the snapshot refuses.
+        Verdict::Broken(why) if view.config.auto_snapshot => match os.forbids()? {
+            None => return work.repair(why, say),
+            Some(reason) => return Err(Error::refused(reason).during("repairing the other slot")),
+        },
         Verdict::Broken(why) => format!("Slot {number} is broken: {why}. {give_up}"),
         // Only the flags are missing.
         Verdict::Intact if resumed => {
@@ -175,7 +183,7 @@ impl<'a, O: Os> Work<'a, O> {
         let Observed { view, layout, .. } = &self.observed;
         let software = show::running(self.os, view)?.software;
         let product = software.product.map(|product| product.name);
-        let notice = arrival::announce(self.os, view, layout, &self.found, product.as_deref())?;
+        let notice = arrival::announce(self.os, view, layout, &self.found, product.as_deref());
         let slot = |number: u32| SlotName::new(view, &layout.slots[usize::from(number == 2)]);
         Ok(Report {
             schema: 1,
@@ -246,8 +254,8 @@ impl<'a, O: Os> Work<'a, O> {
         whole.end(os, error, vec![why]);
         match done {
             Ok((work, snapshot)) => work.report(Some(snapshot)),
-            // Stopped: the next start goes on with it.
-            Err(error) if matches!(error.kind, Kind::Signal(_)) => Err(error),
+            // Stopped, or in somebody's way: the next start goes on with it.
+            Err(error) if matches!(error.kind, Kind::Signal(_) | Kind::Busy) => Err(error),
             Err(error) => {
                 let said = self.set(Auto::Failed, Some(error.to_string()));
                 if let Err(e) = said.and_then(|()| self.report(None).map(drop)) {

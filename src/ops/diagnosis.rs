@@ -5,12 +5,14 @@ use std::ffi::OsStr;
 use std::io::BufReader;
 use std::path::Path;
 
+use nix::errno::Errno;
+
 use super::mounted::Mounted;
 use super::{Session, clear, record};
-use crate::copy::progress::Phase;
+use crate::copy::progress::{Phase, interrupted};
 use crate::copy::verify::{Difference, verify};
 use crate::copy::{pool, survey};
-use crate::error::{Context, During, Kind, Result};
+use crate::error::{Context, During, Error, Kind, Result};
 use crate::record::{DIR, MANIFEST, Record};
 use crate::slot::discover::Layout;
 use crate::slot::view::View;
@@ -66,10 +68,30 @@ pub(super) fn diagnose<O: Os>(
             Ok(Verdict::Broken(why)) => return Ok(Verdict::Broken(format!("{point}: {why}"))),
             Ok(Verdict::Unknown(why)) => return Ok(Verdict::Unknown(format!("{point}: {why}"))),
             Err(e) if matches!(e.kind, Kind::Signal(_) | Kind::Busy) => return Err(e),
-            Err(e) => return Ok(Verdict::Broken(e.to_string())),
+            // A signal ends what we run, too.
+            Err(e) => match session.monitor.stopped() {
+                Some(signal) => return Err(interrupted(signal)),
+                None if is_ours(&e) => return Ok(Verdict::Unknown(e.to_string())),
+                None => return Ok(Verdict::Broken(e.to_string())),
+            },
         }
     }
     Ok(Verdict::Intact)
+}
+
+/// Whether something of the running system is missing, and the error says nothing of the slot, which is
+/// only read.
+fn is_ours(error: &Error) -> bool {
+    let missing = [
+        Errno::EAGAIN,
+        Errno::EDQUOT,
+        Errno::EMFILE,
+        Errno::ENFILE,
+        Errno::ENOMEM,
+        Errno::ENOSPC,
+        Errno::EROFS,
+    ];
+    error.errno.is_some_and(|errno| missing.contains(&Errno::from_raw(errno)))
 }
 
 fn part<O: Os>(
@@ -91,9 +113,15 @@ fn part<O: Os>(
     // One that was in use when the power went has something to repair, which its own boot does.
     if superblock.clean
         && let Some(fs) = FsType::from_name(superblock.fs.name())
-        && let Some(complaint) = os.inspect(&device, fs)?
     {
-        return broken(&complaint);
+        match os.inspect(&device, fs) {
+            Ok(None) => {}
+            Ok(Some(complaint)) => return broken(&complaint),
+            Err(e) => {
+                let unknown = Ok(Verdict::Unknown(e.to_string()));
+                return session.monitor.stopped().map_or(unknown, |n| Err(interrupted(n)));
+            }
+        }
     }
     let mounted = Mounted::private(os, &device, superblock.fs.name(), "examine")?;
     let root = os.open_dir(mounted.point())?;

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::journal::{self, Location, Store, VAR};
 use super::{Session, arrival, observe};
+use crate::copy::progress::interrupted;
 use crate::error::{Error, Kind, Result};
 use crate::record::journal::{Journal, Operation};
 use crate::slot::discover::Layout;
@@ -33,7 +34,7 @@ fn longest(location: &Location) -> usize {
 pub struct Entry {
     /// When it began.
     pub when: Timestamp,
-    /// `snapshot`, `boot`, `confirm`, `reject`.
+    /// `snapshot`, `auto-snapshot`, `boot`, `confirm`, `reject`.
     pub verb: String,
     /// The slot, or the device, that it started from.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -213,11 +214,13 @@ struct Open {
 /// Those of `run`.
 pub(super) fn told<O: Os, T>(
     os: &O,
+    session: &Session,
     verb: &'static str,
     run: impl FnOnce(&mut Diary<'_, O>) -> Result<T>,
 ) -> Result<T> {
     let mut diary = Diary { os, begun: Begun::now(verb), open: None, details: Vec::new() };
-    let result = run(&mut diary);
+    // A signal also ends the programs that we run: say what it was, not what they said.
+    let result = run(&mut diary).map_err(|e| session.monitor.stopped().map_or(e, interrupted));
     diary.close(result.as_ref().err());
     result
 }

@@ -3,6 +3,8 @@
 use std::ffi::OsStr;
 use std::path::Path;
 
+use nix::libc;
+
 use super::durable;
 use crate::error::{During, Result};
 use crate::slot::notice::put;
@@ -13,25 +15,30 @@ use crate::sys::tree::{Dir, Kind};
 /// second. Those that are there as files get the notice.
 pub(super) const FILES: [&str; 3] = ["etc/motd.template", "etc/motd", "var/run/motd"];
 
-/// Puts the notice into the files below `root`, or takes it out. Returns whether any has it now.
-///
-/// # Errors
-/// One of them cannot be read or written.
-pub(super) fn show<O: Os>(os: &O, root: &Path, notice: Option<&str>) -> Result<bool> {
+/// Puts the notice into the files below `root`, or takes it out. Returns whether any has it now. One
+/// that cannot be written, as on a read-only root, keeps nobody from what else is to be done.
+pub(super) fn show<O: Os>(os: &O, root: &Path, notice: Option<&str>) -> bool {
     let mut shown = false;
     for file in FILES {
-        let path = root.join(file);
-        let Some(old) = content(os, &path)? else { continue };
-        let new = put(&old, notice);
-        if new != old {
-            let name = path.file_name().and_then(OsStr::to_str).unwrap_or_default();
-            let above = os.open_dir(path.parent().unwrap_or(root))?;
-            durable::put_as_it_was(&above, name, &new)
-                .during(format!("writing {}", path.display()))?;
+        match show_in(os, &root.join(file), notice) {
+            Ok(done) => shown |= done,
+            Err(e) if e.errno == Some(libc::EROFS) => log::info!("{e}"),
+            Err(e) => log::warn!("{e}"),
         }
-        shown |= notice.is_some();
     }
-    Ok(shown)
+    shown
+}
+
+fn show_in<O: Os>(os: &O, path: &Path, notice: Option<&str>) -> Result<bool> {
+    let Some(old) = content(os, path)? else { return Ok(false) };
+    let new = put(&old, notice);
+    if new != old
+        && let (Some(above), Some(name)) = (path.parent(), path.file_name().and_then(OsStr::to_str))
+    {
+        durable::put_as_it_was(&os.open_dir(above)?, name, &new)
+            .during(format!("writing {}", path.display()))?;
+    }
+    Ok(notice.is_some())
 }
 
 /// Whether one of the files has a notice.

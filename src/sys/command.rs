@@ -39,8 +39,37 @@ pub fn run<S: AsRef<OsStr>>(candidates: &[&str], args: &[S]) -> Result<Output> {
 
 /// The same, with `input` on the program's standard input, which it must read.
 pub fn run_with<S: AsRef<OsStr>>(candidates: &[&str], args: &[S], input: &[u8]) -> Result<Output> {
+    match finish(candidates, args, input)? {
+        Finished { complaint: None, stdout } => Ok(Output { stdout }),
+        Finished { complaint: Some(cause), .. } => {
+            Err(Error::new(Kind::Failed, operation(candidates), cause))
+        }
+    }
+}
+
+/// Runs a checker, which exits with 0 where it is content; what it said where it is not.
+///
+/// # Errors
+/// It said nothing: it could not be started, or a signal ended it.
+pub(super) fn check<S: AsRef<OsStr>>(candidates: &[&str], args: &[S]) -> Result<Option<String>> {
+    let told = |complaint| format!("{}: {complaint}", operation(candidates));
+    Ok(finish(candidates, args, &[])?.complaint.map(told))
+}
+
+/// A program that ended by itself.
+struct Finished {
+    stdout: Vec<u8>,
+    /// What it said, where it did not exit with 0.
+    complaint: Option<String>,
+}
+
+fn operation(candidates: &[&str]) -> String {
     let name = candidates.first().and_then(|c| Path::new(c).file_name()).unwrap_or_default();
-    let operation = format!("running {}", name.to_string_lossy());
+    format!("running {}", name.to_string_lossy())
+}
+
+fn finish<S: AsRef<OsStr>>(candidates: &[&str], args: &[S], input: &[u8]) -> Result<Finished> {
+    let operation = operation(candidates);
     let Some(program) = candidates.iter().find(|c| c.starts_with('/') && Path::new(c).exists())
     else {
         return Err(Error::new(
@@ -67,18 +96,22 @@ pub fn run_with<S: AsRef<OsStr>>(candidates: &[&str], args: &[S], input: &[u8]) 
     let output = child.wait_with_output().doing(&operation)?;
     if output.status.success() {
         given.doing(&operation)?;
-        return Ok(Output { stdout: output.stdout });
+        return Ok(Finished { stdout: output.stdout, complaint: None });
     }
     let complaint = if output.stderr.is_empty() { &output.stdout } else { &output.stderr };
     let tail = &complaint[complaint.len().saturating_sub(COMPLAINT_MAX)..];
     let said = String::from_utf8_lossy(tail).trim().replace('\n', "; ");
-    let ended = match (output.status.code(), output.status.signal()) {
-        (Some(code), _) => format!("exit {code}"),
-        (None, Some(signal)) => format!("signal {signal}"),
-        (None, None) => "no exit code".to_owned(),
-    };
-    let cause = if said.is_empty() { ended } else { format!("{said} ({ended})") };
-    Err(Error::new(Kind::Failed, operation, cause))
+    let told = |ended| if said.is_empty() { ended } else { format!("{said} ({ended})") };
+    match (output.status.code(), output.status.signal()) {
+        (Some(code), _) => {
+            let complaint = Some(told(format!("exit {code}")));
+            Ok(Finished { stdout: output.stdout, complaint })
+        }
+        (None, signal) => {
+            let ended = signal.map_or("no exit code".to_owned(), |n| format!("signal {n}"));
+            Err(Error::new(Kind::Failed, operation, told(ended)))
+        }
+    }
 }
 
 /// How a program of the administrator's ended.

@@ -191,15 +191,6 @@ pub enum Rewrite {
     BootCode(Vec<u8>),
 }
 
-/// Runs a checker, which exits with 0 where it is content. That it is not there is no complaint.
-fn complaint<S: AsRef<std::ffi::OsStr>>(program: &[&str], args: &[S]) -> Result<Option<String>> {
-    if !program.iter().any(|path| Path::new(path).exists()) {
-        let cause = format!("not found (looked for {})", program.join(", "));
-        return Err(crate::error::Error::new(crate::error::Kind::Failed, "checking", cause));
-    }
-    Ok(command::run(program, args).err().map(|e| e.to_string()))
-}
-
 /// Erases what an old table, label or file system left where the new ones of `drawing` will be, and
 /// flushes.
 fn erase_for<C: Claim>(claim: &mut C, drawing: &Drawing) -> Result<()> {

@@ -19,7 +19,7 @@ pub fn run<O: Os>(os: &O, session: &Session) -> Result<Report> {
     forbidden(os)?;
     let Observed { locks: _locks, view, layout, .. } =
         lock::observed(os, session, "confirm", true, |_, _| Ok(()))?;
-    let report = history::told(os, "confirm", |diary| {
+    let report = history::told(os, session, "confirm", |diary| {
         let work = Work::new(diary, view, layout)?;
         let number = work.running().number;
         if work.is_armed(3 - number) {

@@ -12,7 +12,7 @@ use jiff::Timestamp;
 
 use self::starter::Starter;
 pub use self::work::Report;
-use self::work::{Deed, Work, forbidden, restart, settle};
+use self::work::{Deed, Work, forbidden, settle};
 use crate::error::{Error, Kind, Result};
 use crate::ops::Session;
 use crate::ops::history::{self, Diary};
@@ -39,7 +39,7 @@ pub fn run<O: Os>(
     forbidden(os)?;
     let Observed { locks: _locks, view, layout, .. } =
         lock::observed(os, session, "boot", true, |_, _| Ok(()))?;
-    let mut report = history::told(os, "boot", |diary| {
+    let mut report = history::told(os, session, "boot", |diary| {
         let work = Work::new(diary, view, layout)?;
         let found = work.layout.slots.iter().find(|slot| choice.matches(slot));
         let Some(slot) = found.copied() else {
@@ -48,7 +48,7 @@ pub fn run<O: Os>(
         select(os, session, diary, &work, slot, once)
     })?;
     settle(os, session);
-    restart(os, reboot, &mut report)?;
+    report.rebooting = reboot;
     Ok(report)
 }
 

@@ -1,6 +1,6 @@
 //! `dualroot reject`: back to the slot that ran before.
 
-use super::work::{Deed, Report, Work, forbidden, restart, settle};
+use super::work::{Deed, Report, Work, forbidden, settle};
 use crate::error::{Error, Result};
 use crate::ops::Session;
 use crate::ops::history;
@@ -16,7 +16,7 @@ pub fn run<O: Os>(os: &O, session: &Session, reboot: bool) -> Result<Report> {
     forbidden(os)?;
     let Observed { locks: _locks, view, layout, .. } =
         lock::observed(os, session, "reject", true, |_, _| Ok(()))?;
-    let mut report = history::told(os, "reject", |diary| {
+    let mut report = history::told(os, session, "reject", |diary| {
         let work = Work::new(diary, view, layout)?;
         let running = work.running().number;
         let Some(trial) = work.trial() else {
@@ -45,6 +45,6 @@ pub fn run<O: Os>(os: &O, session: &Session, reboot: bool) -> Result<Report> {
         Ok(work.report(&deed, number, None))
     })?;
     settle(os, session);
-    restart(os, reboot, &mut report)?;
+    report.rebooting = reboot;
     Ok(report)
 }

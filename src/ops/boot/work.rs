@@ -227,14 +227,6 @@ pub(super) fn forbidden<O: Os>(os: &O) -> Result<()> {
     os.forbids()?.map_or(Ok(()), |reason| Err(Error::refused(reason)))
 }
 
-pub(super) fn restart<O: Os>(os: &O, wanted: bool, report: &mut Report) -> Result<()> {
-    if wanted {
-        os.reboot()?;
-        report.rebooting = true;
-    }
-    Ok(())
-}
-
 /// The notice of a fall-back goes where a choice settles it.
 pub(super) fn settle<O: Os>(os: &O, session: &Session) {
     if let Err(error) = arrival::settle(os, session) {

@@ -99,7 +99,8 @@ pub fn run<O: Os>(
     options: Options,
     say: &mut dyn FnMut(&str),
 ) -> Result<Outcome> {
-    let outcome = history::told(os, "snapshot", |diary| attempt(os, session, options, say, diary))?;
+    let outcome =
+        history::told(os, session, "snapshot", |diary| attempt(os, session, options, say, diary))?;
     if matches!(outcome, Outcome::Done(_))
         && let Err(error) = arrival::settle(os, session)
     {
@@ -140,9 +141,7 @@ fn attempt<O: Os>(
         if let Some(signal) = session.monitor.stopped() {
             return Err(interrupted(signal));
         }
-        let done = run.execute(step);
-        // A signal also ends the programs that we run: say what it was, not what they said.
-        done.map_err(|e| session.monitor.stopped().map_or(e, interrupted))?;
+        run.execute(step)?;
     }
     let pairs = run.finish()?;
     // What could not be repaired at boot is replaced.
@@ -175,6 +174,8 @@ fn begin<O: Os>(diary: &mut Diary<'_, O>, view: &View, layout: &Layout) -> Resul
     let change = |journal: &mut Journal| {
         journal.proven.retain(|place| place.slot != written.slot);
         journal.trial.take_if(|trial| trial.slot == written);
+        // Nor that it ran before this start, which nobody has noted yet.
+        journal.boot.take_if(|boot| boot.slot == written);
         journal.intended.get_or_insert(running);
     };
     match diary.begin(view, layout, (view.node(source), view.node(target)), change) {

@@ -58,8 +58,10 @@ fn older<O: Os>(
     }
     let device = view.devices.get(pair.target).path();
     os.drop_cache(&device)?;
-    if let Some(complaint) = os.inspect(&device, format.fs)? {
-        return Ok(Err(complaint));
+    match os.inspect(&device, format.fs) {
+        Ok(None) => {}
+        Ok(Some(complaint)) => return Ok(Err(complaint)),
+        Err(e) => return Ok(Err(e.to_string())),
     }
     let mounted = match Mounted::private(os, &device, format.fs.name(), "renewal") {
         Err(e) if !matches!(e.kind, Kind::Signal(_) | Kind::Busy) => return Ok(Err(e.to_string())),

@@ -87,8 +87,6 @@ pub struct World {
     pub started: Boot,
     /// How programs of the administrator's end, by their names; others end with 0.
     pub hooks: BTreeMap<String, Ended>,
-    /// How often the system was told to start again.
-    pub restarts: u32,
     /// What is mounted at boot: node and point, the root first.
     pub boot: Vec<(PathBuf, PathBuf)>,
     /// Whether the root is mounted read-only then.
@@ -128,7 +126,6 @@ impl World {
             now: Time { sec: 1_600_000_000, nsec: 0 },
             disks: BTreeMap::new(),
             hooks: BTreeMap::new(),
-            restarts: 0,
             volumes: Vec::new(),
             mounts: Vec::new(),
             next_mount: 1,

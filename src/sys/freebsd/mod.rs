@@ -44,6 +44,14 @@ const FOOT_SHOOTING: i32 = 0x10;
 /// Where the ports tree puts pkg(8). The base system's `/usr/sbin/pkg` only installs it.
 const PKG: &str = "/usr/local/sbin/pkg";
 
+/// What tells this start from every other one: random, or, where the kernel has no such number yet, the
+/// moment, which moves with every step of the clock.
+fn start_id() -> Result<String> {
+    let id = sysctl::value(c"kern.boot_id").or_else(|_| sysctl::value(c"kern.boottime"))?;
+    // 16 bytes, or a struct timeval of as many.
+    Ok(id.first_chunk().map_or_else(String::new, |id| format!("{:032x}", u128::from_be_bytes(*id))))
+}
+
 /// The running FreeBSD.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Native;
@@ -133,10 +141,9 @@ impl Os for Native {
     fn inspect(&self, device: &Path, fs: FsType) -> Result<Option<String>> {
         match fs {
             // -f: whatever its clean flag says.
-            FsType::Ufs2 => crate::sys::complaint(
-                &["/sbin/fsck_ffs"],
-                &[Path::new("-f"), Path::new("-n"), device],
-            ),
+            FsType::Ufs2 => {
+                command::check(&["/sbin/fsck_ffs"], &[Path::new("-f"), Path::new("-n"), device])
+            }
             FsType::Ext4 | FsType::Xfs => Ok(None),
         }
     }
@@ -259,10 +266,7 @@ impl Os for Native {
                 .or_else(|| kenv::value(c"nextboot_enable").map(|_| NEXTBOOT.to_owned()))
                 .map(PathBuf::from),
             trial: kenv::value(MARK),
-            // The moment moves with every step of the clock; a clock is set early.
-            id: sysctl::value(c"kern.boottime")?
-                .first_chunk()
-                .map_or_else(String::new, |seconds| i64::from_ne_bytes(*seconds).to_string()),
+            id: start_id()?,
         })
     }
 

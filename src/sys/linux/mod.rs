@@ -170,10 +170,9 @@ impl Os for Native {
 
     fn inspect(&self, device: &Path, fs: FsType) -> Result<Option<String>> {
         match fs {
-            FsType::Ext4 => crate::sys::complaint(
-                &["/sbin/e2fsck", "/usr/sbin/e2fsck"],
-                &[Path::new("-fn"), device],
-            ),
+            FsType::Ext4 => {
+                command::check(&["/sbin/e2fsck", "/usr/sbin/e2fsck"], &[Path::new("-fn"), device])
+            }
             // xfs_repair(8) does not know a log that is to be replayed from damage.
             FsType::Xfs | FsType::Ufs2 => Ok(None),
         }
