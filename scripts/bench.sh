@@ -4,7 +4,7 @@
 # compared as ratios. README.md has the results of one run; --readme writes those of
 # the suites that were measured there.
 #
-#   scripts/bench.sh [--runs N] [--readme] [SUITE...]
+#   scripts/bench.sh [--runs N] [--readme] [SUITE...]      5 runs without --runs
 #
 #   tree     a tree of about 1 GiB and 20,000 files, copied to a new file system
 #   refresh  the same over an older copy, of which nothing, 1 % and 30 % of the files changed

@@ -8,7 +8,8 @@
 #   --sysroot DIR  links against that FreeBSD (scripts/cross.sh). Else DUALROOT_VM_SYSROOT, else zig.
 #   --keep         keeps the guest's disks after a failure and says how to boot them
 #   SUITE          unit, tree, block, refresh, guard, stale, faults, consistency, install, table,
-#                  check, partition, primary, flags, sweep, boot, fallback, nextboot; or a part of a test's name
+#                  check, partition, primary, flags, sweep, boot, fallback, nextboot; or a part of a test's
+#                  name; bench only where it is asked for
 #
 # QEMU=PROGRAM names another qemu-system-x86_64, OVMF=FILE another UEFI firmware,
 # DUALROOT_VM_ACCEL=tcg does without KVM.

@@ -35,7 +35,7 @@ pub struct Args {
     /// Leave the processor and, on Linux, the media to others
     #[arg(long, global = true)]
     pub nice: bool,
-    /// Read, and write, no more than this in a second: MB, or with k, m, g
+    /// Read, and write, no more than this in a second: MB, or with k, m, g, t
     #[arg(long, global = true, value_name = "SIZE", value_parser = rate)]
     pub limit: Option<NonZero<u64>>,
     /// How progress is shown on stderr
@@ -71,13 +71,13 @@ pub enum Command {
     Snapshot(Snapshot),
     /// Show both slots: role, date, packages, state
     Show(Show),
-    /// Read the alternate slot again and compare it with its manifest
-    Verify(Show),
+    /// Read a slot again and compare it with its manifest
+    Verify(Verify),
     /// Show the medium: active and backup, partitions, sizes, mount points
     Partitions,
     /// Say what is wrong with tables, boot, slots and the copy
     Check,
-    /// Clear stale mounts of the alternate slot
+    /// Clear stale mounts of the alternate slot, and what killed runs left
     Clean(Clean),
     /// Let a slot start next: for good, or once, on trial
     Boot(Boot),
@@ -235,7 +235,7 @@ pub enum Alternate {
 /// Ways to copy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Method {
-    /// The best there is
+    /// The same as tree
     Auto,
     /// File by file
     Tree,
@@ -252,12 +252,20 @@ pub enum Reading {
     Changed,
 }
 
-/// Options of `show` and `verify`.
+/// Options of `show`.
 #[derive(Clone, Debug, ClapArgs)]
 pub struct Show {
     /// Only this slot: 1, 2 or alternate
     #[arg(long, value_parser = slot)]
     pub slice: Option<Choice>,
+}
+
+/// Options of `verify`.
+#[derive(Clone, Debug, ClapArgs)]
+pub struct Verify {
+    /// Which slot: 1, 2 or alternate
+    #[arg(long, value_parser = slot, default_value = "alternate")]
+    pub slice: Choice,
 }
 
 /// Options of `boot`.

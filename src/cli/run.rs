@@ -22,7 +22,7 @@ use crate::ops::{
 };
 use crate::plan::partition::Sizes;
 use crate::plan::{Method, Reading};
-use crate::slot::{Choice, Part};
+use crate::slot::Part;
 use crate::sys::{Native, Os, give_way};
 use crate::table::Scheme;
 
@@ -104,8 +104,7 @@ fn dispatch(args: &Args, session: &Session) -> Result<ExitCode> {
                 Ok((pick(args, &report, output::show), ExitCode::SUCCESS))
             }
             Command::Verify(options) => {
-                let choice = options.slice.unwrap_or(Choice::Alternate);
-                let report = verify::run(&os, session, choice)?;
+                let report = verify::run(&os, session, options.slice)?;
                 let code = if report.different == 0 { 0 } else { Kind::Differs.exit_code() };
                 Ok((pick(args, &report, output::verify), ExitCode::from(code)))
             }

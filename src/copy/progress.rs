@@ -70,7 +70,7 @@ impl Monitor {
         self.stopped().is_some()
     }
 
-    /// Counts bytes that were not read, since they are known.
+    /// Counts bytes of content, read or known.
     pub fn passed(&self, bytes: u64) {
         self.bytes.fetch_add(bytes, Ordering::Relaxed);
     }

@@ -131,7 +131,7 @@ pub struct SlotReport {
     pub unmountable: bool,
     /// When the copy was made.
     pub created: Option<Timestamp>,
-    /// When it was last read back and found equal.
+    /// When the snapshot read it back and found it equal; `verify` does not change it.
     pub verified: Option<Timestamp>,
     /// The product's name.
     pub product: Option<String>,

@@ -34,7 +34,7 @@ pub struct Record {
     pub tool: String,
     /// When the copying began: what changes in the source from then on is known to have changed.
     pub created: Timestamp,
-    /// When it was last read back from the medium and found equal.
+    /// When the snapshot read it back from the medium and found it equal.
     pub verified: Timestamp,
     /// What was copied: `/` or `/config`.
     pub filesystem: String,

@@ -35,7 +35,7 @@ pub struct Config {
     /// The product's name in `show`.
     pub product: Option<String>,
     /// Whether a source that is in use is copied from a snapshot, where one can be taken; by
-    /// default it is.
+    /// default only where rc(8) does not ask when fsck(8) finds what a lost one leaves.
     pub file_system_snapshots: Option<bool>,
     /// Junos's word for media that mirror each other by other means: no snapshot is made then.
     #[serde(default, rename = "mirror-flash-on-disk")]

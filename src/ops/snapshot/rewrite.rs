@@ -114,7 +114,7 @@ fn without_notice<O: Os>(os: &O, root: &Path) -> Result<BTreeMap<Vec<u8>, Arc<[u
     Ok(files)
 }
 
-/// `boot/loader.conf`, `boot/loader.conf.local`, `boot/loader.conf.d/*.conf` and their like.
+/// `boot/loader.conf`, `boot/loader.conf.local`, all of `boot/loader.conf.d` and their like.
 fn loader_files<O: Os>(os: &O, root: &Path) -> Result<Vec<String>> {
     let mut files = Vec::new();
     for (dir, wanted) in [("boot", "loader.conf"), ("boot/loader.conf.d", "")] {
