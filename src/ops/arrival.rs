@@ -74,7 +74,7 @@ fn unseen_trial<O: Os>(
     }
     let started = os.boot()?;
     let seen = journal.boot.as_ref().is_some_and(|boot| boot.id == started.id);
-    let running = 3 - layout.alternate().number;
+    let running = layout.running().number;
     let trial = view.nextboot_trial(layout, &started);
     let runs = trial.filter(|trial| !seen && trial.slot.slot == running);
     Ok(runs.map(|trial| (trial, started.id)))
@@ -122,7 +122,7 @@ pub(super) fn look<O: Os>(os: &O, view: &View, layout: &Layout) -> Result<Found>
     let place = |slot: &Slot| journal::place(view, slot);
     let mut arrival = arrival(layout, &next, several, &journal, place);
     let other = place(layout.alternate());
-    let running = place(&layout.slots[usize::from(!layout.slots[0].running)]);
+    let running = place(layout.running());
     let id = os.boot()?.id;
     match journal.boot.take() {
         // The same start: what was chosen since is for the next one.
@@ -207,9 +207,9 @@ pub(super) fn announce<O: Os>(
     if !found.is_open() {
         return notice::show(os, &view.root, None);
     }
-    let (meant, running) = (layout.alternate().number, 3 - layout.alternate().number);
-    let name = |number: u32| SlotName::new(view, &layout.slots[usize::from(number == 2)]);
-    let mut more = vec![format!("{} was to run; {} runs.", name(meant), name(running))];
+    let [meant, running] =
+        [layout.alternate(), layout.running()].map(|slot| SlotName::new(view, slot));
+    let mut more = vec![format!("{meant} was to run; {running} runs.")];
     let auto = found.journal.auto_snapshot.as_ref();
     more.extend(auto.and_then(|auto| {
         let why = auto.why.as_deref()?;

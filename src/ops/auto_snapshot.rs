@@ -133,7 +133,7 @@ pub fn run<O: Os>(
         false => Past::Unknown,
     };
     let verdict = diagnosis::diagnose(os, session, view, layout, past)?;
-    let (number, running) = (layout.alternate().number, 3 - layout.alternate().number);
+    let (number, running) = (layout.alternate().number, layout.running().number);
     let give_up = format!("dualroot boot {running}, then dualroot snapshot, writes it anew.");
     if let Some(signal) = session.monitor.stopped() {
         return Err(interrupted(signal));
@@ -184,12 +184,11 @@ impl<'a, O: Os> Work<'a, O> {
         let software = show::running(self.os, view)?.software;
         let product = software.product.map(|product| product.name);
         let notice = arrival::announce(self.os, view, layout, &self.found, product.as_deref());
-        let slot = |number: u32| SlotName::new(view, &layout.slots[usize::from(number == 2)]);
         Ok(Report {
             schema: 1,
             how: self.found.arrival.how,
-            running: slot(3 - layout.alternate().number),
-            meant: slot(self.found.arrival.meant),
+            running: SlotName::new(view, layout.running()),
+            meant: SlotName::new(view, layout.slot(self.found.arrival.meant)),
             notice,
             repaired: snapshot.is_some(),
             snapshot,
@@ -227,7 +226,7 @@ impl<'a, O: Os> Work<'a, O> {
     /// verified, then the flags back.
     fn repair(mut self, why: String, say: &mut dyn FnMut(&str)) -> Result<Report> {
         let layout = &self.observed.layout;
-        let (meant, running) = (layout.alternate().number, 3 - layout.alternate().number);
+        let (meant, running) = (layout.alternate().number, layout.running().number);
         // What nobody would know of after a loss of power is not begun.
         self.set(Auto::InProgress, Some(why.clone()))?;
         self.report(None)?;

@@ -8,7 +8,7 @@ use super::mounted::Mounted;
 use super::record::{self, Found};
 use super::{Session, arrival, lock, observe};
 use crate::device::Id;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::record::journal::{Journal, Operation, Trial};
 use crate::record::packages::{self, Package, Software};
 use crate::slot::discover::Layout;
@@ -84,7 +84,7 @@ impl Stage {
 
 /// A selection's next slots with their devices.
 pub(super) fn next(view: &View, layout: &Layout, next: &[flags::Next]) -> Vec<Next> {
-    let device = |slot: u32| view.node(layout.slots[usize::from(slot == 2)].root);
+    let device = |slot: u32| view.node(layout.slot(slot).root);
     let next = next.iter().map(|n| Next { slot: n.slot, device: device(n.slot), once: n.once });
     next.collect()
 }
@@ -150,13 +150,9 @@ pub struct SlotReport {
 pub fn run<O: Os>(os: &O, session: &Session, choice: Option<Choice>) -> Result<Report> {
     let view = observe::view(os, session)?;
     let layout = view.discover()?;
-    let chosen = |slot: &&Slot| choice.is_none_or(|c| c.matches(slot));
-    let slots: Vec<_> = layout.slots.iter().filter(chosen).collect();
-    if slots.is_empty() {
-        return Err(Error::new(crate::error::Kind::Usage, "", "there are slots 1 and 2"));
-    }
+    let slots = choice.map_or(layout.slots.to_vec(), |choice| vec![*layout.pick(choice)]);
     let slots = slots
-        .into_iter()
+        .iter()
         .map(|slot| {
             let visit = &mut |_: &O::Dir| {};
             let seen =

@@ -17,7 +17,7 @@ use crate::error::{Context, During, Error, Kind, Result};
 use crate::record::{DIR, MANIFEST};
 use crate::slot::discover::Layout;
 use crate::slot::view::View;
-use crate::slot::{Choice, Pair, Slot};
+use crate::slot::{Choice, Pair};
 use crate::sys::Os;
 use crate::sys::tree::Dir;
 
@@ -58,7 +58,7 @@ pub struct Difference {
 /// they are in the report.
 pub fn run<O: Os>(os: &O, session: &Session, choice: Choice) -> Result<Report> {
     let check = |_: &View, layout: &Layout| {
-        let slot = pick(&layout.slots, choice)?;
+        let slot = layout.pick(choice);
         if slot.running {
             let cause = format!(
                 "slot {} is running: it changes while it runs, and its manifest describes the day it was made",
@@ -70,7 +70,7 @@ pub fn run<O: Os>(os: &O, session: &Session, choice: Choice) -> Result<Report> {
     };
     let Observed { locks: _locks, view, layout, .. } =
         lock::observed(os, session, "verify", true, check)?;
-    let slot = *pick(&layout.slots, choice)?;
+    let slot = *layout.pick(choice);
     // What is mounted would be read from memory, not from the medium.
     for obstacle in clear::find(os, &view, &layout.pairs, false)? {
         clear::unmount(os, obstacle.mount(), false)?;
@@ -101,14 +101,6 @@ pub fn run<O: Os>(os: &O, session: &Session, choice: Choice) -> Result<Report> {
         }));
     }
     Ok(report)
-}
-
-/// The slot that was asked for.
-pub fn pick(slots: &[Slot; 2], choice: Choice) -> Result<&Slot> {
-    slots
-        .iter()
-        .find(|s| choice.matches(s))
-        .ok_or_else(|| Error::new(Kind::Usage, "", "there are slots 1 and 2"))
 }
 
 fn verify_pair<O: Os>(os: &O, session: &Session, view: &View, pair: &Pair) -> Result<TreeReport> {

@@ -311,7 +311,7 @@ pub fn with_flags(
     let gpt = |s: &Selection| s.table.scheme == Scheme::Gpt && s.is_started();
     let concerned = |s: &Selection| gpt(s) || layout.alternate().active;
     let Some(selection) = selection.filter(concerned) else { return steps };
-    let (medium, number) = (view.node(selection.medium), 3 - layout.alternate().number);
+    let (medium, number) = (view.node(selection.medium), layout.running().number);
     let before = selection.select(number, false);
     let after = selection.after(&before).select(number, fall_back);
     let first = steps.iter().position(|step| matches!(step, Step::Erase(..) | Step::Revoke(..)));

@@ -214,7 +214,7 @@ impl Default for Journal {
         Self {
             schema: SCHEMA,
             sequence: 0,
-            tool: concat!("dualroot ", env!("CARGO_PKG_VERSION")).to_owned(),
+            tool: super::TOOL.to_owned(),
             written: Timestamp::UNIX_EPOCH,
             intended: None,
             proven: Vec::new(),

@@ -21,6 +21,8 @@ pub const MANIFEST: &str = "manifest.mtree";
 pub const TABLES: &str = "tables";
 /// An empty file there: the system on this root has run since it was copied.
 pub const USED: &str = "used";
+/// What writes records, journals and tables, with its version.
+pub const TOOL: &str = concat!("dualroot ", env!("CARGO_PKG_VERSION"));
 /// The version of the record's format that this program writes.
 pub const SCHEMA: u32 = 1;
 

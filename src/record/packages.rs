@@ -8,7 +8,7 @@ use std::io::{self, Read};
 
 use serde::{Deserialize, Serialize};
 
-use crate::error::{Context, Error, Kind as ErrorKind, Result, if_there};
+use crate::error::{Context, Error, Kind as ErrorKind, Result, if_there, visible};
 use crate::sys::tree::{Dir, Kind};
 
 /// No database that is read whole may be larger: 64 MiB.
@@ -51,19 +51,6 @@ impl Package {
     pub fn line(&self) -> String {
         format!("  {:<7}: {}", visible(&self.name), visible(&self.version))
     }
-}
-
-/// The text with its control characters escaped.
-fn visible(text: &str) -> String {
-    let mut out = String::with_capacity(text.len());
-    for c in text.chars() {
-        if c.is_control() {
-            out.extend(c.escape_default());
-        } else {
-            out.push(c);
-        }
-    }
-    out
 }
 
 /// Splits the `NAME-VERSION` of Junos and the old `pkg_install(1)`; `None` where there is

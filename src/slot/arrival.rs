@@ -29,8 +29,7 @@ pub fn arrival(
     journal: &Journal,
     place: impl Fn(&Slot) -> Place,
 ) -> Arrival {
-    let other = layout.alternate();
-    let running = 3 - other.number;
+    let running = layout.running().number;
     let number = |known: &Place| layout.slots.iter().find(|s| place(s) == *known).map(|s| s.number);
     if let Some(trial) = &journal.trial {
         let armed = next.first().is_some_and(|n| n.once);

@@ -6,7 +6,7 @@
 use super::config::Slots;
 use super::names::are_twins;
 use super::view::View;
-use super::{Pair, Part, Slot};
+use super::{Choice, Pair, Part, Slot};
 use crate::device::Id;
 use crate::error::{Error, Result};
 use crate::mounts::Mount;
@@ -56,9 +56,27 @@ impl Layout {
         &self.pairs[0]
     }
 
+    /// The slot of a number, 1 or 2.
+    pub fn slot(&self, number: u32) -> &Slot {
+        &self.slots[usize::from(number == 2)]
+    }
+
     /// The slot that is not running.
     pub fn alternate(&self) -> &Slot {
         &self.slots[usize::from(self.slots[0].running)]
+    }
+
+    /// The other one.
+    pub fn running(&self) -> &Slot {
+        self.slot(3 - self.alternate().number)
+    }
+
+    /// The slot that was asked for.
+    pub fn pick(&self, choice: Choice) -> &Slot {
+        match choice {
+            Choice::Number(number) => self.slot(number),
+            Choice::Alternate => self.alternate(),
+        }
     }
 }
 

@@ -56,7 +56,7 @@ impl View {
             ))
             .hint(format!(
                 "make the running slot active first: dualroot boot {}; --force does so, too",
-                3 - alternate.number
+                layout.running().number
             )));
         }
         Ok(())

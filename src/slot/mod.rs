@@ -111,18 +111,8 @@ impl State {
 /// Which slots a command shall act on or show.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Choice {
-    /// The slot of this number.
+    /// The slot of this number, 1 or 2.
     Number(u32),
     /// The one that is not running.
     Alternate,
-}
-
-impl Choice {
-    /// Whether `slot` is meant.
-    pub fn matches(self, slot: &Slot) -> bool {
-        match self {
-            Self::Number(n) => slot.number == n,
-            Self::Alternate => !slot.running,
-        }
-    }
 }

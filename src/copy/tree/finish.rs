@@ -27,7 +27,6 @@ use crate::sys::tree::{Dir, Kind, Meta, Time, Xattrs};
 struct Origin {
     dir: Vec<u8>,
     name: OsString,
-    group: u64,
     object: Object,
     /// Tells it from another file that gets its inode number when it is removed.
     birth: Option<Time>,
@@ -250,9 +249,7 @@ impl<'a, D: Dir, W: Write> Finisher<'a, D, W> {
         if meta.nlink > 1 {
             let names_left = meta.nlink - 1;
             let birth = meta.birth;
-            let group = self.groups;
-            let origin = Origin { dir, name, group, object: *object, birth, names_left, copy };
-            debug_assert_eq!(origin.object.group, Some(origin.group));
+            let origin = Origin { dir, name, object: *object, birth, names_left, copy };
             self.origins.insert(key, origin);
         }
         Ok(())

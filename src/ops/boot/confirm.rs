@@ -22,8 +22,9 @@ pub fn run<O: Os>(os: &O, session: &Session) -> Result<Report> {
     let report = history::told(os, session, "confirm", |diary| {
         let work = Work::new(diary, view, layout)?;
         let number = work.running().number;
-        if work.is_armed(3 - number) {
-            let cause = format!("a trial of slot {} waits for the next start", 3 - number);
+        let other = work.layout.alternate().number;
+        if work.is_armed(other) {
+            let cause = format!("a trial of slot {other} waits for the next start");
             return Err(Error::refused(cause).hint("dualroot reject gives it up"));
         }
         let trial = work.journal.trial.as_ref();

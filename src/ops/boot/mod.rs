@@ -13,7 +13,7 @@ use jiff::Timestamp;
 use self::starter::Starter;
 pub use self::work::Report;
 use self::work::{Deed, Work, forbidden, settle};
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, Result};
 use crate::ops::Session;
 use crate::ops::history::{self, Diary};
 use crate::ops::lock::{self, Observed};
@@ -41,10 +41,7 @@ pub fn run<O: Os>(
         lock::observed(os, session, "boot", true, |_, _| Ok(()))?;
     let mut report = history::told(os, session, "boot", |diary| {
         let work = Work::new(diary, view, layout)?;
-        let found = work.layout.slots.iter().find(|slot| choice.matches(slot));
-        let Some(slot) = found.copied() else {
-            return Err(Error::new(Kind::Usage, "", "there are slots 1 and 2"));
-        };
+        let slot = *work.layout.pick(choice);
         select(os, session, diary, &work, slot, once)
     })?;
     settle(os, session);

@@ -37,7 +37,7 @@ pub(super) fn is_read<O: Os>(os: &O, view: &View, layout: &Layout) -> Result<Fit
     if file != Path::new(PATH) {
         return no(&format!("the loader reads {}", file.display()));
     }
-    let running = 3 - layout.alternate().number;
+    let running = layout.running().number;
     match view.loader_slot(layout, &loader) {
         Some(slot) if slot == running => {}
         Some(slot) => return no(&format!("the loader came from slot {slot}")),

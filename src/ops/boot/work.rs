@@ -100,11 +100,11 @@ impl Work {
     }
 
     pub(super) fn slot(&self, number: u32) -> &Slot {
-        &self.layout.slots[usize::from(number == 2)]
+        self.layout.slot(number)
     }
 
     pub(super) fn running(&self) -> &Slot {
-        self.slot(3 - self.layout.alternate().number)
+        self.layout.running()
     }
 
     pub(super) fn place(&self, number: u32) -> Place {

@@ -21,7 +21,7 @@ pub(super) fn flags(view: &View, layout: &Layout) -> Option<Finding> {
         let what = format!("the boot flags select it, but {} is running", {
             view.node(layout.root().source)
         });
-        let number = 3 - alternate.number;
+        let number = layout.running().number;
         let hint = format!(
             "was it a choice, start again; was it a fall-back, see why it did not come up, then make \
              the running slot active: dualroot boot {number}"

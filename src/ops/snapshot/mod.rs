@@ -169,8 +169,8 @@ fn attempt<O: Os>(
 /// Writes down that the other slot is being written: what was known of it is true no more.
 fn begin<O: Os>(diary: &mut Diary<'_, O>, view: &View, layout: &Layout) -> Result<()> {
     let Pair { source, target, .. } = *layout.root();
-    let [running, written] = [3 - layout.alternate().number, layout.alternate().number]
-        .map(|number| journal::place(view, &layout.slots[usize::from(number == 2)]));
+    let [running, written] =
+        [layout.running(), layout.alternate()].map(|slot| journal::place(view, slot));
     let change = |journal: &mut Journal| {
         journal.proven.retain(|place| place.slot != written.slot);
         journal.trial.take_if(|trial| trial.slot == written);

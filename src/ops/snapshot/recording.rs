@@ -52,7 +52,7 @@ impl<O: Os> Run<'_, '_, O> {
         };
         let record = Record {
             schema: slot_record::SCHEMA,
-            tool: concat!("dualroot ", env!("CARGO_PKG_VERSION")).to_owned(),
+            tool: slot_record::TOOL.to_owned(),
             created: *created,
             verified: *verified,
             filesystem: part.point().to_owned(),

@@ -12,7 +12,7 @@ use crate::ops::lock::{self, Observed};
 use crate::ops::mounted::{Mounted, write_and_read};
 use crate::ops::observe::DeviceReader;
 use crate::ops::{Session, clear, record};
-use crate::record::{DIR, TABLES};
+use crate::record::{DIR, TABLES, TOOL};
 use crate::slot::discover::Layout;
 use crate::slot::view::View;
 use crate::slot::{Part, State};
@@ -94,7 +94,7 @@ pub(in super::super) fn collect_of<O: Os>(
         });
         media.push(medium);
     }
-    let tool = concat!("dualroot ", env!("CARGO_PKG_VERSION")).to_owned();
+    let tool = TOOL.to_owned();
     Ok((Saved { tool, created: Timestamp::now(), media }, reports))
 }
 
