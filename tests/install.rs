@@ -318,6 +318,24 @@ fn the_manual_has_every_option() {
     }
 }
 
+/// Of an error, which needs no slots.
+#[test]
+fn the_manual_has_the_keys_of_an_error() {
+    let manual = source("scripts/dualroot.8");
+    let output = program(env!("CARGO_BIN_EXE_dualroot"))
+        .args(["-r", "/proc/self/fd", "--json", "show"])
+        .output()
+        .unwrap();
+    let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let section = manual.split(".Sh ").find(|part| part.starts_with("JSON\n")).unwrap();
+    let keys = report["error"].as_object().unwrap().keys();
+    assert!(keys.len() >= 6);
+    for key in keys {
+        let words = |c: char| !(c.is_ascii_alphanumeric() || c == '_');
+        assert!(section.split(words).any(|word| word == key), "no {key}");
+    }
+}
+
 /// The sample is one that the program takes, as it is and with everything switched on.
 #[test]
 fn the_sample_configuration() {
