@@ -54,15 +54,17 @@ class Log:
 
     def kept(self, cut):
         """The requests that a cut leaves: so many from the first on, and then these. `p9`: the first
-        nine, as a medium without a cache would. `s9:4`: those before request 9, and of those from it to
-        the next flush each with probability one half, by the seed 4."""
+        nine, as a medium without a cache would. `s9:4`: those before request 9; of those from it to a
+        moment before the next flush each with probability one half, by the seed 4, but for what the
+        medium was told to keep at once (FUA)."""
         if cut[0] == "p":
             return int(cut[1:]), []
         number, seed = (int(word) for word in cut[1:].split(":"))
         later = self.flushes(number + 1)
+        chance = random.Random(seed * 1_000_003 + number)
         end = later[0] if later else len(self.entries)
-        chosen = random.Random(seed * 1_000_003 + number)
-        return number, [n for n in range(number, end) if chosen.random() < 0.5]
+        moment = chance.choice((end, chance.randint(number, end)))
+        return number, [n for n in range(number, moment) if self.entries[n][2] & FUA or chance.random() < 0.5]
 
     def touching(self, cut, start, spans):
         """The requests from `start` on that a cut leaves and that changed bytes of any of these spans.

@@ -1,5 +1,6 @@
 //! FreeBSD 13 and later.
 
+mod cache;
 mod device;
 pub(super) mod extattr;
 mod gpart;

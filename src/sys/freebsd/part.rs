@@ -8,7 +8,7 @@ use std::ffi::OsStr;
 use std::fs;
 use std::path::Path;
 
-use super::{command, unix};
+use super::{cache, command, unix};
 use crate::error::{Context, During, Result};
 use crate::sys::Rewrite;
 use crate::table::Scheme;
@@ -56,6 +56,7 @@ pub(super) fn set_boot(medium: &Path, change: &Change) -> Result<()> {
             // is collected too: each commit writes both copies with no flush between them.
             calls.insert(0, ["recover", "-f", "x", &name].map(str::to_owned).to_vec());
         }
+        let _in_order = (change.scheme == Scheme::Gpt).then(|| cache_off(&name));
         let committed = ["commit", &name].map(str::to_owned);
         let done = calls.iter().chain([&committed.to_vec()]).try_for_each(|c| run(c).map(drop));
         if let Err(error) = done {
@@ -75,6 +76,13 @@ pub(super) fn set_boot(medium: &Path, change: &Change) -> Result<()> {
         command::run(&[BOOT0CFG], &["-s", &to.to_string(), &name]).map_err(|e| e.path(medium))?;
     }
     Ok(())
+}
+
+/// A commit writes the primary copy of a GPT and then the backup, with no flush between them: where the
+/// disk makes them durable in that order, one of them is always whole.
+fn cache_off(disk: &str) -> Option<cache::Off> {
+    let told = |e| log::info!("{disk}: its write cache stays as it is: {e}");
+    cache::Off::switch(disk).map_err(told).ok().flatten()
 }
 
 /// The calls of gpart(8) for the flags of a table.
