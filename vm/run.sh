@@ -134,6 +134,7 @@ tar --format=ustar --owner=0 --group=0 -C "$work" -cf "$work/in.tar" in
 qemu-img create -q -f qcow2 -F raw -b "$image" "$work/overlay.qcow2"
 
 # What was asked for: parts of test names for the guest, and whether suites that boot are among it.
+all=(unit tree block refresh guard stale faults consistency install table check partition primary flags sweep)
 on_box=()
 booting=false
 falling=false
@@ -143,12 +144,12 @@ for suite in "${suites[@]}"; do
     boot | boot::*) booting=true ;;
     fallback | fallback::*) falling=true ;;
     nextboot | nextboot::*) trying=true ;;
-    *) on_box+=("$suite") ;;
+    # The whole suite, and not the tests of others whose names have that word in them.
+    *) [[ " ${all[*]} bench " == *" $suite "* ]] && suite+=:: ; on_box+=("$suite") ;;
     esac
 done
 if [ "${#suites[@]}" -eq 0 ]; then
-    on_box=(unit:: tree:: block:: refresh:: guard:: stale:: faults:: consistency:: install:: table:: check:: partition::
-        primary:: flags:: sweep::)
+    on_box=("${all[@]/%/::}")
     booting=true
     falling=true
     trying=true
