@@ -9,7 +9,6 @@ use super::diagnosis::{self, Past, Verdict};
 use super::journal::{self, Store};
 use super::lock::{self, Observed};
 use super::{Session, durable, flags, history, observe, show, snapshot};
-use crate::copy::progress::interrupted;
 use crate::error::{During, Error, Kind, Result};
 use crate::record::journal::{Auto, AutoSnapshot, How};
 use crate::slot::config::{self, Config};
@@ -135,9 +134,6 @@ pub fn run<O: Os>(
     let verdict = diagnosis::diagnose(os, session, view, layout, past)?;
     let (number, running) = (layout.alternate().number, layout.running().number);
     let give_up = format!("dualroot boot {running}, then dualroot snapshot, writes it anew.");
-    if let Some(signal) = session.monitor.stopped() {
-        return Err(interrupted(signal));
-    }
     let why = match verdict {
         // The flags would be changed before the snapshot refuses.
         Verdict::Broken(why) if view.config.auto_snapshot => match os.forbids()? {

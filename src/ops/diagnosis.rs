@@ -63,17 +63,17 @@ pub(super) fn diagnose<O: Os>(
         let point = pair.part.alternate();
         let found = part(os, session, view, pair, &mut past);
         let found = found.during(format!("examining {point}"));
+        // It ends what we run, too, whatever that says then.
+        if let Some(signal) = session.monitor.stopped() {
+            return Err(interrupted(signal));
+        }
         match found {
             Ok(Verdict::Intact) => {}
             Ok(Verdict::Broken(why)) => return Ok(Verdict::Broken(format!("{point}: {why}"))),
             Ok(Verdict::Unknown(why)) => return Ok(Verdict::Unknown(format!("{point}: {why}"))),
             Err(e) if matches!(e.kind, Kind::Signal(_) | Kind::Busy) => return Err(e),
-            // A signal ends what we run, too.
-            Err(e) => match session.monitor.stopped() {
-                Some(signal) => return Err(interrupted(signal)),
-                None if is_ours(&e) => return Ok(Verdict::Unknown(e.to_string())),
-                None => return Ok(Verdict::Broken(e.to_string())),
-            },
+            Err(e) if is_ours(&e) => return Ok(Verdict::Unknown(e.to_string())),
+            Err(e) => return Ok(Verdict::Broken(e.to_string())),
         }
     }
     Ok(Verdict::Intact)
@@ -117,10 +117,7 @@ fn part<O: Os>(
         match os.inspect(&device, fs) {
             Ok(None) => {}
             Ok(Some(complaint)) => return broken(&complaint),
-            Err(e) => {
-                let unknown = Ok(Verdict::Unknown(e.to_string()));
-                return session.monitor.stopped().map_or(unknown, |n| Err(interrupted(n)));
-            }
+            Err(e) => return Ok(Verdict::Unknown(e.to_string())),
         }
     }
     let mounted = Mounted::private(os, &device, superblock.fs.name(), "examine")?;
