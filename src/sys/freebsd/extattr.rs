@@ -10,7 +10,6 @@ use std::ffi::{CString, OsStr, OsString};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::ptr;
 
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, openat};
@@ -23,18 +22,22 @@ use crate::sys::tree::Xattrs;
 const NAMESPACES: [(c_int, &str); 2] =
     [(libc::EXTATTR_NAMESPACE_SYSTEM, "system."), (libc::EXTATTR_NAMESPACE_USER, "user.")];
 
-/// Reads a value of unknown length: extattr(2) tells the length of it without a buffer, and fills
-/// a buffer that is too small without a word, so a full one is asked for again.
+/// Room for what most objects have: nothing, or an ACL.
+const ROOM: usize = 512;
+
+/// Reads a value of unknown length. extattr(2) fills a buffer that is too small without a word, so
+/// where a full one comes back a larger one is asked for. (It would tell the length without a buffer,
+/// at the price of a second call for every object.)
 fn read_all(call: impl Fn(*mut c_void, usize) -> libc::ssize_t) -> nix::Result<Vec<u8>> {
+    let mut value = vec![0_u8; ROOM];
     loop {
-        let length = Errno::result(call(ptr::null_mut(), 0))?;
-        let mut value = vec![0_u8; usize::try_from(length).map_err(|_| Errno::EIO)? + 64];
         let filled = Errno::result(call(value.as_mut_ptr().cast(), value.len()))?;
         let filled = usize::try_from(filled).map_err(|_| Errno::EIO)?;
         if filled < value.len() {
             value.truncate(filled);
             return Ok(value);
         }
+        value.resize(value.len() * 8, 0);
     }
 }
 
@@ -156,6 +159,7 @@ mod tests {
         let large = vec![7; 20_000];
         let mut wanted: Xattrs = vec![
             ("user.empty".into(), Vec::new()),
+            ("user.full".into(), vec![9; ROOM]),
             ("user.large".into(), large),
             (OsString::from_vec(b"user.\xff.b".to_vec()), b"a\0b".to_vec()),
         ];
