@@ -9,7 +9,7 @@ use crate::disk::{Disk, Layout, pattern};
 use crate::harness::{Test, note, tests, tool};
 use crate::tree::sh;
 
-pub const TESTS: &[Test] = tests![a_copy, a_slice];
+pub const TESTS: &[Test] = tests![a_copy, a_cold_copy, a_read_only_copy, a_slice];
 
 /// Alternating runs, after one that warms the caches.
 const RUNS: usize = 3;
@@ -62,8 +62,8 @@ impl Figures {
     }
 }
 
-fn a_copy() {
-    let disk = filled();
+/// Copies `disk`'s root with the program and with its peers, `prepare` before each.
+fn compare(disk: &Disk, prepare: impl Fn()) {
     let (root, peer) = (disk.root(), disk.side("peer"));
     let (from, to, target) = (disk.node(1), peer.display(), disk.node(2));
     let peers = [
@@ -78,15 +78,39 @@ fn a_copy() {
     let mut figures = Figures::default();
     for _ in 0..=RUNS {
         for (what, script) in &peers {
+            prepare();
             tool("newfs", &[&"-U", &target]);
             tool("mount", &[&"-o", &"noatime", &target, &peer]);
             figures.add(what, timed(&root, &format!("{script} && umount {to}")));
         }
+        prepare();
         let pair = &disk.dualroot(&["snapshot", "--json", "--fresh"]).exits(0).json()["pairs"][0];
         figures.add("dualroot, the copy", pair["copy_seconds"].as_f64().unwrap());
         figures.add("dualroot, copy and read back", pair["seconds"].as_f64().unwrap());
     }
     figures.tell();
+}
+
+/// Of a live root that lies in the cache. What a snapshot of it holds does not.
+fn a_copy() {
+    compare(&filled(), || {});
+}
+
+/// Of a live root of which nothing lies in the cache.
+fn a_cold_copy() {
+    let disk = filled();
+    let root = disk.root();
+    compare(&disk, || {
+        tool("umount", &[&root]);
+        tool("mount", &[&disk.node(1), &root]);
+    });
+}
+
+/// Of a root that needs no snapshot, and lies in the cache.
+fn a_read_only_copy() {
+    let disk = filled();
+    tool("mount", &[&"-u", &"-o", &"ro", &disk.root()]);
+    compare(&disk, || {});
 }
 
 fn a_slice() {

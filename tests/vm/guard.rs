@@ -42,13 +42,19 @@ fn disk(layout: Layout) -> Disk {
 /// A snapshot, a rehearsal and a forced one end with this code and message, and change nothing.
 #[track_caller]
 fn refuses(disk: &Disk, code: i32, words: &str) {
+    for args in [&["snapshot", "-n"][..], &["snapshot"], &["snapshot", "--force"]] {
+        refused(disk, args, code, words);
+    }
+}
+
+/// This call is refused, and nothing of the disk changes.
+#[track_caller]
+fn refused(disk: &Disk, args: &[&str], code: i32, words: &str) {
     // What the running root's file system wrote for itself is not ours.
     tool("sync", &[]);
     let before = disk.hash(&disk.part(2));
     let table = tool("gpart", &[&"backup", &disk.name()]);
-    for args in [&["snapshot", "-n"][..], &["snapshot"], &["snapshot", "--force"]] {
-        disk.dualroot(args).fails(code, words);
-    }
+    disk.dualroot(args).fails(code, words);
     assert!(disk.hash(&disk.part(2)) == before, "slot 2 was written");
     assert_eq!(tool("gpart", &[&"backup", &disk.name()]), table);
     disk.assert_unmounted();
@@ -328,13 +334,25 @@ fn the_alternate_is_open() {
 }
 
 fn the_alternate_boots_next() {
-    let disk = disk(Layout::default());
-    tool("gpart", &[&"set", &"-a", &"active", &"-i", &"2", &disk.name()]);
-    refuses(&disk, 6, "the boot flags select the alternate slot");
-    let gpt = self::disk(Layout::gpt());
-    tool("gpart", &[&"set", &"-a", &"bootme", &"-i", &"3", &gpt.name()]);
-    tool("gpart", &[&"unset", &"-a", &"bootme", &"-i", &"2", &gpt.name()]);
-    refuses(&gpt, 6, "the boot flags select the alternate slot");
+    let words = "the boot flags select the alternate slot";
+    for layout in [Layout::default(), Layout::gpt()] {
+        let disk = disk(layout);
+        match disk.scheme() {
+            Scheme::Mbr => {
+                tool("gpart", &[&"set", &"-a", &"active", &"-i", &"2", &disk.name()]);
+            }
+            Scheme::Gpt => {
+                tool("gpart", &[&"set", &"-a", &"bootme", &"-i", &"3", &disk.name()]);
+                tool("gpart", &[&"unset", &"-a", &"bootme", &"-i", &"2", &disk.name()]);
+            }
+        }
+        refused(&disk, &["snapshot"], 6, words);
+        refused(&disk, &["snapshot", "-n"], 6, words);
+        // By force they go to the running slot first.
+        disk.dualroot(&["snapshot", "--force"]).exits(0);
+        assert_eq!([1, 2].map(|n| disk.slot(n)["active"].clone()), [true, false]);
+        assert_eq!(disk.state(), "valid");
+    }
 }
 
 fn the_alternate_is_too_small() {
