@@ -4,11 +4,12 @@
 //! events in exactly the order in which they were produced: nothing that comes out depends on the
 //! number of threads. Both queues are bounded.
 
+use std::mem;
 use std::num::NonZero;
 use std::sync::Mutex;
 use std::sync::PoisonError;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
-use std::thread;
+use std::thread::{self, Scope};
 
 use crate::error::Error;
 
@@ -86,6 +87,37 @@ pub fn readers() -> usize {
     cores().max(8)
 }
 
+/// What the workers share.
+struct Crew<J, R, N, W> {
+    jobs: Mutex<Receiver<(J, SyncSender<R>)>>,
+    state: N,
+    work: W,
+}
+
+impl<J: Send, R: Send, N, W> Crew<J, R, N, W> {
+    /// Starts a worker, which starts the next one of `more` when it has something to do itself: a
+    /// small tree has fewer jobs than a medium takes requests.
+    fn hire<'scope, 'env, S>(&'env self, scope: &'scope Scope<'scope, 'env>, mut more: usize)
+    where
+        N: Fn() -> S + Sync,
+        W: Fn(&mut S, J) -> R + Sync,
+    {
+        scope.spawn(move || {
+            let mut state = None;
+            loop {
+                let next = self.jobs.lock().unwrap_or_else(PoisonError::into_inner).recv();
+                let Ok((job, give)) = next else { break };
+                if more > 0 {
+                    self.hire(scope, mem::take(&mut more) - 1);
+                }
+                let state = state.get_or_insert_with(&self.state);
+                // Nobody waits for it any more where the consumer has failed.
+                let _ = give.send((self.work)(state, job));
+            }
+        });
+    }
+}
+
 /// Runs until the producer has returned and everything is consumed, or the consumer fails; the
 /// others then stop at their next job.
 pub fn run<J, R, E, S, X>(
@@ -100,26 +132,16 @@ where
     R: Send,
     E: Send,
 {
-    let (give_job, take_job) = sync_channel::<(J, SyncSender<R>)>(QUEUE);
+    let (give_job, take_job) = sync_channel(QUEUE);
     let (give_slot, take_slot) = sync_channel(QUEUE);
-    let take_job = Mutex::new(take_job);
+    let crew = Crew { jobs: Mutex::new(take_job), state, work };
     thread::scope(|scope| {
         scope.spawn(move || {
             let feed = Feed { jobs: give_job, slots: give_slot };
             // Closed: the consumer knows why, since it closed.
             let _ = produce(&feed);
         });
-        for _ in 0..workers.max(1) {
-            scope.spawn(|| {
-                let mut state = state();
-                loop {
-                    let next = take_job.lock().unwrap_or_else(PoisonError::into_inner).recv();
-                    let Ok((job, give)) = next else { break };
-                    // Nobody waits for it any more where the consumer has failed.
-                    let _ = give.send(work(&mut state, job));
-                }
-            });
-        }
+        crew.hire(scope, workers.max(1) - 1);
         let mut result = Ok(());
         for slot in &take_slot {
             result = match slot {
@@ -140,6 +162,8 @@ where
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
     use super::*;
 
     #[test]
@@ -177,6 +201,20 @@ mod tests {
                 .collect();
             assert_eq!(seen, expected);
         }
+    }
+
+    #[test]
+    fn there_are_no_more_workers_than_jobs() {
+        let made = AtomicUsize::new(0);
+        let result: Result<(), ()> = run(
+            8,
+            |feed: &Feed<u64, u64, ()>| (0..2).try_for_each(|n| feed.job(n)),
+            || made.fetch_add(1, Ordering::Relaxed),
+            |_, n| n,
+            |_| Ok(()),
+        );
+        assert_eq!(result, Ok(()));
+        assert!((1..=2).contains(&made.into_inner()));
     }
 
     #[test]

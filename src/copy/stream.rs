@@ -12,7 +12,7 @@ const ALIGNMENT: usize = 4096;
 /// Buffers in a ring: one being filled, one being emptied, one waiting on each side.
 const COUNT: usize = 4;
 /// All rings together take at most this, however many cores there are.
-const MEMORY: usize = 16 << 20;
+const MEMORY: usize = 12 << 20;
 
 /// A buffer whose data begin on a page.
 #[derive(Debug)]

@@ -9,14 +9,15 @@ use crate::disk::{Disk, Layout, pattern};
 use crate::harness::{Test, note, tests, tool};
 use crate::tree::sh;
 
-pub const TESTS: &[Test] = tests![a_copy, a_cold_copy, a_read_only_copy, a_slice];
+pub const TESTS: &[Test] =
+    tests![a_copy, a_cold_copy, a_read_only_copy, a_slow_medium, a_slow_read_only_medium, a_slice];
 
 /// Alternating runs, after one that warms the caches.
 const RUNS: usize = 3;
 
 /// Some 80 MB in 3,000 files: sizes as of a system root, many small and few large.
-fn filled() -> Disk {
-    let disk = Disk::new(Layout { roots_mb: [200, 200], ..Layout::default() });
+fn filled(layout: Layout) -> Disk {
+    let disk = Disk::new(Layout { roots_mb: [200, 200], ..layout });
     disk.fill();
     for n in 0..3000_usize {
         let size = 300 + n * n % 29_989;
@@ -91,30 +92,50 @@ fn compare(disk: &Disk, prepare: impl Fn()) {
     figures.tell();
 }
 
+/// Mounts the root anew, so that nothing of it lies in the cache.
+fn mount_anew(disk: &Disk, words: &str) {
+    tool("umount", &[&disk.root()]);
+    tool("mount", &[&"-o", &words, &disk.node(1), &disk.root()]);
+}
+
 /// Of a live root that lies in the cache. What a snapshot of it holds does not.
 fn a_copy() {
-    compare(&filled(), || {});
+    compare(&filled(Layout::default()), || {});
 }
 
 /// Of a live root of which nothing lies in the cache.
 fn a_cold_copy() {
-    let disk = filled();
-    let root = disk.root();
-    compare(&disk, || {
-        tool("umount", &[&root]);
-        tool("mount", &[&disk.node(1), &root]);
-    });
+    let disk = filled(Layout::default());
+    compare(&disk, || mount_anew(&disk, "rw"));
 }
 
 /// Of a root that needs no snapshot, and lies in the cache.
 fn a_read_only_copy() {
-    let disk = filled();
-    tool("mount", &[&"-u", &"-o", &"ro", &disk.root()]);
+    let disk = filled(Layout::default());
+    mount_anew(&disk, "ro");
     compare(&disk, || {});
 }
 
+/// A disk that takes its time, as flash does: gnop(8) delays a quarter of the requests by one tick
+/// of the clock, a hundredth of a second in most virtual machines.
+fn slow() -> Disk {
+    let disk = filled(Layout { nop: true, ..Layout::default() });
+    tool("gnop", &[&"configure", &"-d", &"1", &"-q", &"25", &"-x", &"25", &disk.name()]);
+    disk
+}
+
+fn a_slow_medium() {
+    let disk = slow();
+    compare(&disk, || mount_anew(&disk, "rw"));
+}
+
+fn a_slow_read_only_medium() {
+    let disk = slow();
+    compare(&disk, || mount_anew(&disk, "ro"));
+}
+
 fn a_slice() {
-    let disk = filled();
+    let disk = filled(Layout::default());
     let root = disk.root();
     tool("mount", &[&"-u", &"-o", &"ro", &root]);
     let dd = format!("dd if={} of={} bs=1m 2>/dev/null", disk.node(1), disk.node(2));

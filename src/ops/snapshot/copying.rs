@@ -227,7 +227,7 @@ impl<'a, O: Os> Run<'a, '_, O> {
     }
 
     fn tree_options(&self, part: Part, root: &Path, source: &O::Dir) -> Result<TreeOptions> {
-        let mut options = TreeOptions { workers: pool::cores(), ..TreeOptions::default() };
+        let mut options = TreeOptions { workers: pool::readers(), ..TreeOptions::default() };
         let mut exclude: Vec<&str> = vec![slot_record::DIR];
         options.ignore = vec![(slot_record::DIR, Object::Dir)];
         if self.pair(part)?.1.fs == FsType::Ufs2.name() {
