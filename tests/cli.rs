@@ -70,11 +70,27 @@ fn version() {
     }
 }
 
+/// The first seed's header, and only of what is text.
+#[test]
+fn a_member_heads_the_text() {
+    let rule = "-".repeat(74);
+    let missing = ["-r", "/nonexistent", "show"];
+    let (code, _, plain) = dualroot(&missing);
+    for (words, name) in [(&["--member", "fpc0"][..], "fpc0"), (&["--all-members"], "localre")] {
+        let told = dualroot(&[words, &missing].concat());
+        assert_eq!(told, (code, format!("{name}:\n{rule}\n"), plain.clone()));
+        let (_, json, _) = dualroot(&[words, &["--json"], &missing].concat());
+        assert!(json.starts_with('{') && json.lines().count() == 1, "{json}");
+    }
+}
+
 /// Exit 2, a message on stderr, nothing on stdout, and nothing was done.
 #[test]
 fn what_makes_no_sense_is_usage() {
-    let cases: [&[&str]; 27] = [
+    let cases: [&[&str]; 29] = [
         &[],
+        &["--member", "", "show"],
+        &["--member", "fpc0", "--all-members", "show"],
         &["frobnicate"],
         &["--frobnicate", "show"],
         &["-r"],

@@ -3,6 +3,7 @@
 use std::num::NonZero;
 use std::path::PathBuf;
 
+use clap::builder::NonEmptyStringValueParser;
 use clap::{ArgAction, Args as ClapArgs, Parser, Subcommand, ValueEnum};
 
 use crate::plan::size::Size;
@@ -12,6 +13,7 @@ use crate::slot::Choice;
 #[derive(Clone, Debug, Parser)]
 #[command(name = "dualroot", version, max_term_width = 80, after_help = EXIT_CODES)]
 #[command(next_help_heading = "Options of every command")]
+#[allow(clippy::struct_excessive_bools)] // each is an option of its own
 pub struct Args {
     /// Take ROOT (a mount point) for /
     #[arg(short, long, global = true, value_name = "ROOT", default_value = "/")]
@@ -32,6 +34,13 @@ pub struct Args {
     /// Print the result as one JSON object
     #[arg(long, global = true)]
     pub json: bool,
+    /// Head the text with NAME, as Junos does for the members of a chassis
+    #[arg(long, global = true, value_name = "NAME", conflicts_with = "all_members")]
+    #[arg(value_parser = NonEmptyStringValueParser::new())]
+    pub member: Option<String>,
+    /// The same for all members there are: this one, localre
+    #[arg(long, global = true)]
+    pub all_members: bool,
     /// Leave the processor and, on Linux, the media to others
     #[arg(long, global = true)]
     pub nice: bool,
@@ -44,6 +53,13 @@ pub struct Args {
     /// What to do
     #[command(subcommand)]
     pub command: Command,
+}
+
+impl Args {
+    /// Which member of a chassis this is to be.
+    pub fn member(&self) -> Option<&str> {
+        if self.all_members { Some("localre") } else { self.member.as_deref() }
+    }
 }
 
 const EXIT_CODES: &str = "Exit codes: 0 done, 1 failed, 2 usage, 3 problems found, 4 busy or locked,\n\

@@ -41,6 +41,11 @@ pub fn json_error(error: &Error) -> String {
     object.to_string() + "\n"
 }
 
+/// What Junos prints before the words of each member of a chassis.
+pub fn member(name: &str) -> String {
+    format!("{}:\n{:-<74}\n", visible(name), "")
+}
+
 /// A date as Junos prints it: `Sep 1 08:25:17 2020`, local time.
 fn date(time: Timestamp) -> String {
     time.to_zoned(TimeZone::system()).strftime("%b %-d %H:%M:%S %Y").to_string()

@@ -44,6 +44,9 @@ pub fn main() -> ExitCode {
         }
     };
     logger::start(args.quiet, args.verbose);
+    if let Some(name) = args.member().filter(|_| !args.json) {
+        print(&output::member(name));
+    }
     let result = signals().and_then(|signal| {
         // The working directory changes while extended attributes are copied.
         let absolute = |path| std::path::absolute(path).doing_to("resolving", path);
