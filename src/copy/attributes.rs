@@ -3,6 +3,7 @@
 //! ACLs among them (a change of mode rewrites an NFSv4 ACL), flags.
 
 use std::ffi::OsStr;
+use std::io;
 use std::path::Path;
 
 use crc32fast::Hasher;
@@ -26,7 +27,35 @@ pub fn checksum(xattrs: &Xattrs) -> Option<u32> {
     Some(hasher.finalize())
 }
 
-/// For an open file. `flags` is false where further names of the file are still to be made.
+/// What is set.
+enum Attribute<'a> {
+    Owner,
+    ModeAndTimes,
+    Xattr(&'a OsStr, &'a [u8]),
+    Flags,
+}
+
+/// Sets all in order. `flags` is false where further names of the object are still to be made.
+fn set_all(
+    meta: &Meta,
+    xattrs: &Xattrs,
+    flags: bool,
+    path: &Path,
+    set: impl Fn(Attribute<'_>) -> io::Result<()>,
+) -> Result<()> {
+    set(Attribute::Owner).doing_to("setting the owner of", path)?;
+    set(Attribute::ModeAndTimes).doing_to("setting mode and times of", path)?;
+    for (name, value) in xattrs {
+        let setting = format!("setting extended attribute {} of", name.to_string_lossy());
+        set(Attribute::Xattr(name, value)).doing_to(setting, path)?;
+    }
+    if flags && meta.flags != 0 {
+        set(Attribute::Flags).doing_to("setting the flags of", path)?;
+    }
+    Ok(())
+}
+
+/// For an open file.
 pub fn set_on_file<F: File>(
     file: &F,
     meta: &Meta,
@@ -34,50 +63,37 @@ pub fn set_on_file<F: File>(
     flags: bool,
     path: &Path,
 ) -> Result<()> {
-    file.set_owner(meta.uid, meta.gid).doing_to("setting the owner of", path)?;
-    file.set_mode_and_times(meta).doing_to("setting mode and times of", path)?;
-    for (name, value) in xattrs {
-        file.set_xattr(name, value).doing_to(setting(name), path)?;
-    }
-    if flags && meta.flags != 0 {
-        file.set_flags(meta.flags).doing_to("setting the flags of", path)?;
-    }
-    Ok(())
+    set_all(meta, xattrs, flags, path, |attribute| match attribute {
+        Attribute::Owner => file.set_owner(meta.uid, meta.gid),
+        Attribute::ModeAndTimes => file.set_mode_and_times(meta),
+        Attribute::Xattr(name, value) => file.set_xattr(name, value),
+        Attribute::Flags => file.set_flags(meta.flags),
+    })
 }
 
 /// For an open directory, once everything in it is in place.
 pub fn set_on_dir<D: Dir>(dir: &D, meta: &Meta, xattrs: &Xattrs, path: &Path) -> Result<()> {
-    dir.set_owner(meta.uid, meta.gid).doing_to("setting the owner of", path)?;
-    dir.set_mode_and_times(meta).doing_to("setting mode and times of", path)?;
-    for (name, value) in xattrs {
-        dir.set_xattr(name, value).doing_to(setting(name), path)?;
-    }
-    if meta.flags != 0 {
-        dir.set_flags(meta.flags).doing_to("setting the flags of", path)?;
-    }
-    Ok(())
+    set_all(meta, xattrs, true, path, |attribute| match attribute {
+        Attribute::Owner => dir.set_owner(meta.uid, meta.gid),
+        Attribute::ModeAndTimes => dir.set_mode_and_times(meta),
+        Attribute::Xattr(name, value) => dir.set_xattr(name, value),
+        Attribute::Flags => dir.set_flags(meta.flags),
+    })
 }
 
 /// For an entry that cannot be opened: symbolic link, device, fifo, socket.
 pub fn set_on_entry<D: Dir>(
     dir: &D,
-    name: &OsStr,
+    entry: &OsStr,
     meta: &Meta,
     xattrs: &Xattrs,
     flags: bool,
     path: &Path,
 ) -> Result<()> {
-    dir.set_owner_of(name, meta.uid, meta.gid).doing_to("setting the owner of", path)?;
-    dir.set_mode_and_times_of(name, meta).doing_to("setting mode and times of", path)?;
-    for (key, value) in xattrs {
-        dir.set_xattr_of(name, key, value).doing_to(setting(key), path)?;
-    }
-    if flags && meta.flags != 0 {
-        dir.set_flags_of(name, meta.flags).doing_to("setting the flags of", path)?;
-    }
-    Ok(())
-}
-
-fn setting(xattr: &OsStr) -> String {
-    format!("setting extended attribute {} of", xattr.to_string_lossy())
+    set_all(meta, xattrs, flags, path, |attribute| match attribute {
+        Attribute::Owner => dir.set_owner_of(entry, meta.uid, meta.gid),
+        Attribute::ModeAndTimes => dir.set_mode_and_times_of(entry, meta),
+        Attribute::Xattr(name, value) => dir.set_xattr_of(entry, name, value),
+        Attribute::Flags => dir.set_flags_of(entry, meta.flags),
+    })
 }
