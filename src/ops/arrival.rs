@@ -4,7 +4,6 @@ use std::ffi::OsStr;
 use std::path::Path;
 
 use jiff::Timestamp;
-use serde::Serialize;
 
 use super::journal::{self, Store};
 use super::{Session, durable, notice, observe};
@@ -33,27 +32,6 @@ impl Found {
     pub(super) fn is_open(&self) -> bool {
         let state = self.journal.auto_snapshot.as_ref().map(|auto| auto.state);
         self.arrival.how == How::Fallback && state != Some(Auto::Completed)
-    }
-}
-
-/// A slot, in words.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct SlotName {
-    /// 1 or 2.
-    pub slot: u32,
-    /// Its device.
-    pub device: String,
-}
-
-impl SlotName {
-    pub(super) fn new(view: &View, slot: &Slot) -> Self {
-        Self { slot: slot.number, device: view.node(slot.root) }
-    }
-}
-
-impl std::fmt::Display for SlotName {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "slot {} ({})", self.slot, self.device)
     }
 }
 
@@ -208,7 +186,7 @@ pub(super) fn announce<O: Os>(
         return notice::show(os, &view.root, None);
     }
     let [meant, running] =
-        [layout.alternate(), layout.running()].map(|slot| SlotName::new(view, slot));
+        [layout.alternate(), layout.running()].map(|slot| journal::place(view, slot));
     let mut more = vec![format!("{meant} was to run; {running} runs.")];
     let auto = found.journal.auto_snapshot.as_ref();
     more.extend(auto.and_then(|auto| {

@@ -4,13 +4,13 @@
 use jiff::Timestamp;
 use serde::Serialize;
 
-use super::arrival::{self, Found, SlotName};
+use super::arrival::{self, Found};
 use super::diagnosis::{self, Past, Verdict};
 use super::journal::{self, Store};
 use super::lock::{self, Observed};
 use super::{Session, durable, flags, history, observe, show, snapshot};
 use crate::error::{During, Error, Kind, Result};
-use crate::record::journal::{Auto, AutoSnapshot, How};
+use crate::record::journal::{Auto, AutoSnapshot, How, Place};
 use crate::slot::config::{self, Config};
 use crate::slot::view::View;
 use crate::sys::Os;
@@ -36,9 +36,9 @@ pub struct Report {
     /// How the running slot came up.
     pub how: How,
     /// The slot that runs.
-    pub running: SlotName,
+    pub running: Place,
     /// The slot that was meant to.
-    pub meant: SlotName,
+    pub meant: Place,
     /// Whether the notice of a fall-back is shown.
     pub notice: bool,
     /// Whether the other slot was repaired.
@@ -183,8 +183,8 @@ impl<'a, O: Os> Work<'a, O> {
         Ok(Report {
             schema: 1,
             how: self.found.arrival.how,
-            running: SlotName::new(view, layout.running()),
-            meant: SlotName::new(view, layout.slot(self.found.arrival.meant)),
+            running: journal::place(view, layout.running()),
+            meant: journal::place(view, layout.slot(self.found.arrival.meant)),
             notice,
             repaired: snapshot.is_some(),
             snapshot,

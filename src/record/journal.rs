@@ -1,5 +1,7 @@
 //! What is meant to boot, and what is under way: the state of the box, not of a slot.
 
+use std::fmt::{self, Display, Formatter};
+
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
@@ -48,6 +50,12 @@ pub struct Place {
     pub slot: u32,
     /// The node of its root when this was written: on another one the number means nothing.
     pub device: String,
+}
+
+impl Display for Place {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        write!(f, "slot {} ({})", self.slot, self.device)
+    }
 }
 
 /// A slot that was to be started once.

@@ -189,36 +189,8 @@ impl<'a, D: Dir, W: Write> Finisher<'a, D, W> {
             Some(_) => pair.target.stat(&name).ok(),
             None => None,
         };
-        if let Some(origin) = self.origins.get(&key) {
-            let is_link = there.as_ref().is_some_and(|there| Some(there.ino) == origin.copy);
-            if there.is_some() && !is_link {
-                remove(&pair.target, &name, &shown)?;
-            }
-            if is_link {
-                Ok(())
-            } else if origin.dir == dir {
-                link(&pair.target, &name, &pair.target, origin)
-            } else {
-                let from = match self.opened.take() {
-                    Some(opened) if opened.0 == origin.dir => opened.1,
-                    _ => open_below(&self.root.target, OsStr::from_bytes(&origin.dir).as_ref())
-                        .doing_to("opening the copy of", OsStr::from_bytes(&origin.dir))?,
-                };
-                let result = link(&pair.target, &name, &from, origin);
-                self.opened = Some((origin.dir.clone(), from));
-                result
-            }
-            .doing_to("linking", &shown)?;
-            let object = origin.object.clone();
-            let effort = Effort { touched: !is_link, ..Effort::default() };
-            self.copied(&name, &object, effort)?;
-            if let Some(origin) = self.origins.get_mut(&key) {
-                origin.names_left -= 1;
-                if origin.names_left == 0 {
-                    self.origins.remove(&key);
-                }
-            }
-            return Ok(());
+        if let Some(origin) = self.origins.remove(&key) {
+            return self.further(key, origin, &pair.target, &name, there.as_ref());
         }
         let path: &Path = OsStr::from_bytes(&dir).as_ref();
         // What was one file and are two now.
@@ -250,6 +222,45 @@ impl<'a, D: Dir, W: Write> Finisher<'a, D, W> {
             let names_left = meta.nlink - 1;
             let birth = meta.birth;
             let origin = Origin { dir, name, object: *object, birth, names_left, copy };
+            self.origins.insert(key, origin);
+        }
+        Ok(())
+    }
+
+    /// Makes a further name of a file, here in `target`, which has `there` under it.
+    fn further(
+        &mut self,
+        key: (u64, u64),
+        mut origin: Origin,
+        target: &D,
+        name: &OsStr,
+        there: Option<&Meta>,
+    ) -> Result<()> {
+        let dir = self.dir();
+        let shown = Path::new(OsStr::from_bytes(&dir)).join(name);
+        let is_link = there.is_some_and(|there| Some(there.ino) == origin.copy);
+        if there.is_some() && !is_link {
+            remove(target, name, &shown)?;
+        }
+        if is_link {
+            Ok(())
+        } else if origin.dir == dir {
+            link(target, name, target, &origin)
+        } else {
+            let from = match self.opened.take() {
+                Some(opened) if opened.0 == origin.dir => opened.1,
+                _ => open_below(&self.root.target, OsStr::from_bytes(&origin.dir).as_ref())
+                    .doing_to("opening the copy of", OsStr::from_bytes(&origin.dir))?,
+            };
+            let result = link(target, name, &from, &origin);
+            self.opened = Some((origin.dir.clone(), from));
+            result
+        }
+        .doing_to("linking", &shown)?;
+        let effort = Effort { touched: !is_link, ..Effort::default() };
+        self.copied(name, &origin.object, effort)?;
+        origin.names_left -= 1;
+        if origin.names_left > 0 {
             self.origins.insert(key, origin);
         }
         Ok(())
