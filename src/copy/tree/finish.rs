@@ -174,8 +174,8 @@ impl<'a, D: Dir, W: Write> Finisher<'a, D, W> {
         self.manifest.leave().doing("writing the manifest")
     }
 
-    /// A name of a file that has several: the first in walk order is copied, the others become
-    /// links to it.
+    /// A name of a file that has several, or had them in the older copy: the first in walk order is
+    /// copied, the others become links to it, or files of their own.
     fn several(&mut self, pair: &Arc<Pair<D>>, mut entry: Entry, meta: &Meta) -> Result<()> {
         let key = (meta.dev, meta.ino);
         let name = entry.name.clone();
@@ -210,10 +210,12 @@ impl<'a, D: Dir, W: Write> Finisher<'a, D, W> {
             None
         };
         self.taken.extend(copy);
-        self.groups += 1;
-        object.group = Some(self.groups);
-        // How many names the copy gets is known only at the end: some may lie outside the tree.
-        object.nlink = None;
+        if meta.nlink > 1 {
+            self.groups += 1;
+            object.group = Some(self.groups);
+            // How many names the copy gets is known only at the end: some may lie outside the tree.
+            object.nlink = None;
+        }
         if object.flags != 0 {
             self.flags.push((dir.clone(), name.clone(), object.flags));
         }

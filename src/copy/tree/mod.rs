@@ -159,7 +159,7 @@ struct Batch<D> {
 enum Outcome {
     Copied(Box<Object>, Effort),
     Vanished,
-    /// It has several names: the caller's thread decides which comes first.
+    /// It has several names, here or in the older copy: the caller's thread decides which comes first.
     Several(Box<Entry>, Meta),
 }
 

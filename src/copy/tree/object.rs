@@ -123,7 +123,9 @@ impl<D: Dir> Attempt<'_, D> {
         if meta.nlink > 1 && !self.first {
             return Ok(Tried::Several(meta));
         }
-        let mut target = self.target(&source, &meta)?;
+        let Some(mut target) = self.target(&source, &meta)? else {
+            return Ok(Tried::Several(meta));
+        };
         let copied = self.renew(&mut source, &mut target, &meta);
         // Before the second look, so that they belong to the same state of the file.
         let xattrs = source.xattrs();

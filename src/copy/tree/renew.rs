@@ -28,6 +28,13 @@ impl<F> Target<F> {
     }
 }
 
+/// What an older copy has under a file's name.
+enum Present<F> {
+    Kept(Target<F>),
+    Shared,
+    Gone,
+}
+
 /// Whether a root can be brought up to date: it is the one directory that cannot be made anew.
 ///
 /// # Errors
@@ -122,41 +129,45 @@ impl<D: Dir> Attempt<'_, D> {
         Ok(target.xattrs_of(name).doing_to("reading the copy of", self.path)? == *xattrs)
     }
 
-    /// The file that is to get the content: the copy's own where it can, else a new one.
-    pub(super) fn target(&self, source: &D::File, meta: &Meta) -> Result<Target<D::File>> {
+    /// The file that is to get the content: the copy's own where it can, else a new one; `None`
+    /// where the copy's has other names, of which the caller's thread knows.
+    pub(super) fn target(&self, source: &D::File, meta: &Meta) -> Result<Option<Target<D::File>>> {
         let present = match &self.entry.old {
             Some(old) => self.present(old, source, meta)?,
-            None => None,
+            None => Present::Gone,
         };
         match present {
-            Some(present) => Ok(present),
-            None => self.create().map(Target::new),
+            Present::Kept(target) => Ok(Some(target)),
+            Present::Shared => Ok(None),
+            Present::Gone => self.create().map(Target::new).map(Some),
         }
     }
 
     /// The copy's file, where it can become what it is to be; else it is removed.
-    fn present(&self, old: &Old, source: &D::File, meta: &Meta) -> Result<Option<Target<D::File>>> {
+    fn present(&self, old: &Old, source: &D::File, meta: &Meta) -> Result<Present<D::File>> {
         match self.pair.target.open_file(&self.entry.name) {
             Ok(file) => {
                 let there = file.meta().doing_to("reading the copy of", self.path)?;
-                // A file that has other names too would change under them.
-                let alone = there.nlink == 1 || self.first;
-                if there.kind == Kind::File && alone && !old.suspect {
+                // It would change under its other names.
+                if there.kind == Kind::File && there.nlink > 1 && !self.first {
+                    return Ok(Present::Shared);
+                }
+                if there.kind == Kind::File && !old.suspect {
                     let reading = "reading the extended attributes of";
                     let wanted = source.xattrs().doing_to(reading, self.path)?;
                     let xattrs = file.xattrs().doing_to("reading the copy of", self.path)?;
                     if can_become::<D>((&there, &xattrs), (meta, &wanted)) {
                         let before = Some((there, xattrs));
-                        return Ok(Some(Target { file, before, changed: false }));
+                        return Ok(Present::Kept(Target { file, before, changed: false }));
                     }
                 }
             }
-            Err(e) if vanished(&e) => return Ok(None),
+            Err(e) if vanished(&e) => return Ok(Present::Gone),
             Err(e) if replaced(&e) => {}
             Err(e) => return Err(e).doing_to("opening the copy of", self.path),
         }
         remove(&self.pair.target, &self.entry.name, self.path)?;
-        Ok(None)
+        Ok(Present::Gone)
     }
 
     /// Makes the content of a file that was there the source's. Returns the bytes written too.
