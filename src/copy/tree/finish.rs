@@ -179,8 +179,6 @@ impl<'a, D: Dir, W: Write> Finisher<'a, D, W> {
     fn several(&mut self, pair: &Arc<Pair<D>>, mut entry: Entry, meta: &Meta) -> Result<()> {
         let key = (meta.dev, meta.ino);
         let name = entry.name.clone();
-        let dir = self.dir();
-        let shown = Path::new(OsStr::from_bytes(&dir)).join(&name);
         // A number that was given to another file meanwhile: the first one is gone.
         if self.origins.get(&key).is_some_and(|origin| origin.birth != meta.birth) {
             self.origins.remove(&key);
@@ -192,6 +190,8 @@ impl<'a, D: Dir, W: Write> Finisher<'a, D, W> {
         if let Some(origin) = self.origins.remove(&key) {
             return self.further(key, origin, &pair.target, &name, there.as_ref());
         }
+        let dir = self.dir();
+        let shown = Path::new(OsStr::from_bytes(&dir)).join(&name);
         let path: &Path = OsStr::from_bytes(&dir).as_ref();
         // What was one file and are two now.
         if there.is_some_and(|there| self.taken.contains(&there.ino)) {

@@ -124,8 +124,7 @@ fn guard_trial(view: &View, layout: &Layout, journal: &Journal) -> Result<()> {
     let alternate = journal::place(view, layout.alternate());
     match &journal.trial {
         Some(trial) if trial.from == alternate => Err(Error::refused(format!(
-            "slot {} ({}) is where a trial that is not confirmed leads back to",
-            alternate.slot, alternate.device
+            "{alternate} is where a trial that is not confirmed leads back to"
         ))
         .hint("dualroot confirm or dualroot reject ends the trial")),
         _ => Ok(()),
