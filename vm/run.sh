@@ -12,8 +12,8 @@
 #                  name; bench only where it is asked for
 #
 # QEMU=PROGRAM names another qemu-system-x86_64, OVMF=FILE another UEFI firmware,
-# DUALROOT_VM_ACCEL=tcg does without KVM. DUALROOT_VM_EVERY=1 lets every request fail in the suite
-# sweep, not 24 of each run: hours without KVM.
+# DUALROOT_VM_ACCEL=tcg does without KVM. DUALROOT_VM_EVERY=1/1 lets every request fail in the suite
+# sweep, not 24 of each run, and K/N the Kth of N shares of them: hours without KVM.
 set -euo pipefail
 here=$(cd "$(dirname "$0")/.." && pwd)
 . "$here/scripts/common.sh"
@@ -124,7 +124,7 @@ boot() {
 cat >"$work/begin.sh" <<GUEST
 # Unpacked and started in the guest.
 cd /root/in && env DUALROOT=/root/in/dualroot DUALROOT_UNIT=/root/in/unit \\
-    ${DUALROOT_VM_EVERY:+DUALROOT_VM_EVERY=1} ./vm "\$@"
+    ${DUALROOT_VM_EVERY:+DUALROOT_VM_EVERY=$DUALROOT_VM_EVERY} ./vm "\$@"
 GUEST
 mkdir "$work/in"
 cp "${built[0]}" "$work/in/dualroot"

@@ -24,6 +24,22 @@ pub const TESTS: &[Test] = tests![
 /// Where it fails, unless `DUALROOT_VM_EVERY` is set: at so many requests, evenly.
 const PLACES: u64 = 24;
 
+/// Which of so many requests fail. `DUALROOT_VM_EVERY` is `K/N`: every Nth from the Kth on, so that N
+/// guests, or N evenings, have failed them all.
+fn places(requests: u64) -> Vec<u64> {
+    let Ok(share) = std::env::var("DUALROOT_VM_EVERY") else {
+        let places = PLACES.min(requests);
+        return (0..places).map(|n| requests * n / places).collect();
+    };
+    let share = share.split_once('/').and_then(|(k, n)| Some((k.parse().ok()?, n.parse().ok()?)));
+    let Some((first @ 1.., step)) =
+        share.filter(|(first, step): &(u64, usize)| *first <= *step as u64)
+    else {
+        panic!("DUALROOT_VM_EVERY is K/N, 1/1 for every request");
+    };
+    (first - 1..requests).step_by(step).collect()
+}
+
 /// What fails from some request on, in gnop(8)'s words: everything, or what is written.
 const DEAD: [&str; 4] = ["-r", "100", "-w", "100"];
 const READ_ONLY: [&str; 4] = ["-r", "0", "-w", "100"];
@@ -68,7 +84,7 @@ impl Verb<'_> {
     }
 
     /// At each of these requests the medium fails from there on, and then is well again.
-    fn fails_at(&self, disk: &Disk, places: impl Iterator<Item = u64>, words: &[&str]) -> u32 {
+    fn fails_at(&self, disk: &Disk, places: &[u64], words: &[&str]) -> u32 {
         let mut failures = 0;
         for n in places {
             println!("request {n}");
@@ -144,11 +160,10 @@ impl Verb<'_> {
     /// Places from the first request to the last, for one kind of failures.
     fn sweep(&self, disk: &Disk, words: &[&str]) {
         let requests = self.requests(disk);
-        let all = std::env::var_os("DUALROOT_VM_EVERY").is_some();
-        let places = if all { requests } else { PLACES.min(requests) };
-        let failures = self.fails_at(disk, (0..places).map(|n| requests * n / places), words);
+        let places = places(requests);
+        let failures = self.fails_at(disk, &places, words);
         assert!(failures > 0, "nothing failed");
-        note(&format!("{places} of {requests} requests, {failures} runs failed"));
+        note(&format!("{} of {requests} requests, {failures} runs failed", places.len()));
         sound(disk);
     }
 }
