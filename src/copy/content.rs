@@ -1,6 +1,6 @@
 //! The bytes of one file, holes kept as holes.
 
-use std::io::{self, Seek, SeekFrom, Write};
+use std::io::{self, Cursor, Seek, SeekFrom, Write};
 
 use super::stream::{Fault, Ring, Side, Tick};
 use crate::record::digest::{Digest, Sums};
@@ -82,4 +82,20 @@ pub fn pass<S: File, W: Write + Seek>(
     }
     passed.sums = digest.finish();
     Ok(passed)
+}
+
+/// Passes content that is in memory to `sink`.
+///
+/// # Errors
+/// `sink` takes no more.
+pub fn pass_from_memory<W: Write>(
+    content: &[u8],
+    sink: &mut W,
+    ring: &mut Ring,
+    tick: Tick<'_>,
+) -> Result<Passed, Fault> {
+    let size = content.len() as u64;
+    let mut digest = Digest::new(size);
+    let bytes = ring.stream(&mut Cursor::new(content), sink, size, &mut digest, tick)?;
+    Ok(Passed { sums: digest.finish(), bytes, data_end: bytes, short: false })
 }

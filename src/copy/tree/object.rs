@@ -1,6 +1,6 @@
 //! Copying one object, again where it changes meanwhile.
 
-use std::io::Cursor;
+use std::io::{Seek, Write};
 use std::path::Path;
 
 use nix::errno::Errno;
@@ -13,7 +13,6 @@ use crate::copy::content::{self, Passed};
 use crate::copy::progress::{Monitor, interrupted};
 use crate::copy::stream::{Fault, Ring, Side};
 use crate::error::{Context, Error, Kind as ErrorKind, Result};
-use crate::record::digest::Digest;
 use crate::record::manifest::Object;
 use crate::sys::tree::{Dir, File, Kind, Meta};
 
@@ -149,9 +148,7 @@ impl<D: Dir> Attempt<'_, D> {
         let xattrs = xattrs.doing_to("reading the extended attributes of", self.path)?;
         self.set_attributes(&target, &meta, &xattrs)?;
         let mut object = Object::new(&meta, D::KEEPS_BIRTH);
-        if let Some(content) = &self.entry.replace {
-            object.size = content.len() as u64;
-        }
+        object.size = self.size(&meta);
         object.sums = Some(passed.sums);
         object.xattrs = attributes::checksum(&xattrs);
         let effort = Effort { bytes: passed.bytes, written, touched: true };
@@ -166,6 +163,26 @@ impl<D: Dir> Attempt<'_, D> {
         self.pair.target.remove_file(&self.entry.name).doing_to("removing the copy of", self.path)
     }
 
+    /// Passes the content that the copy is to have to `sink`.
+    pub(super) fn pass<W: Write + Seek>(
+        &mut self,
+        source: &mut D::File,
+        sink: &mut W,
+        meta: &Meta,
+    ) -> Result<Passed> {
+        let tick = |bytes| self.monitor.passing(bytes);
+        match &self.entry.replace {
+            None => content::pass(source, sink, meta, self.ring, &tick),
+            Some(content) => content::pass_from_memory(content, sink, self.ring, &tick),
+        }
+        .map_err(|fault| failed(&fault, self.path, self.monitor))
+    }
+
+    /// The size that the copy is to have.
+    pub(super) fn size(&self, meta: &Meta) -> u64 {
+        self.entry.replace.as_ref().map_or(meta.size, |content| content.len() as u64)
+    }
+
     /// Fills a new file. Returns the bytes written too: all of them.
     pub(super) fn fill(
         &mut self,
@@ -173,25 +190,13 @@ impl<D: Dir> Attempt<'_, D> {
         target: &mut Target<D::File>,
         meta: &Meta,
     ) -> Result<(Passed, u64)> {
-        let target = &mut target.file;
-        let tick = |bytes| self.monitor.passing(bytes);
-        if let Some(content) = &self.entry.replace {
-            let size = content.len() as u64;
-            let mut digest = Digest::new(size);
-            let bytes = self
-                .ring
-                .stream(&mut Cursor::new(content), target, size, &mut digest, &tick)
-                .map_err(|fault| failed(&fault, self.path, self.monitor))?;
-            let sums = digest.finish();
-            return Ok((Passed { sums, bytes, data_end: bytes, short: false }, bytes));
-        }
         if meta.size > 1 << 20 {
             source.will_read_once();
         }
-        let passed = content::pass(source, target, meta, self.ring, &tick)
-            .map_err(|fault| failed(&fault, self.path, self.monitor))?;
-        if passed.data_end < meta.size && !passed.short {
-            target.set_len(meta.size).doing_to("setting the size of", self.path)?;
+        let passed = self.pass(source, &mut target.file, meta)?;
+        let size = self.size(meta);
+        if passed.data_end < size && !passed.short {
+            target.file.set_len(size).doing_to("setting the size of", self.path)?;
         }
         let written = passed.bytes;
         Ok((passed, written))
@@ -250,7 +255,7 @@ fn changed(before: &Meta, after: &Meta) -> bool {
         != (after.kind, after.dev, after.ino, after.size, after.mtime, after.ctime)
 }
 
-pub(super) fn failed(fault: &Fault, path: &Path, monitor: &Monitor) -> Error {
+fn failed(fault: &Fault, path: &Path, monitor: &Monitor) -> Error {
     let operation = match fault.side {
         Side::Read => "reading",
         Side::Write => "writing",

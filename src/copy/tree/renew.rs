@@ -1,15 +1,14 @@
 //! Objects that the copy has already: left as they are where they are what they are to be, and made
 //! so where that is less work than making them anew.
 
-use std::io::{self, Cursor, Seek, SeekFrom};
+use std::io::{self, Seek, SeekFrom};
 
-use super::object::{Attempt, Tried, failed};
+use super::object::{Attempt, Tried};
 use super::patch::Patch;
 use super::remove::remove;
 use super::{Effort, Old, replaced, vanished};
-use crate::copy::content::{self, Discard, Passed};
+use crate::copy::content::{Discard, Passed};
 use crate::error::{Context, Result};
-use crate::record::digest::Digest;
 use crate::record::manifest::Object;
 use crate::sys::tree::{Dir, File, Kind, Meta, Xattrs};
 
@@ -198,23 +197,9 @@ impl<D: Dir> Attempt<'_, D> {
             .open_to_change(&self.entry.name)
             .doing_to("opening the copy of", self.path)?;
         let mut patch = Patch::new(&mut target.file, there.size);
-        let tick = |bytes| self.monitor.passing(bytes);
-        let (passed, size) = match &self.entry.replace {
-            None => {
-                let passed = content::pass(source, &mut patch, meta, self.ring, &tick);
-                (passed.map_err(|fault| failed(&fault, self.path, self.monitor))?, meta.size)
-            }
-            Some(content) => {
-                let size = content.len() as u64;
-                let mut digest = Digest::new(size);
-                let content = &mut Cursor::new(content);
-                let bytes = self.ring.stream(content, &mut patch, size, &mut digest, &tick);
-                let bytes = bytes.map_err(|fault| failed(&fault, self.path, self.monitor))?;
-                let sums = digest.finish();
-                (Passed { sums, bytes, data_end: bytes, short: false }, size)
-            }
-        };
+        let passed = self.pass(source, &mut patch, meta)?;
         let written = patch.written();
+        let size = self.size(meta);
         if there.size > size {
             target.file.set_len(size).doing_to("setting the size of", self.path)?;
         }
@@ -231,32 +216,20 @@ impl<D: Dir> Attempt<'_, D> {
             && there.size == meta.size
         {
             // Where the source's blocks came out as something else after all, the verifying finds it.
-            return self.read(source, meta).map(Some);
+            return self.pass(source, &mut Discard, meta).map(Some);
         }
-        let listed = self.entry.old.as_ref().and_then(|old| old.listed.as_deref());
+        let entry = self.entry;
+        let listed = entry.old.as_ref().and_then(|old| old.listed.as_deref());
         let found = Object::new(there, D::KEEPS_BIRTH);
         let Some(listed) = listed.filter(|listed| is_as_listed(listed, &found)) else {
             return Ok(None);
         };
-        let passed = match &self.entry.replace {
-            Some(content) => {
-                let bytes = content.len() as u64;
-                let mut digest = Digest::new(bytes);
-                digest.update(content);
-                Passed { sums: digest.finish(), bytes, data_end: bytes, short: false }
-            }
-            // What has another time was written to: it need not be read twice.
-            None if (listed.size, listed.mtime) != (meta.size, meta.mtime) => return Ok(None),
-            None => self.read(source, meta)?,
-        };
+        // What has another time was written to: it need not be read twice.
+        if self.entry.replace.is_none() && (listed.size, listed.mtime) != (meta.size, meta.mtime) {
+            return Ok(None);
+        }
+        let passed = self.pass(source, &mut Discard, meta)?;
         Ok(Some(passed).filter(|passed| Some(&passed.sums) == listed.sums.as_ref()))
-    }
-
-    /// Reads the source, for its checksums.
-    fn read(&mut self, source: &mut D::File, meta: &Meta) -> Result<Passed> {
-        let tick = |bytes| self.monitor.passing(bytes);
-        content::pass(source, &mut Discard, meta, self.ring, &tick)
-            .map_err(|fault| failed(&fault, self.path, self.monitor))
     }
 
     /// Sets what is to be set.
