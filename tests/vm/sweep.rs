@@ -1,11 +1,12 @@
-//! A medium that dies at any request of `boot`, `confirm`, `reject` and a repair: something starts,
-//! what is said is true, and the next run comes to the end.
+//! A medium that dies at any request of `boot`, `confirm`, `reject`, a snapshot and a repair: something
+//! starts, what is said is true, and the next run comes to the end.
 
+use std::cell::Cell;
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
-use crate::disk::{Disk, Layout, Scheme, mounts};
+use crate::disk::{Disk, Layout, Scheme, mounts, pattern};
 use crate::harness::{Run, Test, need_class, note, program, tests, tool, try_tool, wait_until};
 
 pub const TESTS: &[Test] = tests![
@@ -17,6 +18,10 @@ pub const TESTS: &[Test] = tests![
     a_trial,
     confirm,
     reject,
+    copy_without_a_medium,
+    copy_without_writes,
+    refresh_without_a_medium,
+    refresh_without_writes,
     repair_without_a_medium,
     repair_without_writes,
 ];
@@ -307,6 +312,38 @@ fn reject() {
     };
     let verb = Verb { args: &["reject"], starts: 1, before: &before, finish: &finish };
     verb.sweep(&disk, &DEAD);
+}
+
+/// The running root has changed since it was copied, and is copied again.
+fn snapshot(words: &[&str], args: &[&str]) {
+    let disk = disk(Scheme::Mbr);
+    let times = Cell::new(0);
+    let before = |disk: &Disk| {
+        times.set(times.get() + 1);
+        let root = disk.root();
+        let _ =
+            fs::rename(root.join(format!("etc/time-{}", times.get() - 1)), root.join("etc/was"));
+        disk.write(&format!("etc/time-{}", times.get()), pattern(100_000, times.get()));
+        disk.write("etc/motd", format!("for the {}th time", times.get()));
+    };
+    let finish = |disk: &Disk| disk.dualroot(args);
+    Verb { args, starts: 1, before: &before, finish: &finish }.sweep(&disk, words);
+}
+
+fn copy_without_a_medium() {
+    snapshot(&DEAD, &["snapshot", "--fresh"]);
+}
+
+fn copy_without_writes() {
+    snapshot(&READ_ONLY, &["snapshot", "--fresh"]);
+}
+
+fn refresh_without_a_medium() {
+    snapshot(&DEAD, &["snapshot"]);
+}
+
+fn refresh_without_writes() {
+    snapshot(&READ_ONLY, &["snapshot"]);
 }
 
 /// The second slot was to start and is destroyed.
