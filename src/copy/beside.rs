@@ -133,22 +133,15 @@ impl<'a> Beside<'a> {
 
     /// Passes an object that the walk did not meet, with what is listed below it.
     fn pass(&mut self, line: Line) -> Result<()> {
-        let kind = match line {
-            Line::Ignored(_, kind) => kind,
-            Line::Object(name, object) => {
-                self.missing_count += 1;
-                self.missing.get_or_insert_with(|| self.path.join(name));
-                object.kind
-            }
-            Line::Leave => return Ok(()),
-        };
-        let mut deep = u64::from(kind == Kind::Dir);
+        let mut deep = u64::from(line.is_dir());
+        if let Line::Object(name, _) = line {
+            self.missing_count += 1;
+            self.missing.get_or_insert_with(|| self.path.join(name));
+        }
         while deep > 0 {
             match self.line()? {
                 Line::Leave => deep -= 1,
-                Line::Object(_, Object { kind, .. }) | Line::Ignored(_, kind) => {
-                    deep += u64::from(kind == Kind::Dir);
-                }
+                below => deep += u64::from(below.is_dir()),
             }
         }
         Ok(())
@@ -174,12 +167,10 @@ impl<'a> Beside<'a> {
             }
             last.clone_from(name);
         }
-        match &line {
-            Line::Object(_, Object { kind: Kind::Dir, .. }) | Line::Ignored(_, Kind::Dir) => {
-                self.last.push(OsString::new());
-            }
-            Line::Leave => drop(self.last.pop()),
-            _ => {}
+        if line.is_dir() {
+            self.last.push(OsString::new());
+        } else if line == Line::Leave {
+            self.last.pop();
         }
         Ok(line)
     }

@@ -209,6 +209,16 @@ pub enum Line {
     Leave,
 }
 
+impl Line {
+    /// Whether the entries of a directory follow.
+    pub fn is_dir(&self) -> bool {
+        matches!(
+            self,
+            Self::Object(_, Object { kind: Kind::Dir, .. }) | Self::Ignored(_, Kind::Dir)
+        )
+    }
+}
+
 /// Longer lines are no manifest of ours: a name and a link target at most, all escaped, and tags.
 const LINE_MAX: u64 = 64 << 10;
 

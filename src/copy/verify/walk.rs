@@ -31,7 +31,8 @@ pub(super) fn walk<D: Dir, M: BufRead>(
     only: Option<&Touched>,
     monitor: &Monitor,
 ) -> StdResult<(), Closed> {
-    let mut walk = Walk { feed, only, monitor, path: PathBuf::new(), number: 0 };
+    let (path, batch) = (PathBuf::new(), Vec::new());
+    let mut walk = Walk { feed, only, monitor, path, number: 0, batch, passed: 0 };
     match walk.run(root, Reader::new(manifest)) {
         Ok(()) => Ok(()),
         Err(Stopped::Closed) => Err(Closed),
@@ -52,8 +53,12 @@ struct Walk<'a, D: Dir> {
     only: Option<&'a Touched>,
     monitor: &'a Monitor,
     path: PathBuf,
-    /// Objects of the manifest that were passed.
+    /// Objects of the manifest that were read.
     number: u64,
+    /// What is to be compared in the innermost directory and was not yet handed out.
+    batch: Vec<(OsString, Object)>,
+    /// Directories that the manifest is in, and that are not looked into.
+    passed: u32,
 }
 
 impl<D: Dir> Walk<'_, D> {
@@ -77,60 +82,65 @@ impl<D: Dir> Walk<'_, D> {
         }
         let listing = self.enter(root, &object, Path::new("."))?;
         let mut stack = Stack::new(Arc::clone(root), listing).doing_to("reading", "/")?;
-        let mut batch = Vec::new();
-        // Directories of the manifest that are not looked into: their entries are passed over.
-        let mut passed = 0u32;
         while let Some(line) = next()? {
             if let Some(signal) = self.monitor.stopped() {
                 return Err(interrupted(signal).into());
             }
-            let Some((dir, listing)) = stack.top() else {
-                return Err(malformed("it goes on after its root").into());
-            };
-            let dir = Arc::clone(dir);
-            let wanted = matches!(line, Line::Object(..)) && self.is_wanted();
-            match line {
-                Line::Object(_, object) if passed > 0 => {
-                    passed += u32::from(object.kind == Kind::Dir);
-                }
-                Line::Ignored(_, kind) if passed > 0 => passed += u32::from(kind == Kind::Dir),
-                Line::Leave if passed > 0 => passed -= 1,
-                Line::Ignored(name, kind) => {
-                    listing.ignored.insert(name);
-                    passed += u32::from(kind == Kind::Dir);
-                }
-                Line::Object(name, object) if !wanted => {
-                    self.pass_extra(listing, Some(&name))?;
-                    passed += u32::from(object.kind == Kind::Dir);
-                }
-                Line::Object(name, object) if object.kind == Kind::Dir => {
-                    self.hand_out(&dir, &mut batch)?;
-                    self.pass_extra(listing, Some(&name))?;
-                    match self.descend(&dir, &name, &object)? {
-                        Some((below, listing)) => {
-                            stack.push(below, listing).doing_to("reading", &name)?;
-                            self.path.push(&name);
-                        }
-                        None => passed += 1,
-                    }
-                }
-                Line::Object(name, object) => {
-                    self.pass_extra(listing, Some(&name))?;
-                    batch.push((name, object));
-                    if is_full(&batch) {
-                        self.hand_out(&dir, &mut batch)?;
-                    }
-                }
-                Line::Leave => {
-                    self.hand_out(&dir, &mut batch)?;
-                    self.pass_extra(listing, None)?;
-                    stack.pop().doing_to("leaving", &self.path)?;
-                    self.path.pop();
-                }
-            }
+            self.follow(&mut stack, line)?;
         }
         if stack.depth() > 0 {
             return Err(malformed("it ends before its root does").into());
+        }
+        Ok(())
+    }
+
+    /// Goes where the manifest goes.
+    fn follow(&mut self, stack: &mut Stack<D, Listing>, line: Line) -> StdResult<(), Stopped> {
+        let is_dir = line.is_dir();
+        let wanted = matches!(line, Line::Object(..)) && self.is_wanted();
+        if self.passed > 0 {
+            match line {
+                Line::Leave => self.passed -= 1,
+                _ => self.passed += u32::from(is_dir),
+            }
+            return Ok(());
+        }
+        let Some((dir, listing)) = stack.top() else {
+            return Err(malformed("it goes on after its root").into());
+        };
+        let dir = Arc::clone(dir);
+        match line {
+            Line::Ignored(name, _) => {
+                listing.ignored.insert(name);
+                self.passed = u32::from(is_dir);
+            }
+            Line::Object(name, _) if !wanted => {
+                self.pass_extra(listing, Some(&name))?;
+                self.passed = u32::from(is_dir);
+            }
+            Line::Object(name, object) if is_dir => {
+                self.hand_out(&dir)?;
+                self.pass_extra(listing, Some(&name))?;
+                if let Some((below, listing)) = self.descend(&dir, &name, &object)? {
+                    stack.push(below, listing).doing_to("reading", &name)?;
+                    self.path.push(&name);
+                } else {
+                    self.passed = 1;
+                }
+            }
+            Line::Object(name, object) => {
+                self.pass_extra(listing, Some(&name))?;
+                self.batch.push((name, object));
+                if is_full(&self.batch) {
+                    self.hand_out(&dir)?;
+                }
+            }
+            Line::Leave => {
+                self.hand_out(&dir)?;
+                self.pass_extra(listing, None)?;
+                stack.pop().doing_to("leaving", &self.path)?;
+                self.path.pop();
+            }
         }
         Ok(())
     }
@@ -207,11 +217,12 @@ impl<D: Dir> Walk<'_, D> {
         Ok(())
     }
 
-    fn hand_out(&self, dir: &Arc<D>, batch: &mut Vec<(OsString, Object)>) -> StdResult<(), Closed> {
-        if batch.is_empty() {
+    /// Has what was collected in `dir` compared.
+    fn hand_out(&mut self, dir: &Arc<D>) -> StdResult<(), Closed> {
+        if self.batch.is_empty() {
             return Ok(());
         }
-        let entries = std::mem::take(batch);
+        let entries = std::mem::take(&mut self.batch);
         self.feed.job(Batch { dir: Arc::clone(dir), path: self.path.as_path().into(), entries })
     }
 }
