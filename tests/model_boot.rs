@@ -76,9 +76,11 @@ fn by_loader(scheme: Scheme) -> Machine {
 
 /// Each slot has its own journal: there is no `/config`.
 fn without_config(machine: &Machine) -> Machine {
+    let [one, two, _] = parts(scheme(machine));
+    let machine = machine.fork();
     machine.world(|w| {
-        let fstab = b"/dev/da0s1 / ufs rw 1 1\n/dev/da0s2 /altroot ufs rw,noauto 0 0\n";
-        w.edit("da0s1", |tree| tree.file("etc/fstab", fstab));
+        let fstab = format!("/dev/{one} / ufs rw 1 1\n/dev/{two} /altroot ufs rw,noauto 0 0\n");
+        w.edit(&one, |tree| tree.file("etc/fstab", fstab.as_bytes()));
         w.boot.truncate(1);
     });
     let machine = machine.lose_power(Loss::None);
@@ -350,6 +352,51 @@ fn a_trial_ends_by_itself_or_is_confirmed_or_rejected() {
         assert_eq!(slot, 1);
         assert_eq!(reject(&machine).unwrap_err().kind, Kind::Refused, "there is none");
     }
+}
+
+/// The slot that is tried has its own journal: only the flags tell it that it is.
+#[test]
+fn a_trial_is_known_without_the_journal_of_the_other_slot() {
+    let machine = without_config(&machine(Scheme::Gpt));
+    let stage = |machine: &Machine| show(machine).trial.map(|t| t.stage);
+    done(choose(&machine, 2, true));
+    let trial = started(&machine).0;
+    let told = || {
+        assert_eq!((running(&trial), stage(&trial)), (2, Some(show::Stage::Running)));
+        assert!(codes(&trial).contains(&"trial-unconfirmed"), "{:?}", codes(&trial));
+        // The known-good root is not written over, whatever is said.
+        for force in [false, true] {
+            let options = snapshot::Options { force, ..snapshot::Options::default() };
+            let error = snapshot::run(&trial, &session(&trial), options, &mut |_| {});
+            assert_eq!(error.unwrap_err().kind, Kind::Refused);
+        }
+        assert_eq!(choose(&trial, 1, true).unwrap_err().kind, Kind::Refused, "it is on trial");
+    };
+    // Without rc(8)'s help and with it.
+    told();
+    let unseen = trial.fork();
+    assert_eq!(how(&trial), How::Trial);
+    told();
+    for machine in [unseen, trial] {
+        let [confirmed, rejected] = [(); 2].map(|()| machine.fork());
+        done(confirm(&confirmed));
+        assert_eq!((stage(&confirmed), show(&confirmed).next[0].slot), (None, 2));
+        assert_eq!(started(&confirmed).1, 2);
+        // What was rejected is not found again by its flags.
+        assert_eq!(done(reject(&rejected)).slot, 1);
+        assert_eq!(stage(&rejected), None);
+        assert_eq!(reject(&rejected).unwrap_err().kind, Kind::Refused, "there is none");
+        let (rejected, slot) = started(&rejected);
+        assert_eq!((slot, stage(&rejected).is_some()), (1, true), "its own journal knows of it");
+        // It ends by itself.
+        assert_eq!(started(&machine).1, 1);
+    }
+    // A choice that starts next is no trial of what runs, with or without rc(8)'s help.
+    let chosen = without_config(&self::machine(Scheme::Gpt));
+    done(choose(&chosen, 2, false));
+    assert_eq!((stage(&chosen), how(&chosen)), (None, How::Planned));
+    let (chosen, slot) = started(&chosen);
+    assert_eq!((slot, stage(&chosen), how(&chosen)), (2, None, How::Planned));
 }
 
 /// The flags could not be changed, and what was written of it before could not be taken back.
@@ -802,6 +849,9 @@ fn cases() -> Vec<Case> {
     let alone = without_config(&by_loader(Scheme::Mbr));
     done(choose(&alone, 2, true));
     let alone = started(&alone).0;
+    let unknown = without_config(&gpt);
+    done(choose(&unknown, 2, true));
+    let unknown = started(&unknown).0;
     let second = |machine: &Machine| {
         let machine = machine.fork();
         done(choose(&machine, 2, false));
@@ -819,6 +869,8 @@ fn cases() -> Vec<Case> {
         case("boot 2 --once", &gpt, |m| choose(m, 2, true).map(drop), 1, 2),
         case("boot 1 --once", &second(&gpt), |m| choose(m, 1, true).map(drop), 2, 1),
         case("confirm", &on_trial, |m| confirm(m).map(drop), 1, 2),
+        case("confirm, own journals", &unknown, |m| confirm(m).map(drop), 1, 2),
+        case("reject, own journals", &unknown, |m| reject(m).map(drop), 1, 1),
         case("reject, armed", &trial(), |m| reject(m).map(drop), 2, 1),
         case("reject, running", &on_trial, |m| reject(m).map(drop), 1, 1),
         case("boot 2 --once, MBR", &by_loader(Scheme::Mbr), |m| choose(m, 2, true).map(drop), 1, 2),
@@ -1185,6 +1237,56 @@ fn what_was_found_is_told_while_it_matters() {
     done(choose(&machine, 2, false));
     assert_eq!(how(&machine), How::Planned);
     assert_eq!(status().note, None);
+}
+
+/// A repair that was cut off in the middle.
+fn cut_off() -> Machine {
+    let machine = fallen_back();
+    let trace = machine.fork();
+    trace.record();
+    assert!(done(auto(&trace)).repaired);
+    machine.stop_at(trace.trace().len() as u64 / 2);
+    assert!(auto(&machine).is_err());
+    let (machine, slot) = started(&machine);
+    let report = done(auto_snapshot::run(&machine, &session(&machine), true, &mut |_| {}));
+    assert_eq!((slot, report.is_open(), report.status.state), (2, true, Auto::InProgress));
+    machine
+}
+
+/// Who makes the copy himself has repaired the slot: nothing says otherwise, and the next one is made
+/// as ever.
+#[test]
+fn a_snapshot_ends_a_repair_that_was_cut_off() {
+    let machine = cut_off();
+    done(snapshot(&machine));
+    let report = done(auto_snapshot::run(&machine, &session(&machine), true, &mut |_| {}));
+    assert_eq!((report.how, report.notice, report.is_open()), (How::Planned, false, false));
+    done(snapshot(&machine));
+    assert_eq!(show(&machine).slots[0].state, State::Valid);
+}
+
+/// Who chooses the slot that runs has given the other one up: it is not told as repaired.
+#[test]
+fn a_choice_ends_a_repair_that_was_cut_off() {
+    let choices = [|m: &Machine| choose(m, 2, false), |m: &Machine| confirm(m)];
+    for (choice, failed) in choices.into_iter().flat_map(|c| [(c, false), (c, true)]) {
+        let machine = cut_off();
+        if failed {
+            let format = When::Each("os.format", "/dev/da0p2".to_owned());
+            machine.inject(format, Action::Fail(Errno::EIO as i32));
+            assert_eq!(auto(&machine).unwrap_err().kind, Kind::Failed);
+        }
+        let status = || done(auto_snapshot::status(&machine, &session(&machine))).state;
+        assert_eq!(status(), if failed { Auto::Failed } else { Auto::InProgress });
+        done(choice(&machine));
+        assert_eq!(status(), Auto::Disabled);
+        let report = done(auto_snapshot::run(&machine, &session(&machine), false, &mut |_| {}));
+        assert_eq!((report.how, report.repaired, report.is_open()), (How::Planned, false, false));
+        assert_eq!(status(), Auto::Disabled);
+        assert_ne!(show(&machine).slots[0].state, State::Valid);
+        let (machine, slot) = started(&machine);
+        assert_eq!((slot, how(&machine)), (2, How::Planned));
+    }
 }
 
 /// What is up after a loss of power is whole, and goes on with the repair until that is done.

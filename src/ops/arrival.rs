@@ -9,7 +9,7 @@ use super::journal::{self, Store};
 use super::{Session, durable, notice, observe};
 use crate::error::Result;
 use crate::record::USED;
-use crate::record::journal::{Auto, AutoSnapshot, Boot, How, Journal, Trial};
+use crate::record::journal::{Auto, AutoSnapshot, Boot, By, How, Journal, Place, Trial};
 use crate::slot::arrival::{Arrival, arrival};
 use crate::slot::discover::Layout;
 use crate::slot::view::View;
@@ -35,53 +35,65 @@ impl Found {
     }
 }
 
-/// The trial by nextboot(8) that this start is, with what tells this start from others, until the
-/// journal has seen it. Where each slot has a journal of its own, that of the slot that is tried knows
-/// nothing but by what the loader left.
+/// Takes this start up in a journal that was read, unless that has seen it: how it came about, and the
+/// trial that it is. Where each slot has a journal of its own, that of the slot that is tried knows of
+/// the trial only by what the loader left, or by the flags.
 ///
 /// # Errors
 /// The system does not tell which start this is.
-fn unseen_trial<O: Os>(
-    os: &O,
-    view: &View,
-    layout: &Layout,
-    journal: &Journal,
-) -> Result<Option<(Trial, String)>> {
-    if view.root != Path::new("/") {
-        return Ok(None);
-    }
-    let started = os.boot()?;
-    let seen = journal.boot.as_ref().is_some_and(|boot| boot.id == started.id);
-    let running = layout.running().number;
-    let trial = view.nextboot_trial(layout, &started);
-    let runs = trial.filter(|trial| !seen && trial.slot.slot == running);
-    Ok(runs.map(|trial| (trial, started.id)))
-}
-
-/// Takes such a trial up in a journal that was read: seen from now on, its end is its end.
-///
-/// # Errors
-/// As [`look`].
 pub(super) fn adopt<O: Os>(
     os: &O,
     view: &View,
     layout: &Layout,
     journal: &mut Journal,
-) -> Result<()> {
-    if let Some((trial, id)) = unseen_trial(os, view, layout, journal)? {
-        let (time, slot, how) = (Timestamp::now(), trial.slot.clone(), How::Trial);
-        journal.boot = Some(Boot { id, time, slot, how });
+) -> Result<Arrival> {
+    let started = os.boot()?;
+    let place = |slot: &Slot| journal::place(view, slot);
+    let [running, other] = [layout.running(), layout.alternate()].map(place);
+    let seen = journal.boot.as_ref().filter(|b| b.id == started.id && b.slot == running);
+    let seen = seen.map(|boot| boot.how);
+    if seen.is_none()
+        && view.root == Path::new("/")
+        && let Some(trial) = view.nextboot_trial(layout, &started)
+        && trial.slot == running
+    {
         take_up(journal, trial);
     }
-    Ok(())
+    let selection = view.selection_of(layout);
+    let several = selection.as_ref().is_some_and(|s| s.table.scheme == Scheme::Gpt);
+    let next = selection.map(|s| s.next()).unwrap_or_default();
+    let mut arrival = arrival(layout, &next, several, journal, place);
+    if let Some(how) = seen {
+        // What was chosen since is for the next one.
+        if arrival.how == How::Fallback || how != How::Fallback {
+            arrival.how = how;
+        }
+        return Ok(arrival);
+    }
+    let (time, how) = (Timestamp::now(), arrival.how);
+    let boot = Boot { id: started.id, time, slot: running.clone(), how };
+    // What ran before is a system that came up, and nobody has written to its slot since.
+    if journal.boot.replace(boot).is_some_and(|last| last.slot == other) {
+        prove(journal, &other);
+    }
+    // What was found and done after an earlier start says nothing of this one.
+    journal.auto_snapshot.take_if(|auto| matches!(auto.state, Auto::Completed | Auto::Disabled));
+    if how == How::Trial && journal.trial.as_ref().is_none_or(|trial| trial.slot != running) {
+        take_up(journal, Trial { slot: running, from: other, armed: time, by: By::Flags });
+    }
+    Ok(arrival)
 }
 
-/// The slot that it was begun from has run, and nobody has written to it since.
+/// The slot that a trial was begun from has run, and nobody has written to it since.
 fn take_up(journal: &mut Journal, trial: Trial) {
-    if !journal.proven.contains(&trial.from) {
-        journal.proven.push(trial.from.clone());
-    }
+    prove(journal, &trial.from);
     journal.trial = Some(trial);
+}
+
+fn prove(journal: &mut Journal, place: &Place) {
+    if !journal.proven.contains(place) {
+        journal.proven.push(place.clone());
+    }
 }
 
 /// Tells how this start came about. Writes nothing.
@@ -91,56 +103,32 @@ fn take_up(journal: &mut Journal, trial: Trial) {
 /// journal.
 pub(super) fn look<O: Os>(os: &O, view: &View, layout: &Layout) -> Result<Found> {
     let mut journal = Store::of(view, layout).read(os).current()?;
-    if let Some((trial, _)) = unseen_trial(os, view, layout, &journal)? {
-        take_up(&mut journal, trial);
-    }
-    let selection = view.selection_of(layout);
-    let several = selection.as_ref().is_some_and(|s| s.table.scheme == Scheme::Gpt);
-    let next = selection.map(|s| s.next()).unwrap_or_default();
+    let arrival = adopt(os, view, layout, &mut journal)?;
     let place = |slot: &Slot| journal::place(view, slot);
-    let mut arrival = arrival(layout, &next, several, &journal, place);
-    let other = place(layout.alternate());
-    let running = place(layout.running());
-    let id = os.boot()?.id;
-    match journal.boot.take() {
-        // The same start: what was chosen since is for the next one.
-        Some(boot) if boot.id == id && boot.slot == running => {
-            if arrival.how == How::Fallback || boot.how != How::Fallback {
-                arrival.how = boot.how;
-            }
-            journal.boot = Some(boot);
-        }
-        last => {
-            // What ran before is a system that came up, and nobody has written to its slot since.
-            if last.is_some_and(|last| last.slot == other) && !journal.proven.contains(&other) {
-                journal.proven.push(other.clone());
-            }
-            // What was found and done after an earlier start says nothing of this one.
-            journal
-                .auto_snapshot
-                .take_if(|auto| matches!(auto.state, Auto::Completed | Auto::Disabled));
-            let (time, how) = (Timestamp::now(), arrival.how);
-            journal.boot = Some(Boot { id, time, slot: running.clone(), how });
-        }
-    }
     if arrival.how == How::Fallback {
         // While it is repaired the flags say something else.
-        journal.intended = Some(other.clone());
+        journal.intended = Some(place(layout.alternate()));
     }
-    if arrival.how == How::Planned && arrival.meant == running.slot {
-        let repaired = journal.intended.as_ref() == Some(&running);
-        // What was found of the other slot is settled.
-        journal.auto_snapshot.take_if(|auto| auto.state == Auto::Disabled && auto.why.is_some());
-        if let Some(auto) = &mut journal.auto_snapshot
-            && matches!(auto.state, Auto::InProgress | Auto::Failed)
-        {
-            // Power was lost after the flags were back, or somebody else has settled it.
-            let state = if repaired { Auto::Completed } else { Auto::Disabled };
-            *auto = AutoSnapshot { state, why: None, when: Timestamp::now() };
-        }
-        journal.intended = Some(running);
+    if arrival.how == How::Planned && arrival.meant == layout.running().number {
+        end_repair(&mut journal, place(layout.running()));
     }
     Ok(Found { arrival, journal })
+}
+
+/// The slot that runs was meant to: nothing of the other one is open any more.
+fn end_repair(journal: &mut Journal, running: Place) {
+    let repaired = journal.intended.as_ref() == Some(&running);
+    match journal.auto_snapshot.as_ref().map(|auto| auto.state) {
+        // Power was lost after the flags were back.
+        Some(Auto::InProgress) if repaired => {
+            let (state, when) = (Auto::Completed, Timestamp::now());
+            journal.auto_snapshot = Some(AutoSnapshot { state, why: None, when });
+        }
+        Some(Auto::Completed) | None => {}
+        // Somebody else has settled it.
+        Some(Auto::InProgress | Auto::Failed | Auto::Disabled) => journal.auto_snapshot = None,
+    }
+    journal.intended = Some(running);
 }
 
 /// The same, written down.

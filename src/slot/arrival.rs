@@ -20,8 +20,7 @@ pub struct Arrival {
 ///
 /// The flags say what was meant to run: whoever chooses a slot, with this program or without, sets
 /// them. Only while the other slot is being repaired they are on the running one, and then the
-/// journal knows which was meant. gptboot falls back on nothing without a flag: what runs without one
-/// was started once, be it that the journal knows nothing of the trial, since each slot has its own.
+/// journal knows which was meant.
 pub fn arrival(
     layout: &Layout,
     next: &[Next],
@@ -31,6 +30,11 @@ pub fn arrival(
 ) -> Arrival {
     let running = layout.running().number;
     let number = |known: &Place| layout.slots.iter().find(|s| place(s) == *known).map(|s| s.number);
+    let state = journal.auto_snapshot.as_ref().map(|auto| auto.state);
+    let repairing = matches!(state, Some(Auto::InProgress | Auto::Failed));
+    if several && !repairing && was_started_once(running, next) {
+        return Arrival { how: How::Trial, meant: running };
+    }
     if let Some(trial) = &journal.trial {
         let armed = next.first().is_some_and(|n| n.once);
         match (number(&trial.slot), number(&trial.from)) {
@@ -43,14 +47,15 @@ pub fn arrival(
     }
     let flagged = next.iter().find(|n| !n.once).map(|n| n.slot);
     let intended = journal.intended.as_ref().and_then(number);
-    let state = journal.auto_snapshot.as_ref().map(|auto| auto.state);
-    let repairing = matches!(state, Some(Auto::InProgress | Auto::Failed));
     let meant = if repairing { intended.or(flagged) } else { flagged.or(intended) };
     let meant = meant.unwrap_or(running);
-    if several && !repairing && !next.is_empty() && next.iter().all(|n| n.slot != running) {
-        return Arrival { how: How::Trial, meant: running };
-    }
     Arrival { how: if meant == running { How::Planned } else { How::Fallback }, meant }
+}
+
+/// gptboot(8) falls back on nothing without a flag: what runs without one was started once, though
+/// the journal may know nothing of the trial, since each slot can have its own.
+fn was_started_once(running: u32, next: &[Next]) -> bool {
+    !next.is_empty() && next.iter().all(|n| n.slot != running)
 }
 
 #[cfg(test)]

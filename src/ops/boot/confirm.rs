@@ -66,8 +66,8 @@ pub fn run<O: Os>(os: &O, session: &Session) -> Result<Report> {
         work.set(os, diary, &deed)?;
         // Only now: nothing is marked as good of which the flags say otherwise.
         let known = diary.note(|journal| {
-            journal.intended = Some(work.place(number));
             journal.trial = None;
+            work.intend(journal, number);
         });
         if let Err(e) = known
             && (work.journal.trial.is_some() || !history::is_only_lost(&e))

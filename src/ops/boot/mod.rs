@@ -118,9 +118,9 @@ fn select<O: Os>(
         (None, false) => selection.select(number, other_is_good),
     };
     let intend = |journal: &mut Journal| {
-        journal.intended = Some(if once { from.clone() } else { to.clone() });
         journal.trial = once.then(|| trial.clone());
         work.take_up(journal);
+        work.intend(journal, if once { running } else { number });
         journal.proven.retain(|place| place.slot != from.slot);
         journal.proven.push(from.clone());
     };

@@ -36,9 +36,9 @@ pub fn run<O: Os>(os: &O, session: &Session, reboot: bool) -> Result<Report> {
         let deed = Deed { flags: change.as_ref(), file: None, other: other.armed };
         let ends = (trial.slot.device.clone(), trial.from.device.clone());
         let back = |journal: &mut Journal| {
-            journal.intended = Some(work.place(number));
             journal.trial = None;
             work.take_up(journal);
+            work.intend(journal, number);
         };
         diary.begin(&work.view, &work.layout, ends, back)?;
         work.set(os, diary, &deed)?;

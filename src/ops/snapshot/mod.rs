@@ -31,7 +31,7 @@ use super::{Session, arrival, journal};
 use crate::copy::progress::interrupted;
 use crate::error::{Error, Result};
 use crate::plan::{Method, Reading, Step};
-use crate::record::journal::{Auto, Journal};
+use crate::record::journal::{Auto, AutoSnapshot, Journal};
 use crate::slot::discover::Layout;
 use crate::slot::view::View;
 use crate::slot::{Pair, Part};
@@ -144,10 +144,12 @@ fn attempt<O: Os>(
         run.execute(step)?;
     }
     let pairs = run.finish()?;
-    // What could not be repaired at boot is replaced.
+    // What was to be repaired at boot, and was not, is replaced.
     if options.only.is_none()
+        && !options.repair
         && let Err(error) = diary.note(|journal| {
-            journal.auto_snapshot.take_if(|auto| auto.state == Auto::Failed);
+            let open = |auto: &mut AutoSnapshot| auto.state != Auto::Completed;
+            journal.auto_snapshot.take_if(open);
         })
     {
         log::warn!("{error}");
