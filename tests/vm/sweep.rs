@@ -95,10 +95,10 @@ impl Verb<'_> {
             println!("request {n}");
             (self.before)(disk);
             let (flags, content) = (tried(disk), content(disk));
+            let own = root(disk).unwrap();
             let count = n.to_string();
             let fails = [&["configure", "-e", "5", "-c", &count], words, &[disk.name()]].concat();
             Run::of(program("gnop").args(fails)).exits(0);
-            let own = root(disk).unwrap();
             let run = disk.dualroot(self.args);
             tool("gnop", &[&"configure", &"-r", &"0", &"-w", &"0", &disk.name()]);
             if !Path::new(&disk.node(2)).exists() {
@@ -112,7 +112,7 @@ impl Verb<'_> {
                 wait_until("the root is gone", || {
                     root(disk).is_none() || try_tool("umount", &[&"-f", &disk.root()]).code == 0
                 });
-                tool("fsck_ffs", &[&"-y", &own]);
+                repair_by_fsck(&own);
                 tool("mount", &[&own, &disk.root()]);
             }
             failures += u32::from(run.code != 0);
@@ -171,6 +171,13 @@ impl Verb<'_> {
         note(&format!("{} of {requests} requests, {failures} runs failed", places.len()));
         sound(disk);
     }
+}
+
+/// `fsck_ffs`(8) repairs it; once more as often as it asks for that, by exit 16 (`ERERUN`).
+#[track_caller]
+fn repair_by_fsck(device: &str) {
+    let mut runs = (0..5).map(|_| try_tool("fsck_ffs", &[&"-y", &device]));
+    runs.find(|run| run.code != 16).expect("fsck_ffs asks for ever").exits(0);
 }
 
 /// What is mounted as the running root.
