@@ -206,10 +206,9 @@ pub(super) fn place(view: &View, slot: &Slot) -> Place {
 pub(super) fn interrupted<O: Os>(
     os: &O,
     view: &View,
-    layout: &Layout,
     journal: &Journal,
 ) -> Result<Option<Operation>> {
     let Some(operation) = &journal.operation else { return Ok(None) };
-    let lock = lock::shared(os, view, layout.root().target)?;
+    let lock = lock::shared_system(os, view)?;
     Ok(matches!(lock, Reading::Free(_)).then(|| operation.clone()))
 }

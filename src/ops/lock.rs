@@ -1,4 +1,5 @@
-//! One writer per medium.
+//! One writer per medium, and one for the state of the system: its journal, its boot flags, and the
+//! mount points of the copies, which a run onto another medium uses as well.
 
 use std::thread::sleep;
 use std::time::{Duration, Instant};
@@ -30,15 +31,23 @@ impl Owner {
     }
 }
 
-/// Takes the locks of `media` for a run of `verb`.
+/// Ends the names of the locks of systems: each is called after the medium that the root is on.
+const SYSTEM: &str = ".system";
+
+/// What a lock is of, in words.
+fn describe(name: &str) -> &str {
+    if name.ends_with(SYSTEM) { "the state of this system" } else { name }
+}
+
+/// Takes these locks, of media by their names, for a run of `verb`.
 ///
 /// # Errors
 /// Another run holds one of them (exit 4, at once, with its process id).
-pub(super) fn exclusive<O: Os>(os: &O, media: &[String], verb: &str) -> Result<Vec<Lock>> {
+pub(super) fn exclusive<O: Os>(os: &O, names: &[String], verb: &str) -> Result<Vec<Lock>> {
     os.make_dir(&os.run_dir())?;
     let note = format!("{} {verb}\n", std::process::id());
     let mut locks = Vec::new();
-    for name in media {
+    for name in names {
         let path = os.run_dir().join(format!("{name}.lock"));
         let begun = Instant::now();
         loop {
@@ -50,15 +59,17 @@ pub(super) fn exclusive<O: Os>(os: &O, media: &[String], verb: &str) -> Result<V
                             Kind::Busy,
                             "",
                             format!(
-                                "{name} is locked by process {} (dualroot {})",
-                                owner.pid, owner.verb
+                                "{} is locked by process {} (dualroot {})",
+                                describe(name),
+                                owner.pid,
+                                owner.verb
                             ),
                         ));
                     }
                     // Readers, or a writer between taking the lock and saying so.
                     _ if begun.elapsed() < READERS_WAIT => sleep(Duration::from_millis(20)),
                     _ => {
-                        let cause = format!("{name} stays locked by {}", readers(os));
+                        let cause = format!("{} stays locked by {}", describe(name), readers(os));
                         return Err(Error::new(Kind::Busy, "", cause));
                     }
                 },
@@ -71,7 +82,7 @@ pub(super) fn exclusive<O: Os>(os: &O, media: &[String], verb: &str) -> Result<V
 /// What [`observed`] hands over.
 #[derive(Debug)]
 pub struct Observed {
-    /// The locks of the alternate slot's media, held as long as this is.
+    /// The locks of the alternate slot's media and of the system, held as long as this is.
     pub locks: Vec<Lock>,
     /// Everything as it is since they are held.
     pub view: View,
@@ -99,13 +110,13 @@ pub fn observed<O: Os>(
     let layout = before.discover()?;
     check(&before, &layout)?;
     let targets = |layout: &Layout| layout.pairs.iter().map(|p| p.target).collect::<Vec<_>>();
-    let locked = media(&before, &targets(&layout));
+    let locked = written(&before, &targets(&layout));
     let locks = exclusive(os, &locked, verb)?;
     let swept = if sweep { sweep::sweep(os, &layout) } else { Swept::default() };
     let view = observe::view(os, session)?;
     let layout = view.discover()?;
     check(&view, &layout)?;
-    if media(&view, &targets(&layout)) != locked {
+    if written(&view, &targets(&layout)) != locked {
         return Err(Error::new(Kind::Busy, "", "the media changed while the lock was taken"));
     }
     Ok(Observed { locks, view, layout, swept })
@@ -122,11 +133,11 @@ pub fn medium<O: Os>(
     pick: impl Fn(&View) -> Result<Id>,
 ) -> Result<(Vec<Lock>, View, Id)> {
     let before = observe::view(os, session)?;
-    let locked = media(&before, &[pick(&before)?]);
+    let locked = written(&before, &[pick(&before)?]);
     let locks = exclusive(os, &locked, verb)?;
     let view = observe::view(os, session)?;
     let medium = pick(&view)?;
-    if media(&view, &[medium]) != locked {
+    if written(&view, &[medium]) != locked {
         return Err(Error::new(Kind::Busy, "", "the media changed while the lock was taken"));
     }
     Ok((locks, view, medium))
@@ -143,7 +154,16 @@ pub enum Reading {
 
 /// Tries to share the lock of the medium that holds `target`, without waiting.
 pub fn shared<O: Os>(os: &O, view: &View, target: Id) -> Result<Reading> {
-    let Some(name) = media(view, &[target]).pop() else { return Ok(Reading::Free(None)) };
+    share(os, media(view, &[target]).pop())
+}
+
+/// Tries to share the lock of the running system, without waiting.
+pub fn shared_system<O: Os>(os: &O, view: &View) -> Result<Reading> {
+    share(os, system(view))
+}
+
+fn share<O: Os>(os: &O, name: Option<String>) -> Result<Reading> {
+    let Some(name) = name else { return Ok(Reading::Free(None)) };
     os.make_dir(&os.run_dir())?;
     let path = os.run_dir().join(format!("{name}.lock"));
     Ok(match Lock::try_take(&path, false, "")? {
@@ -161,6 +181,17 @@ fn readers<O: Os>(os: &O) -> String {
         return "readers".to_owned();
     }
     format!("readers (process {})", pids.join(", "))
+}
+
+/// What a run takes that writes to these: first the media, since their names tell more.
+fn written(view: &View, targets: &[Id]) -> Vec<String> {
+    media(view, targets).into_iter().chain(system(view)).collect()
+}
+
+/// The lock of the running system.
+fn system(view: &View) -> Option<String> {
+    let root = view.mount_at(&view.root).and_then(|mount| view.provider_of(mount))?;
+    media(view, &[root]).pop().map(|name| name + SYSTEM)
 }
 
 /// The media's names, each once, always in the same order so that two runs cannot wait crosswise.

@@ -171,7 +171,7 @@ pub fn run<O: Os>(os: &O, session: &Session, choice: Option<Choice>) -> Result<R
         slots,
         next: next(&view, &layout, &tried),
         trial: trial(&view, &layout, &tried, &journal),
-        interrupted: journal::interrupted(os, &view, &layout, &journal)?,
+        interrupted: journal::interrupted(os, &view, &journal)?,
         journal: problem,
     })
 }

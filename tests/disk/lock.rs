@@ -99,6 +99,37 @@ fn another_medium_is_free() {
     halted.go().wait_soon().exits(0);
 }
 
+/// A run onto another medium uses the mount points, the journal and the flags of the same system: no
+/// other writer gets in, whatever it says, and nobody takes the run for one that is gone.
+#[test]
+fn a_run_onto_another_medium_is_at_work() {
+    if !ready(&["cc"]) {
+        return;
+    }
+    let (disk, other) = (disk(), Disk::new(Layout::roots(16, 16)));
+    let onto = format!("--media={}", other.medium().display());
+    let halted = disk.halt(&["snapshot", "--fresh", &onto], ("create", "20.txt", 0));
+    let words = format!("process {} (dualroot snapshot)", halted.running.pid());
+    for args in
+        [&["snapshot"][..], &["snapshot", "--force"], &["verify"], &["clean"], &["boot", "1"]]
+    {
+        at_once(&disk, args).fails(4, &words);
+    }
+    let report = at_once(&disk, &["show", "--json"]).exits(0).json();
+    assert_eq!(report["interrupted"], serde_json::Value::Null, "{report}");
+    assert_eq!(report["slots"][1]["state"], "valid", "its own slot is nobody's: {report}");
+    let report = at_once(&disk, &["show", "--json", &onto]).exits(0).json();
+    assert_eq!(report["slots"][1]["state"], "writing", "{report}");
+    let check = at_once(&disk, &["check"]);
+    for code in ["stale-mount", "run-interrupted"] {
+        assert!(!check.stdout.contains(code), "{check}");
+    }
+    halted.go().wait_soon().exits(0);
+    let log = disk.dualroot(&["log", "--json"]).exits(0).json();
+    let last = log["entries"].as_array().unwrap().last().unwrap().clone();
+    assert_eq!((&last["verb"], &last["result"]), (&"snapshot".into(), &"done".into()), "{log}");
+}
+
 #[test]
 fn a_dead_holder_holds_nothing() {
     if !ready(&["cc"]) {

@@ -62,7 +62,7 @@ pub(super) fn kept<O: Os>(
     if found.journal.is_none() && journal.trial.is_none() {
         return Ok(());
     }
-    if let Some(operation) = journal::interrupted(os, view, layout, &journal)? {
+    if let Some(operation) = journal::interrupted(os, view, &journal)? {
         let what = format!("the last {}", history::describe(&operation));
         let hint =
             "dualroot show tells what became of the slot; dualroot snapshot makes a new copy";

@@ -8,6 +8,7 @@ use super::{boot, names};
 use crate::error::Result;
 use crate::finding::{Finding, Severity};
 use crate::mounts::stale::obstacles;
+use crate::ops::lock;
 use crate::ops::show::{self, Seen};
 use crate::record::packages::Package;
 use crate::slot::discover::Layout;
@@ -47,7 +48,7 @@ pub(super) fn alternate<O: Os>(
         named.extend(boot::nextboot_there(view, layout, root));
     })?;
     if seen.found.state != State::Writing {
-        stale(os, view, layout, findings);
+        stale(os, view, layout, findings)?;
     }
     findings.extend(state(view, layout, &seen));
     if let Some(record) = &seen.found.record {
@@ -60,8 +61,9 @@ pub(super) fn alternate<O: Os>(
 }
 
 /// Mounts in the way that no live run made.
-fn stale<O: Os>(os: &O, view: &View, layout: &Layout, findings: &mut Vec<Finding>) {
+fn stale<O: Os>(os: &O, view: &View, layout: &Layout, findings: &mut Vec<Finding>) -> Result<()> {
     let run_dir = os.run_dir();
+    let at_work = matches!(lock::shared_system(os, view)?, lock::Reading::Taken(_));
     for pair in &layout.pairs {
         let point = view.below(pair.part.alternate());
         let of_target = |m: &crate::mounts::Mount| view.provider_of(m) == Some(pair.target);
@@ -70,7 +72,8 @@ fn stale<O: Os>(os: &O, view: &View, layout: &Layout, findings: &mut Vec<Finding
             // `812.show` is a reader at work, as long as it lives.
             let private = mount.point.strip_prefix(&run_dir).ok().and_then(Path::to_str);
             let owner = private.and_then(|name| name.split('.').next()?.parse().ok());
-            if owner.is_some_and(|pid| os.alive(pid)) {
+            // And what is at its place is a writer's, while one is at work, on whatever medium.
+            if owner.map_or(at_work, |pid| os.alive(pid)) {
                 continue;
             }
             let place = mount.point.to_string_lossy().into_owned();
@@ -79,6 +82,7 @@ fn stale<O: Os>(os: &O, view: &View, layout: &Layout, findings: &mut Vec<Finding
             findings.push(Finding::warning("stale-mount", place, what, hint));
         }
     }
+    Ok(())
 }
 
 fn state(view: &View, layout: &Layout, seen: &Seen) -> Option<Finding> {
