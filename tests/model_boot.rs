@@ -740,7 +740,7 @@ fn what_no_flag_starts_is_tried_and_not_confirmed() {
 fn refusals_change_no_flag_and_no_journal() {
     type Change = fn(&Machine);
     let damage = |machine: &Machine| machine.world(|w| w.edit("da0p3", |t| t.remove(".dualroot")));
-    let cases: [(&str, Scheme, bool, Change); 8] = [
+    let cases: [(&str, Scheme, bool, Change); 9] = [
         ("invalid", Scheme::Gpt, false, damage),
         ("invalid", Scheme::Gpt, true, damage),
         ("no flag for one start", Scheme::Mbr, true, |_| {}),
@@ -754,6 +754,11 @@ fn refusals_change_no_flag_and_no_journal() {
         ("version 9", Scheme::Gpt, false, |m| {
             m.world(|w| {
                 w.edit("da0p4", |t| t.file(".dualroot/journal.json", b"{\"schema\": 9, \"x\": 1}"));
+            });
+        }),
+        ("not understood", Scheme::Gpt, false, |m| {
+            m.world(|w| {
+                w.edit("da0p4", |t| t.file(".dualroot/journal.json", b"{\"schema\": 1, \"x\": 1}"));
             });
         }),
         ("needs root", Scheme::Gpt, false, |m| m.world(|w| w.privileged = false)),

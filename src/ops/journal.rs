@@ -71,7 +71,7 @@ pub(super) struct Found {
     pub(super) journal: Option<Journal>,
     /// What could not be read, in words.
     pub(super) damaged: Vec<String>,
-    /// One that another version of this program wrote.
+    /// One that another version of this program wrote, or that says what this one does not know.
     pub(super) foreign: Option<String>,
     /// Why a place cannot be read: it may hold a newer one.
     pub(super) unread: Option<Error>,
@@ -97,7 +97,9 @@ impl Found {
             log::warn!("{why}");
         }
         match self.foreign {
-            Some(why) => Err(Error::refused(why).hint("use the program that wrote it")),
+            Some(why) => {
+                Err(Error::refused(why).hint("use the program that wrote it, or remove it"))
+            }
             None => Ok(self.journal.unwrap_or_default()),
         }
     }
@@ -143,7 +145,7 @@ impl Store {
                     found.journal = Some(new);
                 }
                 Ok(_) => {}
-                Err(why @ Unreadable::Version(_)) => {
+                Err(why @ (Unreadable::Version(_) | Unreadable::Unknown(_))) => {
                     found.foreign = Some(format!("{place}: {why}"));
                 }
                 Err(why) => found.damaged.push(format!("{place}: {why}")),

@@ -4,6 +4,7 @@ use std::fmt::{self, Display, Formatter};
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
+use serde_json::error::Category;
 
 /// Its name.
 pub const JOURNAL: &str = "journal.json";
@@ -202,6 +203,8 @@ impl Auto {
 pub enum Unreadable {
     /// Another version of this program wrote it: it is whole, and not to be written over.
     Version(u32),
+    /// It is whole, and says what this program does not know.
+    Unknown(String),
     /// It is torn, or none.
     Damaged(String),
 }
@@ -212,6 +215,7 @@ impl std::fmt::Display for Unreadable {
             Self::Version(found) => {
                 write!(f, "the journal has version {found}, this program knows version {SCHEMA}")
             }
+            Self::Unknown(what) => write!(f, "the journal is not understood: {what}"),
             Self::Damaged(why) => write!(f, "the journal is damaged: {why}"),
         }
     }
@@ -242,7 +246,10 @@ impl Journal {
     pub fn parse(text: &[u8]) -> Result<Self, Unreadable> {
         let damaged = |e: serde_json::Error| Unreadable::Damaged(e.to_string());
         match super::version_of(text).map_err(damaged)? {
-            SCHEMA => serde_json::from_slice(text).map_err(damaged),
+            SCHEMA => serde_json::from_slice(text).map_err(|e| match e.classify() {
+                Category::Data => Unreadable::Unknown(e.to_string()),
+                _ => damaged(e),
+            }),
             other => Err(Unreadable::Version(other)),
         }
     }
@@ -286,14 +293,15 @@ mod tests {
         for (from, to) in
             [("\"tool\"", "\"mood\": 1,\n  \"tool\""), ("\"pid\"", "\"mood\": 1, \"pid\"")]
         {
-            let Err(Unreadable::Damaged(why)) = Journal::parse(V1.replace(from, to).as_bytes())
+            let Err(Unreadable::Unknown(what)) = Journal::parse(V1.replace(from, to).as_bytes())
             else {
                 panic!("{to}");
             };
-            assert!(why.contains("mood"), "{why}");
+            assert!(what.contains("mood"), "{what}");
         }
         for length in 0..V1.len() - 2 {
-            assert!(Journal::parse(&V1.as_bytes()[..length]).is_err(), "cut at {length}");
+            let cut = Journal::parse(&V1.as_bytes()[..length]);
+            assert!(matches!(cut, Err(Unreadable::Damaged(_))), "cut at {length}: {cut:?}");
         }
     }
 }

@@ -114,6 +114,25 @@ fn a_trial_on_a_gpt_is_armed_and_given_up() {
 }
 
 #[test]
+fn flags_that_nobody_obeys_are_not_written() {
+    if !ready(TOOLS) {
+        return;
+    }
+    let mut layout = Layout { scheme: Scheme::Gpt, ..Layout::default() };
+    layout.sizes_mb.push(1);
+    layout.types = [(layout.sizes_mb.len(), BOOT)].into();
+    let disk = Disk::new(layout);
+    disk.fill();
+    gptboot(&disk, b"no UFS partition was found");
+    disk.snapshot();
+    let before = dump(&disk);
+    for args in [&["boot", "1"][..], &["boot", "2"], &["confirm"]] {
+        disk.dualroot(args).fails(6, "gptboot starts freebsd-ufs");
+        assert_eq!(dump(&disk), before, "{args:?}");
+    }
+}
+
+#[test]
 fn a_slot_without_a_record_is_not_started() {
     if !ready(TOOLS) {
         return;

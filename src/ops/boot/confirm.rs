@@ -1,20 +1,20 @@
 //! `dualroot confirm`: the running slot is good.
 
-use super::OBEYED;
 use super::health::{self, Hook};
-use super::starter::{self, Starter};
+use super::rely_on_flags;
 use super::work::{Deed, Report, Work, forbidden, settle};
 use crate::error::{Error, Kind, Result};
 use crate::ops::Session;
 use crate::ops::history;
 use crate::ops::lock::{self, Observed};
-use crate::record::journal::{By, Journal};
+use crate::record::journal::Journal;
 use crate::sys::Os;
 
 /// Makes the running slot the one that starts from now on, where its health hooks are content.
 ///
 /// # Errors
-/// One of them is not (exit 1): then nothing changes. A trial of the other slot waits (exit 6).
+/// One of them is not (exit 1): then nothing changes. A trial of the other slot waits, or nobody obeys
+/// the flags (exit 6).
 pub fn run<O: Os>(os: &O, session: &Session) -> Result<Report> {
     forbidden(os)?;
     let Observed { locks: _locks, view, layout, .. } =
@@ -27,16 +27,10 @@ pub fn run<O: Os>(os: &O, session: &Session) -> Result<Report> {
             let cause = format!("a trial of slot {other} waits for the next start");
             return Err(Error::refused(cause).hint("dualroot reject gives it up"));
         }
-        let trial = work.journal.trial.as_ref();
-        // What ran on trial by the loader's file is to start by flags from now on.
-        if let (Some(selection), true) = (
-            &work.selection,
-            trial.is_some_and(|t| t.by == By::Nextboot && work.is(&t.slot, number)),
-        ) && let Starter::Ignores(why) = starter::look(os, &work.view, selection)?
-        {
-            let cause = format!("no flag would start it again: {why}");
-            return Err(Error::refused(cause).hint(OBEYED));
+        if let Some(selection) = &work.selection {
+            rely_on_flags(os, &work.view, selection, number)?;
         }
+        let trial = work.journal.trial.as_ref();
         let from = trial
             .map_or_else(|| work.view.node(work.running().root), |trial| trial.from.device.clone());
         let to = work.view.node(work.running().root);

@@ -186,5 +186,18 @@ fn way<O: Os>(os: &O, view: &View, selection: &Selection, once: bool, number: u3
     })
 }
 
+/// What runs is to start by its flags from now on: refused where nobody obeys them, told where nobody
+/// knows.
+fn rely_on_flags<O: Os>(os: &O, view: &View, selection: &Selection, number: u32) -> Result<()> {
+    let way = way(os, view, selection, false, number).map_err(|e| {
+        let cause = format!("no flag would start it again: {}", e.cause);
+        Error { cause, ..e }
+    })?;
+    if let Way::Flags(Some(why)) = way {
+        log::warn!("{}: {why}", view.node(selection.medium));
+    }
+    Ok(())
+}
+
 const OBEYED: &str =
     "put /boot/gptboot.efi there as EFI/BOOT/BOOTX64.EFI, or choose at the loader's prompt";
