@@ -1204,6 +1204,39 @@ fn a_notice_that_cannot_be_written_keeps_nobody_from_the_repair() {
     assert!(done(auto(&machine)).repaired);
 }
 
+/// The kernel of the slot that was meant to run came up, and mounted the other root: the slot was
+/// changed since it was copied, and that is no damage.
+#[test]
+fn a_half_boot_is_told_and_its_slot_left_alone() {
+    let machine = by_loader(Scheme::Mbr);
+    done(choose(&machine, 2, false));
+    let (machine, _) = started(&machine);
+    let config = b"auto-snapshot = true\n";
+    machine.world(|w| w.edit("da0s2", |tree| tree.file("etc/dualroot.conf", config)));
+    done(snapshot(&machine));
+    done(choose(&machine, 1, false));
+    let changed = machine.fork();
+    machine.world(|w| {
+        let to = b"nextboot_enable=\"YES\"\nvfs.root.mountfrom=\"ufs:/dev/da0s2\"\n";
+        w.edit("da0s1", |tree| tree.file(FILE, to));
+    });
+    let (machine, slot) = started(&machine);
+    let report = done(auto(&machine));
+    assert_eq!((slot, report.how, report.repaired), (2, How::Fallback, false));
+    let half = report.half_boot.unwrap();
+    assert!(half.contains("/dev/da0s1") && half.contains("two slots in one system"), "{half}");
+    let note = report.status.note.unwrap();
+    assert!(note.contains("intact"), "{note}");
+    // The same change of a slot that gave no sign of life is damage.
+    changed.world(|w| {
+        w.edit("da0s1", |tree| tree.file(FILE, b""));
+        w.boot[0].0 = "/dev/da0s2".into();
+        w.started.id.push('+');
+    });
+    let report = done(auto(&changed.lose_power(Loss::None)));
+    assert_eq!((report.how, report.repaired, report.half_boot), (How::Fallback, true, None));
+}
+
 /// The slot ran once, and nobody noted that the other one runs now: what is written to it from then on
 /// has not run.
 #[test]

@@ -252,6 +252,9 @@ pub fn auto_snapshot(report: &auto_snapshot::Report) -> String {
     if report.running != report.meant {
         let _ = writeln!(text, "{} was meant to run", report.meant);
     }
+    if let Some(half) = &report.half_boot {
+        let _ = writeln!(text, "Half boot: {}", visible(half));
+    }
     if report.repaired {
         let _ = writeln!(text, "{} is repaired, and starts next", report.meant);
     } else if let Some(note) = &report.status.note {

@@ -1,6 +1,8 @@
 //! `dualroot auto-snapshot`: at boot, tell how the system came up, and repair the other slot where
 //! that was an unplanned fall-back and the slot is broken.
 
+use std::path::Path;
+
 use jiff::Timestamp;
 use serde::Serialize;
 
@@ -39,6 +41,9 @@ pub struct Report {
     pub running: Place,
     /// The slot that was meant to.
     pub meant: Place,
+    /// Where the kernel is one slot's and the root the other's: how that is seen.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub half_boot: Option<String>,
     /// Whether the notice of a fall-back is shown.
     pub notice: bool,
     /// Whether the other slot was repaired.
@@ -129,6 +134,8 @@ pub fn run<O: Os>(
     let past = match resumed {
         true => Past::Writing,
         false if work.found.journal.proven.contains(&other) => Past::Ran,
+        // Its kernel did.
+        false if work.half_boot()?.is_some() => Past::Ran,
         false => Past::Unknown,
     };
     let verdict = diagnosis::diagnose(os, session, view, layout, past)?;
@@ -175,16 +182,33 @@ impl<'a, O: Os> Work<'a, O> {
         Ok(Self { os, session, observed, found })
     }
 
+    /// Whether this start has the kernel of one slot and the root of the other.
+    fn half_boot(&self) -> Result<Option<String>> {
+        let Observed { view, layout, .. } = &self.observed;
+        if view.root != Path::new("/") {
+            return Ok(None);
+        }
+        let found = view.half_boot(layout, &self.os.boot()?).into_iter().next();
+        Ok(found.map(|finding| finding.what))
+    }
+
     fn report(&self, snapshot: Option<snapshot::Report>) -> Result<Report> {
         let Observed { view, layout, .. } = &self.observed;
+        let how = self.found.arrival.how;
+        // What was chosen since is for the next start.
+        let meant = match how {
+            How::Planned => layout.running(),
+            _ => layout.slot(self.found.arrival.meant),
+        };
         let software = show::running(self.os, view)?.software;
         let product = software.product.map(|product| product.name);
         let notice = arrival::announce(self.os, view, layout, &self.found, product.as_deref());
         Ok(Report {
             schema: 1,
-            how: self.found.arrival.how,
+            how,
             running: journal::place(view, layout.running()),
-            meant: journal::place(view, layout.slot(self.found.arrival.meant)),
+            meant: journal::place(view, meant),
+            half_boot: self.half_boot()?,
             notice,
             repaired: snapshot.is_some(),
             snapshot,

@@ -6,6 +6,7 @@ use super::discover::Layout;
 use super::view::View;
 use crate::device::Id;
 use crate::finding::Finding;
+use crate::sys::Boot;
 use crate::table::Scheme;
 
 /// What to do about a root that is not the one that was meant.
@@ -30,6 +31,17 @@ impl View {
         let place = self.below("/etc/fstab").to_string_lossy().into_owned();
         let hint = "correct it: the next start of this slot would mount the other device";
         Some(Finding::error("fstab-root-differs", place, what, hint))
+    }
+
+    /// Whether this start has the kernel of one slot and the root of the other, and how that is seen. A
+    /// trial by nextboot(8) is just that, and meant to be.
+    pub fn half_boot(&self, layout: &Layout, boot: &Boot) -> Vec<Finding> {
+        if self.nextboot_trial(layout, boot).is_some() {
+            return Vec::new();
+        }
+        let told = self.against_kernel_roots(layout.root().source, &boot.roots);
+        let came = boot.loader.as_ref().and_then(|loader| self.against_loader(layout, loader));
+        told.into_iter().chain(came).collect()
     }
 
     fn other(&self, running: Id, named: Id) -> String {

@@ -10,7 +10,7 @@ use crate::harness::{Disk, Layout, pattern, ready, tool};
 
 const TITLE: &str = "WARNING: THIS DEVICE HAS BOOTED FROM THE BACKUP EXAMPLE OS ";
 
-/// A disk with a valid copy in slot 2, which starts next: as if it had been chosen.
+/// A disk with a valid copy in slot 2, which was chosen and did not come up.
 fn disk() -> Disk {
     disk_of(Layout::default())
 }
@@ -23,6 +23,7 @@ fn disk_of(layout: Layout) -> Disk {
     fs::set_permissions(&template, fs::Permissions::from_mode(0o640)).unwrap();
     disk.snapshot();
     disk.dualroot(&["boot", "2"]).exits(0);
+    restart(&disk);
     disk
 }
 

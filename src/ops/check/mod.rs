@@ -59,17 +59,14 @@ pub fn run<O: Os>(os: &O, session: &Session) -> Result<Report> {
             findings.extend(reading.boot(firmware, &|place| view.place(medium, place)));
         }
     }
-    // A trial by nextboot(8) is two slots in one system, and meant to be.
-    let mixed = layout.as_ref().is_ok_and(|layout| view.nextboot_trial(layout, &boot).is_some());
-    if !mixed {
-        findings.extend(running.and_then(|id| view.against_kernel_roots(id, &boot.roots)));
-    }
     findings.extend(running.and_then(|id| view.against_fstab(id)));
     match layout {
-        Err(error) => findings.push(not_found(&view, &error)),
+        Err(error) => {
+            findings.extend(running.and_then(|id| view.against_kernel_roots(id, &boot.roots)));
+            findings.push(not_found(&view, &error));
+        }
         Ok(layout) => {
-            let loader = boot.loader.filter(|_| !mixed);
-            findings.extend(loader.and_then(|loader| view.against_loader(&layout, &loader)));
+            findings.extend(view.half_boot(&layout, &boot));
             findings.extend(boot::flags(&view, &layout));
             findings.extend(boot::boot0_differs(&view, &layout));
             boot::kept(os, &view, &layout, &mut findings)?;
