@@ -8,7 +8,7 @@ use std::sync::atomic::AtomicUsize;
 use std::thread;
 
 use clap::Parser;
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM};
 
 use super::args::{self, Args, Command, Factory, Kept, Table};
 use super::display::Display;
@@ -80,7 +80,7 @@ pub fn main() -> ExitCode {
 /// The signals that stop a run, as a number that is 0 until one comes.
 fn signals() -> Result<Arc<AtomicUsize>> {
     let signal = Arc::new(AtomicUsize::new(0));
-    for number in [SIGHUP, SIGINT, SIGTERM] {
+    for number in [SIGHUP, SIGINT, SIGQUIT, SIGTERM] {
         let value = usize::try_from(number).unwrap_or(0);
         signal_hook::flag::register_usize(number, Arc::clone(&signal), value)
             .doing("setting up signals")?;

@@ -365,6 +365,12 @@ impl View {
                 target = self.named_in_fstab(Part::Config, source, &mut looked)?;
             }
         }
+        // Whoever names a root there has mistaken something, and relies on a copy.
+        if let Some(named) = target.filter(|named| [root, alternate].contains(named)) {
+            let node = self.node(named);
+            let cause = format!("{node} is named for a copy of /config, and is the root of a slot");
+            return Err(Error::refused(cause));
+        }
         let beside = || match self.elsewhere() {
             Some(medium) => self.role_on(medium, Role::Config),
             None => self.sibling_config(source),

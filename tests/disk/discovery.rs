@@ -131,6 +131,22 @@ fn a_configuration_that_names_the_wrong_devices() {
     refuses(&disk, &["snapshot"], 6, "/dev/null");
 }
 
+/// A root in the place of a config's copy: nothing of /config would be copied, without a word.
+#[test]
+fn a_configuration_that_names_a_root_for_config() {
+    if !ready(&[]) {
+        return;
+    }
+    let disk = Disk::new(Layout::default());
+    disk.fill();
+    let own = disk.node(3);
+    for root in [disk.node(1), disk.node(2)] {
+        let text = format!("[config]\nslots = [\"{own}\", \"{root}\"]\n");
+        disk.write("etc/dualroot.conf", text);
+        refuses(&disk, &["snapshot"], 6, &format!("{root} is named for a copy of /config"));
+    }
+}
+
 // ---- fstab ----------------------------------------------------------------------------------
 
 /// The second seed: root and configuration on flash, their copies on a hard disk.

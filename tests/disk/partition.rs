@@ -177,6 +177,8 @@ fn refusals_leave_the_medium_alone() {
     refused(&["--data-size", "17179869183g"], "it does not fit");
     refused(&["--root-size", "8", "--swap-size", "0"], "the copy of / does not fit");
     refused(&["--partition", "--config-size", "1"], "the copy of /config does not fit");
+    refused(&["--partition", "--config-partition"], "a copy of /config alone starts nothing");
+    refused(&["--root-size", "20", "--config-partition"], "a copy of /config alone");
     // Nothing is written either where it would go, and only the plan is asked for.
     on(&disk, &medium, &["snapshot", "-n", "--partition"]).exits(0).prints("1. put a new ");
     assert_eq!(medium.hash(), before);

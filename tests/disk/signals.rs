@@ -100,13 +100,18 @@ fn sigint_at_every_place() {
 }
 
 #[test]
-fn sigterm_before_in_and_after_the_copy() {
-    stopped(Signal::SIGTERM, &[PLACES[1], PLACES[4], PLACES[8]]);
+fn sigterm_at_every_place() {
+    stopped(Signal::SIGTERM, &PLACES[..STOPPABLE]);
 }
 
 #[test]
 fn sighup_before_in_and_after_the_copy() {
     stopped(Signal::SIGHUP, &[PLACES[1], PLACES[3], PLACES[8]]);
+}
+
+#[test]
+fn sigquit_in_the_copy() {
+    stopped(Signal::SIGQUIT, &[PLACES[4]]);
 }
 
 /// While the record is being put in place a signal comes too late or in time, nothing between.

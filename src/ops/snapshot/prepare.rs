@@ -108,6 +108,10 @@ impl Work {
                 lock::observed(os, session, "snapshot", !options.dry_run, check)?;
             return Ok(Self { locks, view, layout, partitioning: None });
         };
+        if options.only == Some(Part::Config) {
+            let cause = "a medium with new partitions and a copy of /config alone starts nothing";
+            return Err(Error::refused(cause).hint("leave --config-partition out"));
+        }
         let (locks, view, medium) = lock::medium(os, session, "snapshot", repartition::medium)?;
         if wanted.as_primary {
             view.guard_removable(medium, || os.usb_disks())?;
