@@ -67,6 +67,12 @@ fn partition_tables_in_place_before_their_content_is_flushed() {
 }
 
 #[test]
+fn a_copy_of_a_gpt_before_the_other_one_is_flushed() {
+    let spoil = |machine: &Machine| lie(machine, "claim.flush", "/dev/da1");
+    is_found_in("table-restore-gpt", spoil, "no copy of the GPT of da1");
+}
+
+#[test]
 fn boot_flags_on_the_slot_that_is_written() {
     let spoil = |machine: &Machine| {
         let moved = Action::Change(Box::new(|world| world.set_active("da0", 2)));

@@ -124,6 +124,8 @@ struct Film {
     old: [Vec<u8>; 2],
     /// Whether partition tables are kept from the start.
     tables: bool,
+    /// The disks of which a copy of a GPT is whole from the start.
+    gpts: BTreeSet<String>,
     frames: Vec<Frame>,
     /// Whether the run ended well.
     ended: bool,
@@ -134,12 +136,13 @@ impl Film {
         on_one_core(|| {
             let machine = (verb.before)();
             let tables = judge::kept_tables(&machine).unwrap();
+            let gpts = judge::gpts(&machine);
             let running = Running::of(&machine);
             let old = judge::identities(&machine, verb.copy);
             spoil(&machine);
             machine.film();
             let ended = (verb.run)(&machine).is_ok();
-            Self { running, old, tables, frames: machine.frames(), ended }
+            Self { running, old, tables, gpts, frames: machine.frames(), ended }
         })
     }
 }
@@ -252,6 +255,11 @@ impl<'a> Look<'a> {
             Ok(there) if there || !self.film.tables => {}
             Ok(_) => wrong.push("the partition tables that were kept are gone".to_owned()),
             Err(why) => wrong.push(format!("the partition tables that were kept: {why}")),
+        }
+        if !self.film.gpts.is_empty() {
+            let whole = judge::gpts(&machine);
+            let torn = self.film.gpts.difference(&whole);
+            wrong.extend(torn.map(|disk| format!("no copy of the GPT of {disk} is whole")));
         }
         if last && self.film.ended && self.verb.ends {
             wrong.extend(

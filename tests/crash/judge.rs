@@ -300,6 +300,31 @@ pub fn kept_tables(machine: &Machine) -> Result<bool, String> {
     }
 }
 
+/// The disks of which a copy of a GPT is whole: the checksums of its header and of its entries are
+/// right (UEFI specification, 5.3.2).
+pub fn gpts(machine: &Machine) -> BTreeSet<String> {
+    let all = machine.world(|w| {
+        let own = |(disk, number, data): (&str, u64, Vec<u8>)| ((disk.to_owned(), number), data);
+        w.sectors().into_iter().map(own).collect::<BTreeMap<_, _>>()
+    });
+    let is_whole = |disk: &str, number: u64, header: &[u8]| {
+        let le32 = |at: usize| u32::from_le_bytes(header[at..at + 4].try_into().unwrap());
+        let le64 = |at: usize| u64::from_le_bytes(header[at..at + 8].try_into().unwrap());
+        let mut own = header[..92].to_vec();
+        own[16..20].fill(0);
+        let length = usize::try_from(le32(80) * le32(84)).unwrap();
+        let numbers = le64(72)..le64(72) + length as u64 / 512;
+        let sector = |n| all.get(&(disk.to_owned(), n)).cloned().unwrap_or(vec![0; 512]);
+        let entries: Vec<u8> = numbers.flat_map(sector).collect();
+        le64(24) == number
+            && crc32fast::hash(&own) == le32(16)
+            && crc32fast::hash(&entries) == le32(88)
+    };
+    let headers = all.iter().filter(|(_, sector)| sector.starts_with(b"EFI PART"));
+    let whole = headers.filter(|((disk, number), header)| is_whole(disk, *number, header));
+    whole.map(|((disk, _), _)| disk.clone()).collect()
+}
+
 /// Which journals there are that are not whole: each is put in its place by a rename.
 pub fn journals(machine: &Machine) -> Vec<String> {
     let places = [("da0s1", "var/db/dualroot/journal.json"), ("da0s3", ".dualroot/journal.json")];

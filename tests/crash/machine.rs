@@ -1,5 +1,6 @@
 //! The machines that verbs begin with: small, with one object of each kind.
 
+use std::io::Cursor;
 use std::path::Path;
 
 use dualroot::error::Error;
@@ -9,6 +10,7 @@ use dualroot::plan::{Method, Reading};
 use dualroot::sys::fake::{Action, IMMUTABLE, Loss, Machine, Tree, When, World};
 use dualroot::sys::tree::Kind;
 use dualroot::sys::{Access, Os, Snapshots};
+use dualroot::table::gpt::{self, Copy, Raw};
 
 pub const MB: u64 = 1 << 20;
 const FSTAB: &str = "/dev/da0s1 / ufs rw 1 1
@@ -169,17 +171,64 @@ pub fn forgotten() -> Machine {
     machine
 }
 
-/// The copy is on da1, of which the table and what leads to it is gone.
-pub fn torn() -> Machine {
+/// With a finished copy on `root`, a device that `add` adds.
+fn copied_to(root: &str, add: impl Fn(&mut World)) -> Machine {
     let machine = blank();
     machine.world(|w| {
-        w.add_disk("da1", &[2 * MB, MB]);
-        w.make_fs("da1s1", "other").unwrap();
-        let text = FSTAB.replace("/dev/da0s2", "/dev/da1s1");
+        add(w);
+        w.make_fs(root, "other").unwrap();
+        let text = FSTAB.replace("/dev/da0s2", &format!("/dev/{root}"));
         w.edit("da0s1", |tree| tree.file("etc/fstab", text.as_bytes()));
-        w.table("da1")[..440].fill(0x31);
     });
     done(snapshot(&machine, None, Options::default()));
+    machine
+}
+
+/// The copy is on da1, of which the table and what leads to it is gone.
+pub fn torn() -> Machine {
+    let machine = copied_to("da1s1", |w| {
+        w.add_disk("da1", &[2 * MB, MB]);
+        w.table("da1")[..440].fill(0x31);
+    });
     machine.world(|w| w.table("da1").fill(0));
     machine.lose_power(Loss::None)
+}
+
+/// The copy is on da1, of which both copies of the GPT are whole and have another name for its
+/// partition than they had.
+pub fn renamed() -> Machine {
+    let ufs = "516e7cb6-6ecf-11d6-8ff8-00022d09712b";
+    let machine = copied_to("da1p1", |w| w.add_gpt_disk("da1", &[(ufs, 2 * MB), (ufs, MB)]));
+    for copy in [Copy::Primary, Copy::Backup] {
+        let mut raw = gpt_of(&machine, copy);
+        raw.array[56] = b'x';
+        gpt::seal(&mut raw.header, &raw.array);
+        machine.world(|w| w.put("da1", raw.array_at, &raw.array));
+        machine.world(|w| w.put("da1", raw.header_at, &raw.header));
+    }
+    machine.lose_power(Loss::None)
+}
+
+/// The same without the primary copy.
+pub fn renamed_backup() -> Machine {
+    renamed_without(Copy::Primary)
+}
+
+/// The same without the backup.
+pub fn renamed_primary() -> Machine {
+    renamed_without(Copy::Backup)
+}
+
+fn renamed_without(copy: Copy) -> Machine {
+    let machine = renamed();
+    let raw = gpt_of(&machine, copy);
+    machine.world(|w| w.put("da1", raw.header_at, &[0; 512]));
+    machine.lose_power(Loss::None)
+}
+
+/// A copy of the GPT of da1.
+fn gpt_of(machine: &Machine, copy: Copy) -> Raw {
+    let size = machine.world(|w| w.devices.get(w.devices.find(Path::new("da1")).unwrap()).size);
+    let all = machine.read_device(Path::new("/dev/da1"), 0, usize::try_from(size).unwrap());
+    gpt::read_raw(&mut Cursor::new(done(all)), size, 512, copy).unwrap().unwrap().0
 }

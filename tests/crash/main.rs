@@ -55,6 +55,9 @@ verbs! {
     cleaning_up "clean",
     keeping_tables "table-save",
     repairing_tables "table-restore",
+    repairing_both_copies_of_a_gpt "table-restore-gpt",
+    repairing_a_gpt_of_which_the_primary_is_whole "table-restore-gpt-primary",
+    repairing_a_gpt_of_which_the_backup_is_whole "table-restore-gpt-backup",
 }
 
 /// Looks at the cut that `DUALROOT_CUT` names. Without one, at the first of them all.

@@ -37,7 +37,7 @@ pub struct Verb {
 
 const BOTH: &[Part] = &[Part::Root, Part::Config];
 
-pub const VERBS: [Verb; 14] = [
+pub const VERBS: [Verb; 17] = [
     Verb { name: "first", before: machine::blank, ..SNAPSHOT },
     SNAPSHOT,
     Verb { name: "refresh", run: refreshed, ..SNAPSHOT },
@@ -77,19 +77,10 @@ pub const VERBS: [Verb; 14] = [
         renews: &[],
         ..SNAPSHOT
     },
-    Verb {
-        name: "table-restore",
-        before: machine::torn,
-        run: restored,
-        again: restored,
-        copy: Copy { medium: None, root: "da1s1", config: "da0s4" },
-        renews: &[],
-        done: |m| match table::check::run(m, &session(m, None), table::Choice::default()) {
-            Ok(report) if report.differences.is_empty() => vec![],
-            other => vec![format!("after the repair: {other:?}")],
-        },
-        ..SNAPSHOT
-    },
+    RESTORE,
+    Verb { name: "table-restore-gpt", before: machine::renamed, ..RESTORE_GPT },
+    Verb { name: "table-restore-gpt-primary", before: machine::renamed_primary, ..RESTORE_GPT },
+    Verb { name: "table-restore-gpt-backup", before: machine::renamed_backup, ..RESTORE_GPT },
 ];
 
 const SNAPSHOT: Verb = Verb {
@@ -113,6 +104,23 @@ const BLOCK: Verb = Verb {
     at_once: true,
     ..SNAPSHOT
 };
+
+const RESTORE: Verb = Verb {
+    name: "table-restore",
+    before: machine::torn,
+    run: restored,
+    again: restored,
+    copy: Copy { medium: None, root: "da1s1", config: "da0s4" },
+    renews: &[],
+    done: |m| match table::check::run(m, &session(m, None), table::Choice::default()) {
+        Ok(report) if report.differences.is_empty() => vec![],
+        other => vec![format!("after the repair: {other:?}")],
+    },
+    ..SNAPSHOT
+};
+
+const RESTORE_GPT: Verb =
+    Verb { copy: Copy { medium: None, root: "da1p1", config: "da0s4" }, ..RESTORE };
 
 /// The next run is told to copy over whatever there is: then it does not look at it, and one run
 /// stands for all states that differ in it.

@@ -126,7 +126,7 @@ const MBR: [Damage; 4] = [
     },
 ];
 
-const GPT: [Damage; 5] = [
+const GPT: [Damage; 6] = [
     Damage {
         name: "no protective mbr",
         work: |disk| scribble(disk, 0, &[0; 512]),
@@ -150,6 +150,12 @@ const GPT: [Damage; 5] = [
         work: |disk| scribble(disk, last(disk) - 32 * 512, &[0xe5; 33 * 512]),
         told: &["backup-entries", "backup-header"],
         recoverable: true,
+    },
+    Damage {
+        name: "another name in both copies",
+        work: |disk| drop(tool("sgdisk", &[&"-c", &"2:other", &disk.medium()])),
+        told: &["backup-entries", "backup-header", "gpt-entries", "gpt-header"],
+        recoverable: false,
     },
     Damage {
         name: "noise over all of the beginning, and no backup header",

@@ -40,9 +40,9 @@ pub(super) struct Action {
 /// See [`Action`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum How {
-    /// These bytes are written at these offsets of the device. Those that lead to others follow
-    /// behind a flush.
-    Write(Vec<(u64, Vec<u8>, bool)>),
+    /// These bytes are written at these offsets of the device, step after step: each is flushed
+    /// before the next.
+    Write(Vec<Vec<(u64, Vec<u8>)>>),
     /// The kernel writes.
     Rewrite(Vec<Rewrite>),
 }
@@ -238,17 +238,36 @@ fn table_of(kept: &Medium, range: &Range<u64>) -> Option<(Range<u64>, Table)> {
     kept.tables().into_iter().find(|(own, _)| own == range)
 }
 
-/// Writes through a device that begins at `start` of the medium.
+/// Writes through a device that begins at `start` of the medium. What leads to others is a step of
+/// its own: what it leads to is there before it, and one copy of a GPT is whole before the other is
+/// touched.
 fn direct(view: &View, id: Id, start: u64, changes: &[&Change<'_>]) -> Action {
-    let leads =
-        |what| matches!(what, What::Mbr | What::GptHeader | What::BackupHeader | What::Label);
-    let write = |c: &&Change<'_>| (c.piece.offset - start, c.bytes.clone(), leads(c.piece.what));
+    let mut changes = changes.to_vec();
+    let primary = view.readings.get(&id).map(|reading| &reading.primary);
+    if !matches!(primary, Some(Ok(Some(_)))) {
+        // The backup may be the only copy that is whole.
+        changes.sort_by_key(|c| match c.piece.what {
+            What::BackupEntries | What::BackupHeader => 1,
+            What::Mbr => 2,
+            _ => 0,
+        });
+    }
+    let steps = changes.chunk_by(|a, b| !leads(a) && !leads(b));
+    let write = |c: &&Change<'_>| (c.piece.offset - start, c.bytes.clone());
     Action {
         provider: view.devices.get(id).name.clone(),
         device: view.devices.get(id).path(),
-        how: How::Write(changes.iter().map(write).collect()),
+        how: How::Write(steps.map(|step| step.iter().map(write).collect()).collect()),
         pieces: changes.iter().map(|c| c.piece.clone()).collect(),
     }
+}
+
+/// Whether it says where others lie.
+fn leads(change: &Change<'_>) -> bool {
+    matches!(
+        change.piece.what,
+        What::Mbr | What::Ebr | What::GptHeader | What::BackupHeader | What::Label
+    )
 }
 
 /// Lets the kernel write. Setting boot code writes the table with it; without any, an entry gets

@@ -180,7 +180,7 @@ fn act<O: Os>(os: &O, session: &Session, action: &Action, kept: &Medium) -> Resu
             }
             Ok(true)
         }
-        How::Write(writes) => {
+        How::Write(steps) => {
             let mut claim = patiently(|| os.claim(&action.device))?;
             let open = claim.provider()?;
             if open != action.provider {
@@ -195,13 +195,12 @@ fn act<O: Os>(os: &O, session: &Session, action: &Action, kept: &Medium) -> Resu
                 .and_then(|id| view.devices.medium(id))
                 .ok_or_else(|| Error::refused(format!("{open} is on no medium")))?;
             find(os, &view, kept, Some(medium)).map_err(Error::refused)?;
-            for (offset, bytes, leads) in writes {
-                if *leads {
-                    claim.flush()?;
+            for step in steps {
+                for (offset, bytes) in step {
+                    claim.write_at(*offset, bytes)?;
                 }
-                claim.write_at(*offset, bytes)?;
+                claim.flush()?;
             }
-            claim.flush()?;
             claim.reread()
         }
     }

@@ -84,11 +84,18 @@ impl World {
         disk.flush();
     }
 
-    /// Writes bytes of a partition, durable at once.
+    /// Writes bytes of a partition, or of a disk outside its partitions, durable at once.
+    ///
+    /// # Panics
+    /// There is no such device: the test is wrong.
     pub fn put(&mut self, device: &str, offset: u64, bytes: &[u8]) {
-        let (volume, now) = (self.must_find(device), self.now);
-        self.volumes[volume].write_bytes(offset, bytes, now);
-        self.volumes[volume].flush();
+        let found = self.devices.find(Path::new(device));
+        let id = found.unwrap_or_else(|| panic!("no device {device}"));
+        self.write_bytes(id, offset, bytes);
+        if let Ok(volume) = self.volume(id) {
+            self.volumes[volume].flush();
+        }
+        self.flush_disk(id);
     }
 
     /// How many writes to tables nobody flushed.
