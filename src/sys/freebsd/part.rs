@@ -22,6 +22,8 @@ const BOOT0CFG: &str = "/usr/sbin/boot0cfg";
 pub(super) fn rewrite(run_dir: &Path, holder: &Path, what: &Rewrite) -> Result<()> {
     // gpart(8) takes the geom's name: for a slice that is the provider's.
     let holder = holder.strip_prefix("/dev").unwrap_or(holder).as_os_str();
+    // Both copies of a GPT are written without a flush between them.
+    let _in_order = cache_off(&holder.to_string_lossy());
     let run = |words: &[&OsStr]| command::run(&[GPART], &[words, &[holder]].concat()).map(drop);
     match what {
         Rewrite::Recover => run(&[OsStr::new("recover")]),
