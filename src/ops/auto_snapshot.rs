@@ -247,7 +247,8 @@ impl<'a, O: Os> Work<'a, O> {
     fn repair(mut self, why: String, say: &mut dyn FnMut(&str)) -> Result<Report> {
         let layout = &self.observed.layout;
         let (meant, running) = (layout.alternate().number, layout.running().number);
-        // What nobody would know of after a loss of power is not begun.
+        // What nobody would know of is not begun. Where only a /var in memory takes it, a loss of power
+        // ends the repair: what runs starts again, and check tells of the other slot.
         self.set(Auto::InProgress, Some(why.clone()))?;
         self.report(None)?;
         let (os, session) = (self.os, self.session);
