@@ -197,3 +197,58 @@ fn nobody_reads_the_result() {
     assert_eq!(output.status.code(), Some(0));
     assert_eq!(String::from_utf8_lossy(&output.stderr), "");
 }
+
+/// A result that cannot be printed is a failure: nobody was told.
+#[test]
+fn a_full_stdout_is_a_failure() {
+    let full = || std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+    let run = |args: &[&str]| {
+        #[allow(clippy::disallowed_methods)] // tests start the program
+        let mut command = Command::new(env!("CARGO_BIN_EXE_dualroot"));
+        command.args(args).env("LC_ALL", "C").stdout(full()).stderr(Stdio::piped());
+        let output = command.output().unwrap();
+        (output.status.code().unwrap(), String::from_utf8_lossy(&output.stderr).into_owned())
+    };
+    let message = "dualroot: printing the result: No space left on device\n";
+    for args in [["--help"], ["--version"]] {
+        assert_eq!(run(&args), (1, message.to_owned()));
+    }
+    // Why it was not done is told first, and its code stays.
+    let (code, stderr) = run(&["--json", "-r", "/nonexistent", "show"]);
+    assert_eq!(code, dualroot(&["-r", "/nonexistent", "show"]).0);
+    assert_eq!(stderr.lines().filter(|l| l.starts_with("dualroot: ")).count(), 2, "{stderr}");
+    assert!(stderr.ends_with(message), "{stderr}");
+    let (code, stderr) = run(&["--json", "show", "--slice", "3"]);
+    assert_eq!(code, 2);
+    assert!(stderr.starts_with("error: ") && stderr.ends_with(message), "{stderr}");
+}
+
+/// With `--json` the error has clap's words, too.
+#[test]
+fn usage_as_json() {
+    for (args, cause) in [
+        (
+            &["snapshot", "--root-size", "10Q"][..],
+            "invalid value '10Q' for '--root-size <SIZE>': a number of MB, with k, m, g, t or % \
+             behind it",
+        ),
+        (
+            &["snapshot", "--method", "tre"],
+            "invalid value 'tre' for '--method <METHOD>' [possible values: auto, tree, block]",
+        ),
+        (&["show", "--slyce", "1"], "unexpected argument '--slyce' found"),
+        (&["frobnicate"], "unrecognized subcommand 'frobnicate'"),
+    ] {
+        let (code, stdout, stderr) = dualroot(&[args, &["--json"]].concat());
+        assert_eq!(code, 2, "{stderr}");
+        let report: serde_json::Value = serde_json::from_str(&stdout).unwrap();
+        let error = &report["error"];
+        assert_eq!((&error["code"], &error["cause"]), (&"usage".into(), &cause.into()));
+        assert_eq!(error["hint"], "For more information, try '--help'.");
+    }
+    // Where there is only help, too.
+    let (code, stdout, _) = dualroot(&["table", "--json"]);
+    let report: serde_json::Value = serde_json::from_str(&stdout).unwrap();
+    assert_eq!((code, &report["error"]["code"]), (2, &"usage".into()));
+    assert_ne!(report["error"]["cause"], "");
+}

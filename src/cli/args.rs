@@ -114,6 +114,34 @@ pub enum Command {
     Factory(Factory),
 }
 
+impl Command {
+    /// What there is to say where it was done and its result could not be printed.
+    pub fn done(&self) -> &'static str {
+        match self {
+            Self::Snapshot(Snapshot { dry_run: false, .. }) => {
+                "the snapshot was made and is valid: dualroot show tells of it"
+            }
+            Self::Snapshot(_)
+            | Self::Show(_)
+            | Self::Verify(_)
+            | Self::Partitions
+            | Self::Check
+            | Self::Log
+            | Self::AutoSnapshot(AutoSnapshot { status: true, .. })
+            | Self::Table(Table::Check(_) | Table::Restore(Restore { dry_run: true, .. })) => {
+                "nothing was to be changed, and nothing was"
+            }
+            Self::Clean(_)
+            | Self::Boot(_)
+            | Self::Confirm
+            | Self::Reject(_)
+            | Self::AutoSnapshot(_)
+            | Self::Table(_)
+            | Self::Factory(_) => "what was to be done is done",
+        }
+    }
+}
+
 /// Options of `auto-snapshot`.
 #[derive(Clone, Debug, ClapArgs)]
 #[group(multiple = false)]

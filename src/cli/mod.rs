@@ -6,3 +6,4 @@ pub mod display;
 pub mod logger;
 pub mod output;
 pub mod run;
+pub mod stdout;

@@ -12,6 +12,7 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM};
 
 use super::args::{self, Args, Command, Factory, Kept, Table};
 use super::display::Display;
+use super::stdout::Stdout;
 use super::{logger, output};
 use crate::copy::progress::Monitor;
 use crate::error::{Context, Error, Kind, Result};
@@ -30,22 +31,12 @@ use crate::table::Scheme;
 pub fn main() -> ExitCode {
     let args = match Args::try_parse() {
         Ok(args) => args,
-        Err(e) => {
-            // Help and version go to stdout and are no failure; clap knows which is which.
-            let _ = e.print();
-            if !e.use_stderr() {
-                return ExitCode::SUCCESS;
-            }
-            if std::env::args_os().any(|a| a == "--json") {
-                let text = e.kind().to_string();
-                print(&output::json_error(&Error::new(Kind::Usage, "reading the arguments", text)));
-            }
-            return ExitCode::from(Kind::Usage.exit_code());
-        }
+        Err(e) => return without_arguments(&e),
     };
     logger::start(args.quiet, args.verbose);
+    let out = Stdout::new(args.json);
     if let Some(name) = args.member().filter(|_| !args.json) {
-        print(&output::member(name));
+        out.print(&output::member(name));
     }
     let result = signals().and_then(|signal| {
         // The working directory changes while extended attributes are copied.
@@ -59,22 +50,63 @@ pub fn main() -> ExitCode {
         if args.nice {
             give_way().doing("lowering the priority")?;
         }
-        dispatch(&args, &session)
+        dispatch(&args, &session, &out)
     });
-    match result {
+    let code = match result {
         Ok(code) => code,
         Err(error) => {
             if args.json {
-                print(&output::json_error(&error));
+                out.print(&output::json_error(&error));
             }
-            // Not through the logger: the result is told however quiet it is.
-            let _ = writeln!(std::io::stderr(), "dualroot: {error}");
-            if let Some(hint) = &error.hint {
-                let _ = writeln!(std::io::stderr(), "hint: {hint}");
-            }
-            ExitCode::from(error.kind.exit_code())
+            tell(&error)
+        }
+    };
+    match out.finish() {
+        Ok(()) => ExitCode::from(code),
+        Err(error) => {
+            let error = if code == 0 { error.hint(args.command.done()) } else { error };
+            let failed = tell(&error);
+            // What was found, or why it was not done, is more than that nobody could be told.
+            ExitCode::from(if code == 0 { failed } else { code })
         }
     }
+}
+
+/// Tells of an error on stderr, and not through the logger: however quiet. Returns its exit code.
+fn tell(error: &Error) -> u8 {
+    let _ = writeln!(std::io::stderr(), "dualroot: {error}");
+    if let Some(hint) = &error.hint {
+        let _ = writeln!(std::io::stderr(), "hint: {hint}");
+    }
+    error.kind.exit_code()
+}
+
+/// Prints help or version, or what is wrong with the arguments; clap knows which of them it is.
+fn without_arguments(e: &clap::Error) -> ExitCode {
+    let out = Stdout::new(false);
+    if e.use_stderr() {
+        let _ = e.print();
+        if std::env::args_os().any(|a| a == "--json") {
+            out.print(&output::json_error(&usage(e)));
+        }
+        let _ = out.finish().map_err(|error| tell(&error));
+        return ExitCode::from(Kind::Usage.exit_code());
+    }
+    out.print(&e.render().to_string());
+    ExitCode::from(out.finish().map_or_else(|error| tell(&error), |()| 0))
+}
+
+/// What is wrong with the arguments, in clap's words: its first paragraph, and the last as what helps.
+fn usage(e: &clap::Error) -> Error {
+    let text = e.render().to_string();
+    let line = |p: &str| p.split_whitespace().collect::<Vec<_>>().join(" ");
+    let mut paragraphs = text.trim_end().split("\n\n").map(line);
+    let first = paragraphs.next().and_then(|p| p.strip_prefix("error: ").map(str::to_owned));
+    // Without a command there is only help.
+    let cause = first.unwrap_or_else(|| e.kind().to_string());
+    let hint = paragraphs.last().filter(|p| p.contains("--help"));
+    let hint = hint.unwrap_or_else(|| "--help tells what there is".to_owned());
+    Error::new(Kind::Usage, "reading the arguments", cause).hint(hint)
 }
 
 /// The signals that stop a run, as a number that is 0 until one comes.
@@ -88,71 +120,65 @@ fn signals() -> Result<Arc<AtomicUsize>> {
     Ok(signal)
 }
 
-/// Prints a result. A reader that has gone away, as `head` does, is no failure of ours.
-fn print(text: &str) {
-    let _ = std::io::stdout().write_all(text.as_bytes());
-    let _ = std::io::stdout().flush();
-}
-
-fn dispatch(args: &Args, session: &Session) -> Result<ExitCode> {
+fn dispatch(args: &Args, session: &Session, out: &Stdout) -> Result<u8> {
     let os = Native;
     thread::scope(|scope| {
         let progress = if args.quiet { super::args::Progress::None } else { args.progress };
         let display = Display::start(scope, &session.monitor, progress);
         let mut restart = false;
         let result = match &args.command {
-            Command::Snapshot(options) => run_snapshot(os, session, args, options),
+            Command::Snapshot(options) => run_snapshot(os, session, args, options, out),
             Command::Show(options) => {
                 let report = show::run(&os, session, options.slice)?;
-                Ok((pick(args, &report, output::show), ExitCode::SUCCESS))
+                Ok((pick(args, &report, output::show), 0))
             }
             Command::Verify(options) => {
                 let report = verify::run(&os, session, options.slice)?;
                 let code = if report.different == 0 { 0 } else { Kind::Differs.exit_code() };
-                Ok((pick(args, &report, output::verify), ExitCode::from(code)))
+                Ok((pick(args, &report, output::verify), code))
             }
             Command::Partitions => {
                 let report = partitions::run(&os, session)?;
-                Ok((pick(args, &report, output::partitions), ExitCode::SUCCESS))
+                Ok((pick(args, &report, output::partitions), 0))
             }
             Command::Check => {
                 let report = check::run(&os, session)?;
                 let code = if report.has_problems() { Kind::Problems.exit_code() } else { 0 };
-                Ok((pick(args, &report, output::check), ExitCode::from(code)))
+                Ok((pick(args, &report, output::check), code))
             }
             Command::Clean(options) => {
                 let report = clean::run(&os, session, options.force)?;
-                Ok((pick(args, &report, output::clean), ExitCode::SUCCESS))
+                Ok((pick(args, &report, output::clean), 0))
             }
-            Command::AutoSnapshot(options) => run_auto_snapshot(os, session, args, options),
+            Command::AutoSnapshot(options) => run_auto_snapshot(os, session, args, options, out),
             Command::Factory(Factory::Save) => {
                 let report = factory::save(&os, session)?;
-                Ok((pick(args, &report, output::factory), ExitCode::SUCCESS))
+                Ok((pick(args, &report, output::factory), 0))
             }
             Command::Boot(options) => {
                 let args::Boot { slot, once, reboot } = *options;
                 let report = boot::run(&os, session, slot, once, reboot)?;
                 restart = report.rebooting;
-                Ok((pick(args, &report, output::boot), ExitCode::SUCCESS))
+                Ok((pick(args, &report, output::boot), 0))
             }
             Command::Confirm => {
                 let report = boot::confirm::run(&os, session)?;
-                Ok((pick(args, &report, output::boot), ExitCode::SUCCESS))
+                Ok((pick(args, &report, output::boot), 0))
             }
             Command::Reject(options) => {
                 let report = boot::reject::run(&os, session, options.reboot)?;
                 restart = report.rebooting;
-                Ok((pick(args, &report, output::boot), ExitCode::SUCCESS))
+                Ok((pick(args, &report, output::boot), 0))
             }
             Command::Log => {
                 let report = history::run(&os, session)?;
-                Ok((pick(args, &report, output::log), ExitCode::SUCCESS))
+                Ok((pick(args, &report, output::log), 0))
             }
-            Command::Table(verb) => run_table(os, session, args, verb),
+            Command::Table(verb) => run_table(os, session, args, verb, out),
         };
         drop(display);
-        let (text, code): (String, ExitCode) = result?;
-        print(&text);
+        let (text, code) = result?;
+        out.print(&text);
         if restart {
             // Nothing is told any more once this has begun.
             os.reboot()?;
@@ -171,22 +197,19 @@ fn run_auto_snapshot(
     session: &Session,
     args: &Args,
     options: &args::AutoSnapshot,
-) -> Result<(String, ExitCode)> {
+    out: &Stdout,
+) -> Result<(String, u8)> {
     let status = if options.status {
         auto_snapshot::status(&os, session)
     } else if options.enable || options.disable {
         auto_snapshot::configure(&os, session, options.enable)
     } else {
-        let mut say = |line: &str| {
-            if !args.json {
-                print(&format!("{line}\n"));
-            }
-        };
+        let mut say = |line: &str| out.say(line);
         let report = auto_snapshot::run(&os, session, options.assess, &mut say)?;
         let code = if report.is_open() { Kind::Problems.exit_code() } else { 0 };
-        return Ok((pick(args, &report, output::auto_snapshot), ExitCode::from(code)));
+        return Ok((pick(args, &report, output::auto_snapshot), code));
     }?;
-    Ok((pick(args, &status, output::auto_snapshot_status), ExitCode::SUCCESS))
+    Ok((pick(args, &status, output::auto_snapshot_status), 0))
 }
 
 fn run_table(
@@ -194,7 +217,8 @@ fn run_table(
     session: &Session,
     args: &Args,
     verb: &Table,
-) -> Result<(String, ExitCode)> {
+    out: &Stdout,
+) -> Result<(String, u8)> {
     let choice = |kept: &Kept| -> Result<(Option<String>, Option<PathBuf>)> {
         let absolute = |path| std::path::absolute(path).doing_to("resolving", path);
         Ok((kept.medium.clone(), kept.file.as_ref().map(absolute).transpose()?))
@@ -202,7 +226,7 @@ fn run_table(
     match verb {
         Table::Save => {
             let report = table::save::run(&os, session)?;
-            Ok((pick(args, &report, output::table_save), ExitCode::SUCCESS))
+            Ok((pick(args, &report, output::table_save), 0))
         }
         Table::Check(kept) => {
             let (medium, file) = choice(kept)?;
@@ -210,18 +234,14 @@ fn run_table(
             let report = table::check::run(&os, session, choice)?;
             let equal = report.differences.is_empty();
             let code = if equal { 0 } else { Kind::Problems.exit_code() };
-            Ok((pick(args, &report, output::table_check), ExitCode::from(code)))
+            Ok((pick(args, &report, output::table_check), code))
         }
         Table::Restore(restore) => {
             let (medium, file) = choice(&restore.kept)?;
             let choice = table::Choice { medium: medium.as_deref(), file: file.as_deref() };
-            let mut say = |line: &str| {
-                if !args.json {
-                    print(&format!("{line}\n"));
-                }
-            };
+            let mut say = |line: &str| out.say(line);
             let report = table::restore::run(&os, session, choice, restore.dry_run, &mut say)?;
-            Ok((pick(args, &report, output::table_restore), ExitCode::SUCCESS))
+            Ok((pick(args, &report, output::table_restore), 0))
         }
     }
 }
@@ -231,7 +251,8 @@ fn run_snapshot(
     session: &Session,
     args: &Args,
     options: &super::args::Snapshot,
-) -> Result<(String, ExitCode)> {
+    out: &Stdout,
+) -> Result<(String, u8)> {
     let only = match (options.root_partition, options.config_partition) {
         (true, _) => Some(Part::Root),
         (_, true) => Some(Part::Config),
@@ -277,16 +298,11 @@ fn run_snapshot(
         reading,
         method,
     };
-    let mut say = |line: &str| {
-        if !args.json {
-            print(&format!("{line}\n"));
-        }
-    };
-    let outcome = snapshot::run(&os, session, choices, &mut say)?;
+    let outcome = snapshot::run(&os, session, choices, &mut |line| out.say(line))?;
     let text = match &outcome {
         snapshot::Outcome::Planned(steps) if args.json => output::json_plan(steps),
         snapshot::Outcome::Planned(steps) => output::plan(steps),
         snapshot::Outcome::Done(report) => pick(args, report, output::snapshot),
     };
-    Ok((text, ExitCode::SUCCESS))
+    Ok((text, 0))
 }

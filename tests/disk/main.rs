@@ -28,5 +28,6 @@ mod refresh;
 mod run;
 mod signals;
 mod stale;
+mod stdout;
 mod table;
 mod verify;
