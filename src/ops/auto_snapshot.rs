@@ -33,8 +33,9 @@ pub struct Status {
 /// What a run at boot found and did.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Report {
-    /// Version of this shape.
-    pub schema: u32,
+    /// The version of this shape, and where it stands.
+    #[serde(flatten)]
+    pub status: Status,
     /// How the running slot came up.
     pub how: How,
     /// The slot that runs.
@@ -51,9 +52,6 @@ pub struct Report {
     /// The snapshot by which it was.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub snapshot: Option<snapshot::Report>,
-    /// Where it stands.
-    #[serde(flatten)]
-    pub status: Status,
 }
 
 impl Report {
@@ -204,7 +202,7 @@ impl<'a, O: Os> Work<'a, O> {
         let product = software.product.map(|product| product.name);
         let notice = arrival::announce(self.os, view, layout, &self.found, product.as_deref());
         Ok(Report {
-            schema: 1,
+            status: status_of(view, self.found.journal.auto_snapshot.as_ref()),
             how,
             running: journal::place(view, layout.running()),
             meant: journal::place(view, meant),
@@ -212,7 +210,6 @@ impl<'a, O: Os> Work<'a, O> {
             notice,
             repaired: snapshot.is_some(),
             snapshot,
-            status: status_of(view, self.found.journal.auto_snapshot.as_ref()),
         })
     }
 

@@ -5,6 +5,9 @@ use std::fmt::Write;
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Command, ExitStatus};
 
+use serde::de::{Deserialize, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
+use serde_json::Value;
+
 /// Lines of one stream in the report of a failure.
 const MOST: usize = 30;
 
@@ -81,13 +84,74 @@ impl Run {
         self
     }
 
-    /// stdout as one JSON object.
+    /// stdout as one JSON object, in which no object has a key twice.
     #[track_caller]
-    pub fn json(&self) -> serde_json::Value {
+    pub fn json(&self) -> Value {
         match serde_json::from_str(&self.stdout) {
-            Ok(value) => value,
+            Ok(Strict(value)) => value,
             Err(e) => panic!("no JSON ({e}): {self}"),
         }
+    }
+}
+
+/// A JSON value of which every key is there once: of two, other readers take the last.
+pub struct Strict(pub Value);
+
+impl<'de> Deserialize<'de> for Strict {
+    fn deserialize<D: Deserializer<'de>>(source: D) -> Result<Self, D::Error> {
+        source.deserialize_any(Once)
+    }
+}
+
+struct Once;
+
+impl<'de> Visitor<'de> for Once {
+    type Value = Strict;
+
+    fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("JSON")
+    }
+
+    fn visit_unit<E>(self) -> Result<Strict, E> {
+        Ok(Strict(Value::Null))
+    }
+
+    fn visit_bool<E>(self, value: bool) -> Result<Strict, E> {
+        Ok(Strict(value.into()))
+    }
+
+    fn visit_i64<E>(self, value: i64) -> Result<Strict, E> {
+        Ok(Strict(value.into()))
+    }
+
+    fn visit_u64<E>(self, value: u64) -> Result<Strict, E> {
+        Ok(Strict(value.into()))
+    }
+
+    fn visit_f64<E>(self, value: f64) -> Result<Strict, E> {
+        Ok(Strict(value.into()))
+    }
+
+    fn visit_str<E>(self, value: &str) -> Result<Strict, E> {
+        Ok(Strict(value.into()))
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut source: A) -> Result<Strict, A::Error> {
+        let mut all = Vec::new();
+        while let Some(Strict(value)) = source.next_element()? {
+            all.push(value);
+        }
+        Ok(Strict(all.into()))
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut source: A) -> Result<Strict, A::Error> {
+        let mut all = serde_json::Map::new();
+        while let Some((key, Strict(value))) = source.next_entry::<String, _>()? {
+            if all.insert(key.clone(), value).is_some() {
+                return Err(A::Error::custom(format!("{key} is there twice")));
+            }
+        }
+        Ok(Strict(all.into()))
     }
 }
 
