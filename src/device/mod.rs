@@ -176,7 +176,7 @@ impl Devices {
     }
 
     /// What an alias leads down to; anything else is itself.
-    fn named(&self, mut id: Id) -> Id {
+    pub fn named(&self, mut id: Id) -> Id {
         for _ in 0..DEPTH_MAX {
             match (&self.get(id).class, self.get(id).lower.as_slice()) {
                 (Class::Alias, [lower]) => id = lower.id,

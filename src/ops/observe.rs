@@ -45,7 +45,7 @@ pub fn view<O: Os>(os: &O, session: &Session) -> Result<View> {
         config_path,
         ..View::default()
     };
-    resolve_paths(os, &mut view);
+    resolve_paths(os, &mut view, session);
     read_media(os, &mut view);
     if let Some(word) = &session.media {
         let usb = if WORDS.contains(&word.as_str()) { os.usb_disks()? } else { Vec::new() };
@@ -68,12 +68,14 @@ fn read_config<O: Os>(os: &O, session: &Session, root: &Path) -> Result<(Config,
 }
 
 /// Resolves the symbolic links of every path that users wrote.
-fn resolve_paths<O: Os>(os: &O, view: &mut View) {
+fn resolve_paths<O: Os>(os: &O, view: &mut View, session: &Session) {
     let from_fstab = view.fstab.iter().map(|e| PathBuf::from(OsStr::from_bytes(&e.spec)));
     let from_mounts = view.mounts.iter().map(|m| PathBuf::from(&m.source));
     let from_config = [&view.config.root, &view.config.config]
         .into_iter()
         .flat_map(|s| s.slots.iter().flatten())
+        .chain(view.config.media.values())
+        .chain(&session.media)
         .map(PathBuf::from);
     let paths: Vec<PathBuf> = from_fstab
         .chain(from_mounts)

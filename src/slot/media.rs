@@ -1,5 +1,7 @@
 //! Which medium `--media` means. Pure.
 
+use std::path::{Path, PathBuf};
+
 use super::view::View;
 use crate::device::{Class, Id};
 use crate::error::{Error, Result};
@@ -114,11 +116,15 @@ impl View {
     }
 
     fn medium_named(&self, name: &str) -> Result<Id> {
-        let found = self.devices.find(std::path::Path::new(name));
-        let Some(id) = found else {
-            let words = WORDS.join(", ");
+        let path = Path::new(name);
+        let canonical = self.canonical.get(path).map_or(path, PathBuf::as_path);
+        let found = self.devices.find(canonical).or_else(|| self.devices.find(path));
+        let Some(id) = found.map(|id| self.devices.named(id)) else {
+            let own = self.config.media.keys().map(String::as_str);
+            let words: Vec<_> =
+                WORDS.into_iter().chain(own.filter(|w| !WORDS.contains(w))).collect();
             return Err(Error::refused(format!("{name}: no such medium"))
-                .hint(format!("a medium is a device or one of {words}")));
+                .hint(format!("a medium is a device or one of {}", words.join(", "))));
         };
         if !matches!(self.devices.get(id).class, Class::Disk) {
             return Err(Error::refused(format!("{} is no whole medium", self.node(id))));

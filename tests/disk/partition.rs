@@ -243,6 +243,17 @@ fn words_for_media_come_from_the_configuration() {
     disk.dualroot(&words).exits(0);
     assert_eq!(partitions(&medium).len(), 4);
     assert!(Path::new(&medium.part(4)).exists());
+    // A name of its own that leads to the device, wherever it lies; and a word of one's own.
+    let link = disk.tmp().join("str.link");
+    std::os::unix::fs::symlink(medium.node(), &link).unwrap();
+    let link = link.to_str().unwrap();
+    disk.dualroot(&["--media", link, "verify"]).exits(0);
+    fs::write(&config, format!("[media]\nusb = \"{link}\"\nfront-slot = \"{link}\"\n")).unwrap();
+    for word in ["usb", "front-slot"] {
+        disk.dualroot(&["-c", words[1], "--media", word, "verify"]).exits(0);
+    }
+    let run = disk.dualroot(&["-c", words[1], "--media", "rear-slot", "verify"]);
+    run.fails(6, "rear-slot: no such medium").says("hard-disk, front-slot\n");
 }
 
 /// A damaged table stops a snapshot onto the medium; a new one is the way out.
