@@ -5,7 +5,7 @@ use std::io::{self, Read, Seek, SeekFrom};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use super::Session;
+use super::{Session, table};
 use crate::device::{Class, Id, Provider};
 use crate::error::{Error, Kind, Result};
 use crate::slot::config::{self, Config};
@@ -15,7 +15,7 @@ use crate::slot::nextboot::{self, Nextboot};
 use crate::slot::view::View;
 use crate::sys::Os;
 use crate::table::reading::Reading;
-use crate::table::{self, Scheme, bsd, superblock};
+use crate::table::{Scheme, Table, bsd, superblock};
 
 /// Observes everything that decisions are made from.
 ///
@@ -46,10 +46,17 @@ pub fn view<O: Os>(os: &O, session: &Session) -> Result<View> {
         ..View::default()
     };
     resolve_paths(os, &mut view, session);
-    read_media(os, &mut view);
     if let Some(word) = &session.media {
         let usb = if WORDS.contains(&word.as_str()) { os.usb_disks()? } else { Vec::new() };
         view.medium = Some(view.find_medium(word, &usb)?);
+    }
+    read_media(os, &mut view);
+    // It takes a while, and only matters where a table was read and there is none.
+    if let Some(medium) = view.elsewhere()
+        && view.readings.contains_key(&medium)
+        && !view.tables.contains_key(&medium)
+    {
+        view.kept = table::is_kept(os, &view, medium);
     }
     Ok(view)
 }
@@ -94,7 +101,7 @@ fn resolve_paths<O: Os>(os: &O, view: &mut View, session: &Session) {
 /// Reads partition tables, BSD labels and superblocks.
 fn read_media<O: Os>(os: &O, view: &mut View) {
     for id in 0..view.devices.providers.len() {
-        if !has_partitions(view, id) && !is_missed(view, id) {
+        if !has_partitions(view, id) && !is_missed(view, id) && view.medium != Some(id) {
             continue;
         }
         let table = if matches!(view.devices.get(id).class, Class::Partition { .. }) {
@@ -145,7 +152,7 @@ fn reveal_partitions<O: Os>(os: &O, view: &mut View) {
 }
 
 /// Reads the tables of a medium and keeps what they were read from.
-fn read_tables<O: Os>(os: &O, view: &mut View, id: Id) -> Result<Option<table::Table>> {
+fn read_tables<O: Os>(os: &O, view: &mut View, id: Id) -> Result<Option<Table>> {
     let provider = view.devices.get(id);
     let (path, size, sector) = (provider.path(), provider.size, provider.sector);
     let mut reader = DeviceReader { os, device: &path, position: 0 };
@@ -201,7 +208,7 @@ fn has_partitions(view: &View, id: Id) -> bool {
     uppers.any(|u| matches!(view.devices.get(u).class, Class::Partition { .. }))
 }
 
-fn read_label<O: Os>(os: &O, view: &View, id: Id) -> Result<Option<table::Table>> {
+fn read_label<O: Os>(os: &O, view: &View, id: Id) -> Result<Option<Table>> {
     let slice = view.devices.get(id);
     let window = os.read_device(&slice.path(), 0, bsd::WINDOW)?;
     let start = slice.lower.first().and_then(|l| l.offset).unwrap_or(0);

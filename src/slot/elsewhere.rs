@@ -9,10 +9,21 @@ use crate::error::{Error, Result};
 use crate::table::drawing::Role;
 use crate::table::{Entry, Scheme};
 
+/// What brings back a table that was kept.
+pub const RESTORE: &str = "dualroot table restore writes back the table that was kept of it";
+
 impl View {
     /// The medium that `--media` names, where it is another one than the running.
     pub fn elsewhere(&self) -> Option<Id> {
         self.medium.filter(|medium| Some(*medium) != self.running_medium())
+    }
+
+    /// Whether the medium that `--media` names could be read, and new partitions are a way out where
+    /// it has none that fit.
+    pub fn may_be_partitioned(&self) -> bool {
+        self.elsewhere().is_some_and(|medium| {
+            self.readings.contains_key(&medium) && self.root_elsewhere(medium).is_err()
+        })
     }
 
     /// The root that is to be filled.
@@ -21,8 +32,9 @@ impl View {
     /// Refused: there is no table, or no partition that could be one.
     pub(super) fn root_elsewhere(&self, medium: Id) -> Result<Id> {
         let refuse = |why: &str| {
-            Err(Error::refused(format!("no alternate slot on {}: {why}", self.node(medium)))
-                .hint("--partition makes the partitions anew, and all that is on it is lost"))
+            let cause = format!("no alternate slot on {}: {why}", self.node(medium));
+            let error = Error::refused(cause);
+            Err(if self.kept { error.hint(RESTORE) } else { error })
         };
         if !self.tables.contains_key(&medium) {
             return refuse(self.faults.get(&medium).map_or("no partition table", String::as_str));

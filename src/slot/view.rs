@@ -31,6 +31,8 @@ pub struct View {
     pub fstab: Vec<fstab::Entry>,
     /// The medium that `--media` names: the alternate slot is looked for there.
     pub medium: Option<Id>,
+    /// Whether tables of that medium were kept, where it has none now.
+    pub kept: bool,
     /// What the running slot's loader does once.
     pub nextboot: Option<Nextboot>,
     /// The configuration.

@@ -278,3 +278,54 @@ fn a_damaged_table_is_replaced() {
     medium.assert_sound("gpt");
     on(&disk, &medium, &["verify"]).exits(0);
 }
+
+/// What was kept comes first, only `snapshot` can make new partitions, and what cannot be read is not
+/// to be written over.
+#[test]
+fn a_medium_without_a_table_has_a_way_out() {
+    if !ready(&[TOOLS, &["cc"]].concat()) {
+        return;
+    }
+    let (disk, medium) = (disk(), Medium::new(200, 512));
+    let none = format!("no alternate slot on {}: no partition table", medium.node());
+    let anew = "--partition makes the partitions anew, and all that is on it is lost\n";
+    let readers = [&["show"][..], &["verify"], &["partitions"], &["clean"], &["log"]];
+    let hint = |run: &Run| run.stderr.lines().find(|l| l.starts_with("hint: ")).map(str::to_owned);
+    // Nothing was ever there.
+    for args in [&["show"][..], &["verify"], &["clean"]] {
+        assert_eq!(hint(&on(&disk, &medium, args).fails(6, &none)), None);
+    }
+    on(&disk, &medium, &["snapshot"]).fails(6, &none).says(&format!("\nhint: {anew}"));
+    let run = on(&disk, &medium, &["check"]).exits(3).prints("(slots-not-found)");
+    assert!(!run.stdout.contains("--partition"), "{run}");
+    // A table was, and the snapshot kept it.
+    on(&disk, &medium, &["snapshot", "--swap-size", "0"]).exits(0);
+    let image = fs::OpenOptions::new().write(true).open(medium.path()).unwrap();
+    std::os::unix::fs::FileExt::write_all_at(&image, &[0; 512], 0).unwrap();
+    image.sync_all().unwrap();
+    drop(image);
+    tool("blockdev", &[&"--flushbufs", &medium.path()]);
+    let restore = "\nhint: dualroot table restore writes back the table that was kept of it";
+    for args in readers {
+        let run = on(&disk, &medium, args);
+        assert!(!run.stderr.contains("--partition"), "{run}");
+    }
+    on(&disk, &medium, &["show"]).fails(6, &none).says(&format!("{restore}\n"));
+    let run = on(&disk, &medium, &["check"]).exits(3).prints(&restore[1..]);
+    assert!(!run.stdout.contains("--partition"), "{run}");
+    on(&disk, &medium, &["snapshot"]).fails(6, &none).says(&format!("{restore}; {anew}"));
+    // Nobody knows what is on one that cannot be read.
+    let path = format!("/{}", medium.name());
+    for (args, errno, why) in [
+        (["show"], 5, "Input/output error"),
+        (["show"], 1, "Operation not permitted"),
+        (["snapshot"], 5, "Input/output error"),
+    ] {
+        let words = ["--media", medium.node(), args[0]];
+        let run = disk.with_fault(&words, ("read", &path, 0), errno).fails(6, why);
+        assert_eq!(hint(&run), None, "{run}");
+    }
+    // And so it comes back.
+    disk.dualroot(&["table", "restore", "--medium", medium.name()]).exits(0);
+    on(&disk, &medium, &["verify"]).exits(0);
+}

@@ -91,6 +91,7 @@ fn media(view: &View, layout: Option<&Layout>, running: Option<Id>) -> Media {
     let medium = |id: Id| view.devices.medium(id);
     let mut bootable: BTreeSet<Id> = running.and_then(medium).into_iter().collect();
     let mut all = bootable.clone();
+    all.extend(view.medium);
     if let Some(layout) = layout {
         bootable.extend(layout.slots.iter().filter_map(|slot| medium(slot.root)));
         let pairs = layout.pairs.iter().flat_map(|pair| [pair.source, pair.target]);
@@ -121,6 +122,7 @@ fn not_found(view: &View, error: &Error) -> Finding {
     let place = view.root.to_string_lossy().into_owned();
     let hint = match &error.hint {
         Some(hint) => hint.clone(),
+        None if view.elsewhere().is_some() => "is it the medium that was meant?".to_owned(),
         None => format!("name both roots in {}", view.config_path.display()),
     };
     Finding::error("slots-not-found", place, error.to_string(), hint)

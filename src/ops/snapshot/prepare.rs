@@ -14,7 +14,7 @@ use crate::mounts::stale::Obstacle;
 use crate::ops::history::Diary;
 use crate::ops::lock::{self, Observed};
 use crate::ops::table::{self, save::Home};
-use crate::ops::{Session, clear, flags, fsck, journal};
+use crate::ops::{Session, clear, flags, fsck, journal, observe};
 use crate::plan::consistency::{self, Wanted};
 use crate::plan::{self, Method, Reading, Step, Way};
 use crate::record::journal::Journal;
@@ -105,7 +105,8 @@ impl Work {
         let Some(wanted) = &options.partition else {
             let check = |view: &View, layout: &Layout| view.guard(layout, options.force);
             let Observed { locks, view, layout, .. } =
-                lock::observed(os, session, "snapshot", !options.dry_run, check)?;
+                lock::observed(os, session, "snapshot", !options.dry_run, check)
+                    .map_err(|error| way_out(os, session, error))?;
             return Ok(Self { locks, view, layout, partitioning: None });
         };
         if options.only == Some(Part::Config) {
@@ -120,6 +121,22 @@ impl Work {
         let layout = view.discover()?;
         view.guard(&layout, false)?;
         Ok(Self { locks, view, layout, partitioning: Some(partitioning) })
+    }
+}
+
+/// Adds that new partitions are a way out, where they are: only `snapshot` makes them.
+fn way_out<O: Os>(os: &O, session: &Session, error: Error) -> Error {
+    let still = |view: &View| view.discover().is_err_and(|now| now.cause == error.cause);
+    match observe::view(os, session) {
+        Ok(view) if view.may_be_partitioned() && still(&view) => {
+            let anew = "--partition makes the partitions anew, and all that is on it is lost";
+            let hint = match &error.hint {
+                Some(first) => format!("{first}; {anew}"),
+                None => anew.to_owned(),
+            };
+            error.hint(hint)
+        }
+        _ => error,
     }
 }
 

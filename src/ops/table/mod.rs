@@ -12,7 +12,7 @@ use std::path::Path;
 
 use super::observe::DeviceReader;
 use crate::device::{Class, Id};
-use crate::error::Result;
+use crate::error::{Kind, Result};
 use crate::slot::view::View;
 use crate::sys::Os;
 use crate::table::saved::Medium;
@@ -27,6 +27,12 @@ pub struct Choice<'a> {
     pub medium: Option<&'a str>,
     /// This file, and no other.
     pub file: Option<&'a Path>,
+}
+
+/// Whether tables of the medium `id` were kept, and can be told to be its own.
+pub(super) fn is_kept<O: Os>(os: &O, view: &View, id: Id) -> bool {
+    let saved = file::locate(os, view, None, Kind::Refused);
+    saved.is_ok_and(|(_, saved)| saved.media.iter().any(|m| find(os, view, m, Some(id)).is_ok()))
 }
 
 /// The bytes of the medium `id` in the places of the pieces of `kept`, in their order.
