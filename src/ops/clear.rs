@@ -48,6 +48,23 @@ fn holders<O: Os>(os: &O, mount: &Mount) -> String {
     if list.is_empty() { list } else { format!(", used by {list}") }
 }
 
+/// Unmounts what is in the way of a verb that takes nothing away by force.
+///
+/// # Errors
+/// It is busy, or foreign (exit 4).
+pub fn gently<O: Os>(os: &O, view: &View, pairs: &[Pair]) -> Result<()> {
+    let clear = || {
+        for obstacle in find(os, view, pairs, false)? {
+            unmount(os, obstacle.mount(), false)?;
+        }
+        Ok(())
+    };
+    clear().map_err(|error: Error| match error.kind {
+        Kind::Busy => error.hint("end what uses it and unmount it, or use dualroot clean --force"),
+        _ => error,
+    })
+}
+
 /// Unmounts one obstacle.
 ///
 /// # Errors

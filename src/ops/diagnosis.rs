@@ -56,9 +56,7 @@ pub(super) fn diagnose<O: Os>(
     mut past: Past,
 ) -> Result<Verdict> {
     // What is mounted would be read from memory, not from the medium.
-    for obstacle in clear::find(os, view, &layout.pairs, false)? {
-        clear::unmount(os, obstacle.mount(), false)?;
-    }
+    clear::gently(os, view, &layout.pairs)?;
     for pair in &layout.pairs {
         let point = pair.part.alternate();
         let found = part(os, session, view, pair, &mut past);

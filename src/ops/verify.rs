@@ -72,9 +72,7 @@ pub fn run<O: Os>(os: &O, session: &Session, choice: Choice) -> Result<Report> {
         lock::observed(os, session, "verify", true, check)?;
     let slot = *layout.pick(choice);
     // What is mounted would be read from memory, not from the medium.
-    for obstacle in clear::find(os, &view, &layout.pairs, false)? {
-        clear::unmount(os, obstacle.mount(), false)?;
-    }
+    clear::gently(os, &view, &layout.pairs)?;
     let mut report = Report {
         schema: 1,
         slot: slot.number,

@@ -352,6 +352,10 @@ fn busy(disk: &Disk, mut holder: Holder) {
     for args in [&["snapshot"][..], &["clean"], &["verify"]] {
         let run = refuses(disk, args, &words);
         assert!(run.stderr.contains(&disk.node(2)), "{run}");
+        // Which verb has the option.
+        let hint =
+            if args == ["verify"] { "or use dualroot clean --force\n" } else { "or use --force\n" };
+        assert!(run.stderr.ends_with(hint), "{run}");
         shows_both(disk, "valid");
     }
     assert!(!holder.ended());

@@ -201,9 +201,7 @@ fn copy_to_write<O: Os>(
 ) -> Result<std::result::Result<PathBuf, String>> {
     let pair = layout.root();
     let node = view.node(pair.target);
-    for obstacle in clear::find(os, view, std::slice::from_ref(pair), false)? {
-        clear::unmount(os, obstacle.mount(), false)?;
-    }
+    clear::gently(os, view, std::slice::from_ref(pair))?;
     if view.superblocks.get(&pair.target).is_none_or(|s| s.fs.name() != pair.fs) {
         return Ok(Err(format!("{node} holds no copy")));
     }
