@@ -89,7 +89,7 @@ impl Finding {
 }
 
 /// All codes there are.
-pub const CODES: [&str; 63] = [
+pub const CODES: [&str; 64] = [
     "medium-unreadable",
     "table-missing",
     "slice-overlap",
@@ -140,6 +140,7 @@ pub const CODES: [&str; 63] = [
     "nextboot-foreign",
     "run-interrupted",
     "journal-unreadable",
+    "fstab-invalid",
     "fstab-root-differs",
     "slots-not-found",
     "slots-differ-in-size",

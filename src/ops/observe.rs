@@ -23,16 +23,25 @@ use crate::table::{Scheme, Table, bsd, superblock};
 /// fstab or the configuration cannot be read or make no sense. What is wrong with a medium is kept
 /// in [`View::faults`], for those who need it.
 pub fn view<O: Os>(os: &O, session: &Session) -> Result<View> {
-    if !os.privileged() {
-        return Err(Error::refused("this needs root").hint("run it as root"));
+    let (view, wrong) = whatever_fstab_says(os, session)?;
+    match wrong.into_iter().next() {
+        Some(error) => Err(error),
+        None => Ok(view),
     }
+}
+
+/// The same without the lines of fstab that make no sense, for whoever tells of them.
+///
+/// # Errors
+/// As of [`view`], but for those, which come beside it.
+pub(super) fn whatever_fstab_says<O: Os>(os: &O, session: &Session) -> Result<(View, Vec<Error>)> {
+    privileged(os)?;
     let root = os.canonical(&session.root)?;
     let (config, config_path) = read_config(os, session, &root)?;
     let fstab_path = root.join("etc/fstab");
-    let fstab = match os.read_file(&fstab_path)? {
-        Some(text) => fstab::parse(&text).map_err(|e| e.path(&fstab_path))?,
-        None => Vec::new(),
-    };
+    let text = os.read_file(&fstab_path)?.unwrap_or_default();
+    let (fstab, wrong) = fstab::parse_lines(&text);
+    let wrong = wrong.into_iter().map(|e| e.path(&fstab_path)).collect();
     let nextboot = os.read_file(&root.join(nextboot::PATH.trim_start_matches('/')))?;
     let mut view = View {
         root,
@@ -58,7 +67,18 @@ pub fn view<O: Os>(os: &O, session: &Session) -> Result<View> {
     {
         view.kept = table::is_kept(os, &view, medium);
     }
-    Ok(view)
+    Ok((view, wrong))
+}
+
+/// What every verb needs.
+///
+/// # Errors
+/// Refused: this process is not root's.
+pub fn privileged<O: Os>(os: &O) -> Result<()> {
+    if os.privileged() {
+        return Ok(());
+    }
+    Err(Error::refused("this needs root").hint("run it as root"))
 }
 
 fn read_config<O: Os>(os: &O, session: &Session, root: &Path) -> Result<(Config, PathBuf)> {

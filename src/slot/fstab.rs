@@ -36,6 +36,19 @@ pub fn parse(text: &[u8]) -> Result<Vec<Entry>> {
     entries(text).map(|entry| entry.map(|(entry, _)| entry)).collect()
 }
 
+/// The same for whoever tells of every line that makes no sense: those that do, and what [`parse`]
+/// says of the others.
+pub fn parse_lines(text: &[u8]) -> (Vec<Entry>, Vec<Error>) {
+    let (mut good, mut wrong) = (Vec::new(), Vec::new());
+    for entry in entries(text) {
+        match entry {
+            Ok((entry, _)) => good.push(entry),
+            Err(error) => wrong.push(error),
+        }
+    }
+    (good, wrong)
+}
+
 /// What becomes of an entry.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Change {

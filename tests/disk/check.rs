@@ -713,6 +713,27 @@ fn what_the_copy_calls_itself() {
     assert_eq!(found[0], ("error".to_owned(), "fstab-root-differs".to_owned()), "{found:?}");
 }
 
+/// What nobody could have read is told, and the rest is looked at all the same.
+#[test]
+fn a_torn_fstab() {
+    if !ready(&[]) {
+        return;
+    }
+    let disk = healthy(dos());
+    let wrong = format!("{} /\n{} / ext4 rw 0 1\nthree of four\n", disk.node(1), disk.node(1));
+    let path = disk.write("etc/fstab", wrong);
+    let invalid = ("error", "fstab-invalid");
+    finds(&disk, &[invalid, invalid]);
+    let run = disk.dualroot(&["check"]).exits(3);
+    run.prints(&format!("error: {}: line 1: 2 fields where", path.display())).prints("line 3: 3 ");
+    // Whoever writes, and whoever tells which the slots are, does not go by it.
+    for verb in ["snapshot", "show"] {
+        disk.dualroot(&[verb]).fails(6, "line 1: 2 fields where fstab(5) needs 4");
+    }
+    disk.write("etc/dualroot.conf", "rot = 1\n");
+    disk.dualroot(&["check"]).fails(2, "line 1: unknown field `rot`");
+}
+
 /// The kernel was told one root and has another: in a mount namespace where its parameters say so.
 #[test]
 fn a_half_boot() {

@@ -41,9 +41,10 @@ impl Report {
 /// Checks media, slots and the copy. Never waits for a run and changes nothing.
 ///
 /// # Errors
-/// Not root, or the system cannot be observed. What is wrong with the slots is a finding.
+/// Not root, or the system cannot be observed; the configuration makes no sense (exit 2), since it
+/// may say which the slots are. What is wrong with the slots, or with fstab, is a finding.
 pub fn run<O: Os>(os: &O, session: &Session) -> Result<Report> {
-    let view = observe::view(os, session)?;
+    let (view, wrong) = observe::whatever_fstab_says(os, session)?;
     let layout = view.discover();
     let mut findings = Vec::new();
     let boot = if view.root == Path::new("/") { os.boot()? } else { crate::sys::Boot::default() };
@@ -59,6 +60,11 @@ pub fn run<O: Os>(os: &O, session: &Session) -> Result<Report> {
             findings.extend(reading.boot(firmware, &|place| view.place(medium, place)));
         }
     }
+    findings.extend(wrong.into_iter().map(|error| {
+        let place = view.below("/etc/fstab").to_string_lossy().into_owned();
+        let hint = "correct the line: until then every snapshot is refused";
+        Finding::error("fstab-invalid", place, error.cause, hint)
+    }));
     findings.extend(running.and_then(|id| view.against_fstab(id)));
     match layout {
         Err(error) => {
