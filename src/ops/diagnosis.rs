@@ -19,6 +19,7 @@ use crate::slot::view::View;
 use crate::slot::{Pair, Part, State};
 use crate::sys::tree::Dir;
 use crate::sys::{FsType, Os};
+use crate::table::superblock;
 
 /// What became of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -79,12 +80,13 @@ pub(super) fn diagnose<O: Os>(
 
 /// Whether something of the running system is missing, and the error says nothing of the slot, which is
 /// only read.
-fn is_ours(error: &Error) -> bool {
+pub(super) fn is_ours(error: &Error) -> bool {
     let missing = [
         Errno::EAGAIN,
         Errno::EDQUOT,
         Errno::EMFILE,
         Errno::ENFILE,
+        Errno::ENODEV, // a file system that its kernel does not have
         Errno::ENOMEM,
         Errno::ENOSPC,
         Errno::EROFS,
@@ -104,7 +106,7 @@ fn part<O: Os>(
         return broken(fault);
     }
     let Some(superblock) = view.superblocks.get(&pair.target) else {
-        return broken("there is no file system on it");
+        return broken(superblock::NONE);
     };
     let device = view.devices.get(pair.target).path();
     os.drop_cache(&device)?;

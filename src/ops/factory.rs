@@ -24,6 +24,7 @@ use crate::slot::view::View;
 use crate::slot::{Pair, Part};
 use crate::sys::Os;
 use crate::sys::tree::{Dir, Kind};
+use crate::table::superblock;
 
 /// Where the list lies, below the root.
 const LIST_DIR: &str = "etc/dualroot";
@@ -176,7 +177,7 @@ pub fn save<O: Os>(os: &O, session: &Session) -> Result<Report> {
             .hint("dualroot snapshot makes a copy whose manifest is whole"))
     };
     let Some(superblock) = view.superblocks.get(&pair.target) else {
-        return refuse("there is no file system on it".to_owned());
+        return refuse(superblock::NONE.to_owned());
     };
     os.drop_cache(&device)?;
     let mounted = Mounted::private(os, &device, superblock.fs.name(), "factory")?;

@@ -64,7 +64,8 @@ pub(super) fn exclusive<O: Os>(os: &O, names: &[String], verb: &str) -> Result<V
                                 owner.pid,
                                 owner.verb
                             ),
-                        ));
+                        )
+                        .hint("wait until it is done"));
                     }
                     // Readers, or a writer between taking the lock and saying so.
                     _ if begun.elapsed() < READERS_WAIT => sleep(Duration::from_millis(20)),

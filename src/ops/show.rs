@@ -16,6 +16,7 @@ use crate::slot::view::View;
 use crate::slot::{Choice, Part, Slot, State, flags};
 use crate::sys::Os;
 use crate::sys::tree::Dir;
+use crate::table::superblock;
 
 /// All slots that were asked for.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -286,7 +287,7 @@ fn unlocked<O: Os>(
         return Ok(Seen::without_content(State::Unknown, fault.clone()));
     }
     let Some(superblock) = view.superblocks.get(&target) else {
-        return Ok(Seen::without_content(State::Empty, "there is no file system on it".to_owned()));
+        return Ok(Seen::without_content(State::Empty, superblock::NONE.to_owned()));
     };
     if let Some(why) = view.why_hidden(target) {
         return Ok(Seen::without_content(State::Unknown, why));

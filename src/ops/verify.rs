@@ -6,6 +6,7 @@ use std::path::Path;
 
 use serde::Serialize;
 
+use super::diagnosis::is_ours;
 use super::lock::{self, Observed};
 use super::mounted::Mounted;
 use super::record::{self, Hashing};
@@ -20,6 +21,7 @@ use crate::slot::view::View;
 use crate::slot::{Choice, Pair};
 use crate::sys::Os;
 use crate::sys::tree::Dir;
+use crate::table::superblock;
 
 /// What a verification found.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -54,7 +56,7 @@ pub struct Difference {
 /// Verifies the chosen slot, by default the alternate one.
 ///
 /// # Errors
-/// The slot has no valid record (exit 3), or is in use (exit 4). Differences are no error here:
+/// The slot has no valid record, or cannot be mounted (exit 3); or it is in use (exit 4). Differences are no error here:
 /// they are in the report.
 pub fn run<O: Os>(os: &O, session: &Session, choice: Choice) -> Result<Report> {
     let check = |_: &View, layout: &Layout| {
@@ -101,20 +103,34 @@ pub fn run<O: Os>(os: &O, session: &Session, choice: Choice) -> Result<Report> {
     Ok(report)
 }
 
+/// What makes a slot valid again.
+const COPY: &str = "dualroot snapshot makes a copy";
+
+/// What cannot be mounted has no record that could be read, unless something of the running system
+/// is missing.
+fn unreadable(error: Error) -> Error {
+    if error.kind == Kind::Failed && error.errno.is_some() && !is_ours(&error) {
+        error.kind(Kind::Problems).hint(COPY)
+    } else {
+        error
+    }
+}
+
 fn verify_pair<O: Os>(os: &O, session: &Session, view: &View, pair: &Pair) -> Result<TreeReport> {
     let device = view.devices.get(pair.target).path();
+    let unproven = |why: &str| Error::new(Kind::Problems, "", why).hint(COPY);
     let Some(superblock) = view.superblocks.get(&pair.target) else {
         let fault = view.faults.get(&pair.target).map(String::as_str);
-        let why = fault.unwrap_or("there is no file system on it");
-        return Err(Error::new(Kind::Problems, "", why));
+        return Err(unproven(fault.unwrap_or(superblock::NONE)));
     };
     os.drop_cache(&device)?;
-    let mounted = Mounted::private(os, &device, superblock.fs.name(), "verify")?;
-    let root = os.open_dir(mounted.point())?;
+    let mounted =
+        Mounted::private(os, &device, superblock.fs.name(), "verify").map_err(unreadable)?;
+    let root = os.open_dir(mounted.point()).map_err(unreadable)?;
     let found = record::read(&root);
     let Some(record) = found.record else {
         let why = found.reason.unwrap_or_default();
-        return Err(Error::new(Kind::Problems, "", format!("it is {}: {why}", found.state.name())));
+        return Err(unproven(&format!("it is {}: {why}", found.state.name())));
     };
     session.monitor.begin(Phase {
         name: format!("verifying {}", pair.part.alternate()),

@@ -12,6 +12,10 @@ use super::{array, bsd, le16, le32, le64};
 /// Bytes from the partition's start that [`read`] and [`wipe_ranges`] need.
 pub const WINDOW: usize = 128 * 1024;
 
+/// What there is to say where none is found: what else is there (swap, encryption, another's file
+/// system) is not looked for.
+pub const NONE: &str = "no file system that dualroot knows is on it";
+
 /// `FS_DOSOFTDEP`: soft updates.
 pub const UFS_SOFT_UPDATES: u32 = 0x02;
 /// `FS_NEEDSFSCK`: a foreground `fsck_ffs(8)` has to come first.

@@ -135,7 +135,7 @@ fn without_a_whole_list_nothing_is_written() {
     }
     let disk = Disk::new(Layout::default());
     disk.fill();
-    disk.dualroot(&["factory", "save"]).fails(6, "there is no file system on it");
+    disk.dualroot(&["factory", "save"]).fails(6, "no file system that dualroot knows is on it");
     disk.snapshot();
     let before = [2, 4].map(|n| disk.hash_device(n));
     let refused = |words: &str| {

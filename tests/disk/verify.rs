@@ -2,7 +2,7 @@
 
 use std::fs::{self, File};
 use std::io::Read;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
 
 use serde_json::{Value, json};
@@ -387,7 +387,7 @@ fn a_config_without_a_record_is_a_problem() {
         ],
     );
     assert_ne!(disk.state(), "valid");
-    disk.dualroot(&["verify"]).fails(3, "there is no file system on it");
+    disk.dualroot(&["verify"]).fails(3, "no file system that dualroot knows is on it");
 }
 
 #[test]
@@ -463,17 +463,40 @@ fn nothing_of_the_copy_changes_by_verifying() {
     disk.dualroot(&["verify", "--slice", "3"]).exits(2);
 }
 
+/// Its record cannot be read: there is none to go by.
 #[test]
-fn a_slot_that_was_never_written_is_a_problem() {
+fn a_slot_that_cannot_be_mounted_is_a_problem() {
     if !ready(&[]) {
         return;
     }
     let disk = disk();
+    disk.snapshot();
+    // The group descriptors, behind a superblock that is whole.
+    let node = std::fs::OpenOptions::new().write(true).open(disk.part(2)).unwrap();
+    node.write_all_at(&[0xff; 1024], 2048).unwrap();
+    node.sync_all().unwrap();
+    assert_eq!(disk.slot(2)["state"], "unknown");
+    let run = disk.dualroot(&["verify"]).fails(3, &format!("mounting {}", disk.node(2)));
+    run.says("\nhint: dualroot snapshot makes a copy\n");
+}
+
+#[test]
+fn a_slot_that_was_never_written_is_a_problem() {
+    if !ready(&["mkswap"]) {
+        return;
+    }
+    let disk = disk();
+    let hint = "\nhint: dualroot snapshot makes a copy\n";
     assert_eq!(disk.state(), "empty");
-    disk.dualroot(&["verify"]).fails(3, "there is no file system on it");
+    disk.dualroot(&["verify"]).fails(3, "no file system that dualroot knows is on it").says(hint);
+    // Something may be there all the same.
+    tool("mkswap", &[&disk.part(2)]);
+    let slot = disk.slot(2);
+    assert_eq!(slot["state"], "empty", "{slot}");
+    assert_eq!(slot["reason"], "no file system that dualroot knows is on it", "{slot}");
     disk.format(2);
     assert_eq!(disk.state(), "empty");
-    disk.dualroot(&["verify"]).fails(3, "it is empty");
+    disk.dualroot(&["verify"]).fails(3, "it is empty").says(hint);
     change(&disk, 2, |c| fs::write(c.join("file"), "").unwrap());
     assert_eq!(disk.state(), "invalid");
     disk.dualroot(&["verify"]).fails(3, "it is invalid");

@@ -222,7 +222,7 @@ fn a_leftover_is_removed_and_the_slot_reported() {
         let repair = format!("repair it: dualroot -r {} snapshot", root.display());
         format!("dualroot: slot 2 ({node}) is {state}: {why}; {repair}")
     };
-    let empty = tells("empty", "there is no file system on it");
+    let empty = tells("empty", "no file system that dualroot knows is on it");
     reports(installed.service(&["onestart"]), std::slice::from_ref(&empty));
     let file = leave_a_snapshot(&disk);
     let removed = format!("dualroot: {}: removed", file.display());
@@ -283,7 +283,7 @@ fn its_commands() {
     installed.flags(&disk, "");
     installed.service(&["onestatus"]).exits(0).prints("State: empty");
     // The program's exit codes, and further words for it.
-    installed.service(&["oneverify"]).fails(3, "there is no file system on it");
+    installed.service(&["oneverify"]).fails(3, "no file system that dualroot knows is on it");
     installed.service(&["onesnapshot", "-n"]).exits(0).prints("1. erase the old copy of /");
     assert_eq!(disk.state(), "empty");
     installed.service(&["onesnapshot"]).exits(0).prints("read back and equal");

@@ -45,6 +45,7 @@ pub(super) fn format<O: Os>(
             pair.part.point(),
             view.node(pair.target)
         ))
+        .hint("remove what need not be there, or use a larger slot")
     };
     let offered = match rehearse(os, &format, size) {
         Ok(offered) => offered,
