@@ -13,7 +13,6 @@ use crate::ops::partitions::Role;
 use crate::ops::{
     auto_snapshot, boot, check, clean, factory, history, partitions, show, snapshot, table, verify,
 };
-use crate::plan::Step;
 use crate::plan::size::human as size;
 use crate::record::journal::Auto;
 use crate::slot::State;
@@ -268,18 +267,19 @@ pub fn factory(report: &factory::Report) -> String {
     format!("{}: {} objects, from {}\n", visible(&report.file), report.objects, report.device)
 }
 
-/// The plan.
-pub fn plan(steps: &[Step]) -> String {
-    steps.iter().enumerate().fold(String::new(), |mut text, (n, step)| {
+/// The plan; before it the table that would be made, as it is printed when it is.
+pub fn plan(plan: &snapshot::Plan) -> String {
+    let mut text = String::new();
+    if !plan.partitions.is_empty() {
+        for line in snapshot::repartition::table(&plan.partitions) {
+            let _ = writeln!(text, "{line}");
+        }
+        text.push('\n');
+    }
+    for (n, step) in plan.plan.iter().enumerate() {
         let _ = writeln!(text, "{}. {step}", n + 1);
-        text
-    })
-}
-
-/// The plan as JSON.
-pub fn json_plan(steps: &[Step]) -> String {
-    let steps: Vec<String> = steps.iter().map(ToString::to_string).collect();
-    serde_json::json!({"schema": 1, "plan": steps}).to_string() + "\n"
+    }
+    text
 }
 
 /// `verify`.

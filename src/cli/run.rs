@@ -300,8 +300,7 @@ fn run_snapshot(
     };
     let outcome = snapshot::run(&os, session, choices, &mut |line| out.say(line))?;
     let text = match &outcome {
-        snapshot::Outcome::Planned(steps) if args.json => output::json_plan(steps),
-        snapshot::Outcome::Planned(steps) => output::plan(steps),
+        snapshot::Outcome::Planned(plan) => pick(args, plan, output::plan),
         snapshot::Outcome::Done(report) => pick(args, report, output::snapshot),
     };
     Ok((text, 0))

@@ -198,8 +198,9 @@ impl fmt::Display for Step {
                 write!(f, "make the copy of {point} on {device} one of its own and flush")
             }
             Self::Partition(medium, drawing) => {
-                let count = drawing.roles().count();
-                write!(f, "put a new {} with {count} partitions on {medium}", drawing.scheme)
+                let (scheme, count) = (drawing.scheme, drawing.roles().count());
+                write!(f, "put a new {scheme} with {count} partitions on {medium}: ")?;
+                f.write_str("all that is on it is lost")
             }
             Self::Make(point, device, format) => {
                 write!(f, "make a file system for {point} on {device}: {}", format.fs.name())

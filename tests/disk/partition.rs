@@ -76,6 +76,42 @@ fn every_medium_gets_a_sound_table_and_a_copy() {
     }
 }
 
+/// What would be made, with its sizes, and what it costs.
+#[test]
+fn the_plan_has_the_table() {
+    if !ready(TOOLS) {
+        return;
+    }
+    let (disk, medium) = (disk(), Medium::new(200, 512));
+    let words = ["snapshot", "-n", "--swap-size", "0", "--root-size", "64m"];
+    let run = on(&disk, &medium, &words).exits(0);
+    let expected = format!(
+        "Partitions on snapshot:
+
+  Partition  Mountpoint  Size    Snapshot argument
+       s1    /           64M     root-size
+       s2    /altroot    64M     root-size
+       s3    /config     20M     none
+       s4    /altconfig  20M     none
+
+1. put a new MBR with 4 partitions on {}: all that is on it is lost
+2. ",
+        medium.node()
+    );
+    assert!(run.stdout.starts_with(&expected), "{run}");
+    let report = on(&disk, &medium, &[&["--json"], &words[..]].concat()).exits(0).json();
+    assert!(report["plan"][0].as_str().unwrap().ends_with("all that is on it is lost"), "{report}");
+    let rows = report["partitions"].as_array().unwrap();
+    let sizes: Vec<_> = rows.iter().map(|row| row["size"].as_u64().unwrap() / MIB).collect();
+    assert_eq!(sizes, [64, 64, 20, 20]);
+    // It is what is made then.
+    let made = on(&disk, &medium, &[&["--json", "snapshot"], &words[2..]].concat()).exits(0).json();
+    assert_eq!(made["partitions"], report["partitions"]);
+    // Without a new table there is none to show.
+    let report = on(&disk, &medium, &["snapshot", "-n", "--json"]).exits(0).json();
+    assert_eq!(report.get("partitions"), None);
+}
+
 #[test]
 fn the_lines_are_junos() {
     if !ready(TOOLS) {

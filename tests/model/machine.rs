@@ -184,7 +184,7 @@ pub fn run(machine: &Machine) -> Result<Report, Error> {
 pub fn run_with(machine: &Machine, options: Options) -> Result<Report, Error> {
     match snapshot::run(machine, &session(machine), options, &mut |_| {})? {
         Outcome::Done(report) => Ok(report),
-        Outcome::Planned(steps) => panic!("planned {steps:?}"),
+        Outcome::Planned(plan) => panic!("planned {plan:?}"),
     }
 }
 

@@ -30,7 +30,7 @@ use super::history::{self, Diary};
 use super::{Session, arrival, journal};
 use crate::copy::progress::interrupted;
 use crate::error::{Error, Result};
-use crate::plan::{Method, Reading, Step};
+use crate::plan::{Method, Reading};
 use crate::record::journal::{Auto, AutoSnapshot, Journal};
 use crate::slot::discover::Layout;
 use crate::slot::view::View;
@@ -80,11 +80,23 @@ pub struct Report {
     pub shared: Option<String>,
 }
 
+/// What would be done.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Plan {
+    /// Version of this shape.
+    pub schema: u32,
+    /// A sentence for each step.
+    pub plan: Vec<String>,
+    /// The new table, where one would be made.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub partitions: Vec<repartition::Row>,
+}
+
 /// What comes of a call.
 #[derive(Debug)]
 pub enum Outcome {
     /// The plan, with `dry_run`.
-    Planned(Vec<Step>),
+    Planned(Plan),
     /// It was done.
     Done(Report),
 }
@@ -123,7 +135,11 @@ fn attempt<O: Os>(
     let prepared = prepare(os, session, &options, diary)?;
     let Prepared { locks: _locks, view, layout, partitioning, sources, cleared, steps } = prepared;
     if options.dry_run {
-        return Ok(Outcome::Planned(steps));
+        return Ok(Outcome::Planned(Plan {
+            schema: 1,
+            plan: steps.iter().map(ToString::to_string).collect(),
+            partitions: partitioning.map_or_else(Vec::new, |table| table.rows),
+        }));
     }
     begin(diary, &view, &layout)?;
     let (view, layout) = match &partitioning {

@@ -208,15 +208,22 @@ impl Repartition {
     /// Junos's lines.
     fn tell(&self, say: &mut dyn FnMut(&str)) {
         say("Performing preliminary partition checks ...");
-        say("Partitions on snapshot:");
-        say("");
-        say("  Partition  Mountpoint  Size    Snapshot argument");
-        for row in &self.rows {
-            let Row { partition, mountpoint, size, argument } = row;
-            say(&format!("  {partition:>7}    {mountpoint:<10}  {:<6}  {argument}", human(*size)));
+        for line in table(&self.rows) {
+            say(&line);
         }
         say(&format!("Partitioning {} ...", self.medium));
     }
+}
+
+/// The lines of a new table, as Junos prints them.
+pub fn table(rows: &[Row]) -> Vec<String> {
+    let head =
+        ["Partitions on snapshot:", "", "  Partition  Mountpoint  Size    Snapshot argument"];
+    let row = |row: &Row| {
+        let Row { partition, mountpoint, size, argument } = row;
+        format!("  {partition:>7}    {mountpoint:<10}  {:<6}  {argument}", human(*size))
+    };
+    head.into_iter().map(str::to_owned).chain(rows.iter().map(row)).collect()
 }
 
 /// Whether two partitions of two views have the same node and the same bytes.
