@@ -4,6 +4,7 @@
 use std::path::Path;
 
 use jiff::Timestamp;
+use nix::errno::Errno;
 use serde::Serialize;
 
 use super::arrival::{self, Found};
@@ -100,6 +101,10 @@ pub fn configure<O: Os>(os: &O, session: &Session, enabled: bool) -> Result<Stat
             return Err(Error::refused("no such file").path(path));
         };
         durable::put_as_it_was(&os.open_dir(dir)?, name, &new)
+            .map_err(|error| match error.errno.map(Errno::from_raw) {
+                Some(Errno::EROFS) => error.hint("mount that file system read-write meanwhile"),
+                _ => error,
+            })
             .during(format!("writing {}", path.display()))?;
     }
     status(os, session)

@@ -52,8 +52,16 @@ pub(super) fn put_as_it_was<D: Dir>(dir: &D, name: &str, content: &[u8]) -> Resu
 }
 
 fn write<D: Dir>(dir: &D, temporary: &str, name: &str, content: &mut dyn Read) -> Result<()> {
-    if_there(dir.remove_file(OsStr::new(temporary))).doing_to("removing", temporary)?;
-    let mut file = dir.create_file(OsStr::new(temporary)).doing_to("creating", temporary)?;
+    let create = || dir.create_file(OsStr::new(temporary));
+    let mut file = match create() {
+        // Left by a run that was killed.
+        Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {
+            dir.remove_file(OsStr::new(temporary)).doing_to("removing", temporary)?;
+            create()
+        }
+        done => done,
+    }
+    .doing_to("creating", temporary)?;
     io::copy(content, &mut file).doing_to("writing", temporary)?;
     file.sync().doing_to("flushing", temporary)?;
     drop(file);

@@ -373,3 +373,17 @@ fn old_does_not_replace_new() {
     disk.dualroot(&["snapshot", "--force"]).exits(0);
     disk.snapshot();
 }
+
+/// The operation that failed is the first one that was tried.
+#[test]
+fn a_read_only_root_is_not_switched() {
+    if !ready(&["mount"]) {
+        return;
+    }
+    let disk = Disk::new(Layout::roots(16, 16));
+    disk.fill();
+    tool("mount", &[&"-o", &"remount,ro", &disk.root()]);
+    let run = disk.dualroot(&["auto-snapshot", "--enable"]);
+    let run = run.fails(1, "dualroot.conf: creating dualroot.conf.new: Read-only file system");
+    run.says("\nhint: mount that file system read-write meanwhile\n");
+}
