@@ -2,7 +2,10 @@
 
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
+use std::fs::Permissions;
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
 
 /// Exit code, stdout, stderr.
@@ -251,4 +254,39 @@ fn usage_as_json() {
     let report: serde_json::Value = serde_json::from_str(&stdout).unwrap();
     assert_eq!((code, &report["error"]["code"]), (2, &"usage".into()));
     assert_ne!(report["error"]["cause"], "");
+}
+
+/// Whatever it is.
+#[test]
+fn others_than_root_are_told() {
+    if !nix::unistd::geteuid().is_root() {
+        return;
+    }
+    let dir =
+        tempfile::Builder::new().permissions(Permissions::from_mode(0o755)).tempdir().unwrap();
+    let program = dir.path().join("dualroot");
+    std::fs::copy(env!("CARGO_BIN_EXE_dualroot"), &program).unwrap();
+    for args in [
+        &["snapshot"][..],
+        &["show"],
+        &["verify"],
+        &["partitions"],
+        &["check"],
+        &["clean"],
+        &["boot", "1"],
+        &["confirm"],
+        &["reject"],
+        &["log"],
+        &["auto-snapshot"],
+        &["table", "save"],
+        &["table", "check"],
+        &["table", "restore"],
+        &["factory", "save"],
+    ] {
+        #[allow(clippy::disallowed_methods)] // tests start the program
+        let output = Command::new(&program).args(args).uid(65534).output().unwrap();
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(stderr, "dualroot: this needs root\nhint: run it as root\n", "{args:?}");
+        assert_eq!(output.status.code(), Some(6), "{args:?}");
+    }
 }

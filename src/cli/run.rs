@@ -18,8 +18,8 @@ use crate::copy::progress::Monitor;
 use crate::error::{Context, Error, Kind, Result};
 use crate::ops::snapshot::repartition;
 use crate::ops::{
-    Session, auto_snapshot, boot, check, clean, factory, history, partitions, show, snapshot,
-    table, verify,
+    Session, auto_snapshot, boot, check, clean, factory, history, observe, partitions, show,
+    snapshot, table, verify,
 };
 use crate::plan::partition::Sizes;
 use crate::plan::{Method, Reading};
@@ -38,7 +38,7 @@ pub fn main() -> ExitCode {
     if let Some(name) = args.member().filter(|_| !args.json) {
         out.print(&output::member(name));
     }
-    let result = signals().and_then(|signal| {
+    let result = observe::privileged(&Native).and_then(|()| signals()).and_then(|signal| {
         // The working directory changes while extended attributes are copied.
         let absolute = |path| std::path::absolute(path).doing_to("resolving", path);
         let session = Session {
