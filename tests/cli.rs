@@ -232,8 +232,8 @@ fn usage_as_json() {
     for (args, cause) in [
         (
             &["snapshot", "--root-size", "10Q"][..],
-            "invalid value '10Q' for '--root-size <SIZE>': a number of MB, with k, m, g, t or % \
-             behind it",
+            "invalid value '10Q' for '--root-size <SIZE>': a number of MB, or with k, m, g, t or \
+             % behind it",
         ),
         (
             &["snapshot", "--method", "tre"],
@@ -288,5 +288,21 @@ fn others_than_root_are_told() {
         let stderr = String::from_utf8_lossy(&output.stderr);
         assert_eq!(stderr, "dualroot: this needs root\nhint: run it as root\n", "{args:?}");
         assert_eq!(output.status.code(), Some(6), "{args:?}");
+    }
+}
+
+#[test]
+fn a_size_that_is_none_is_told_what_one_is() {
+    for (args, words) in [
+        (["--limit", "5%", "show"], "a number of MB, or with k, m, g or t behind it\n"),
+        (["--limit", "fast", "show"], "a number of MB, or with k, m, g or t behind it\n"),
+        (["--limit", "0", "show"], "nothing would pass\n"),
+        (["snapshot", "--root-size", "99999999999999999999999"], "no medium is so large\n"),
+        (["snapshot", "--swap-size", "101%"], "at most 100%\n"),
+        (["snapshot", "--swap-size", "1.5g"], "or with k, m, g, t or % behind it\n"),
+    ] {
+        let (code, _, stderr) = dualroot(&args);
+        assert_eq!(code, 2, "{stderr}");
+        assert!(stderr.contains(words), "no {words}: {stderr}");
     }
 }

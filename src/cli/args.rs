@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use clap::builder::NonEmptyStringValueParser;
 use clap::{ArgAction, Args as ClapArgs, Parser, Subcommand, ValueEnum};
 
-use crate::plan::size::Size;
+use crate::plan::size::{Size, TOO_LARGE};
 use crate::slot::Choice;
 
 /// Keep the other root of a dual-root appliance bootable.
@@ -343,9 +343,15 @@ pub struct Clean {
 }
 
 fn rate(text: &str) -> Result<NonZero<u64>, String> {
-    match text.parse()? {
-        Size::Bytes(bytes) => NonZero::new(bytes).ok_or_else(|| "nothing would pass".to_owned()),
-        Size::Percent(_) => Err("a number of MB, with k, m, g or t behind it".to_owned()),
+    match text.parse() {
+        Ok(Size::Bytes(bytes)) => {
+            NonZero::new(bytes).ok_or_else(|| "nothing would pass".to_owned())
+        }
+        Err(why) if why == TOO_LARGE => Err(why),
+        // A share of what?
+        Ok(Size::Percent(_)) | Err(_) => {
+            Err("a number of MB, or with k, m, g or t behind it".to_owned())
+        }
     }
 }
 

@@ -99,7 +99,10 @@ impl Wish {
         let third = |bytes: u64| bytes / 3 / MIB * MIB;
         let config = match asked(self.sizes.config, "config-size")? {
             Some(0) if self.config => {
-                return Err(Error::refused("--config-size 0: the running system has a /config"));
+                let asked = self.sizes.config.unwrap_or(Size::Bytes(0));
+                return Err(Error::refused(format!(
+                    "--config-size {asked}: less than 1 MB, and the running system has a /config"
+                )));
             }
             Some(bytes) => bytes,
             None if self.config => Size::Percent(10).on(self.medium).unwrap_or(0).max(MIB),
@@ -111,7 +114,11 @@ impl Wish {
         let taken = [config, data, swap].into_iter().try_fold(0_u64, u64::checked_add);
         let left = taken.and_then(|taken| self.medium.checked_sub(taken));
         let root = match asked(self.sizes.root, "root-size")? {
-            Some(0) => return Err(Error::refused("--root-size 0: a root needs room")),
+            Some(0) => {
+                let asked = self.sizes.root.unwrap_or(Size::Bytes(0));
+                let cause = format!("--root-size {asked}: less than 1 MB, and a root needs room");
+                return Err(Error::refused(cause));
+            }
             Some(bytes) => bytes,
             None => third(left.unwrap_or(0)),
         };

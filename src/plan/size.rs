@@ -1,8 +1,12 @@
 //! Sizes as users write them.
 
+use std::fmt;
 use std::str::FromStr;
 
 use crate::table::drawing::MIB;
+
+/// What there is to say of more bytes than 64 bits count.
+pub const TOO_LARGE: &str = "no medium is so large";
 
 /// A size on the command line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,16 +33,31 @@ impl Size {
     }
 }
 
+/// As it was written, but for its unit: `512` for all that is as much.
+impl fmt::Display for Size {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Bytes(bytes) => write!(f, "{}", bytes.div_ceil(MIB)),
+            Self::Percent(share) => write!(f, "{share}%"),
+        }
+    }
+}
+
 /// `512` is MB, as in Junos; a unit (`k`, `m`, `g`, `t`, powers of 1024, either case) or `%` says
 /// otherwise.
 impl FromStr for Size {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let wrong = || "a number of MB, with k, m, g, t or % behind it".to_owned();
+        let wrong = || "a number of MB, or with k, m, g, t or % behind it".to_owned();
+        let large = || TOO_LARGE.to_owned();
         let digits = text.bytes().take_while(u8::is_ascii_digit).count();
         let (number, unit) = text.split_at(digits);
-        let number: u64 = number.parse().map_err(|_| wrong())?;
+        if number.is_empty() {
+            return Err(wrong());
+        }
+        // Digits, and nothing else: too many of them.
+        let number: u64 = number.parse().map_err(|_| large())?;
         let shift = match unit {
             "%" => {
                 let share = u8::try_from(number).ok().filter(|share| *share <= 100);
@@ -51,7 +70,7 @@ impl FromStr for Size {
             _ => return Err(wrong()),
         };
         let bytes = number.checked_mul(1 << shift);
-        bytes.map(Self::Bytes).ok_or_else(|| "no medium is so large".to_owned())
+        bytes.map(Self::Bytes).ok_or_else(large)
     }
 }
 
@@ -88,6 +107,9 @@ mod tests {
             assert_eq!(text.parse(), Ok(Size::Bytes(bytes)), "{text}");
         }
         assert_eq!("30%".parse(), Ok(Size::Percent(30)));
+        for text in ["99999999999999999999999", "99999999999t", "99999999999999999999999k"] {
+            assert_eq!(text.parse::<Size>(), Err(TOO_LARGE.to_owned()), "{text}");
+        }
         for text in ["", "m", "-1", "1.5g", "10 m", "101%", "1e3", "99999999999t", "5mb", "300%"] {
             assert!(text.parse::<Size>().is_err(), "{text}");
         }

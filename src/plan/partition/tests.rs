@@ -62,6 +62,7 @@ fn what_makes_no_sense_is_refused() {
     let mb = |n: u64| Some(Size::Bytes(n * MIB));
     for (result, words) in [
         (with(&|s| s.root = mb(0)), "--root-size 0"),
+        (with(&|s| s.root = Some(Size::Percent(0))), "--root-size 0%: less than 1 MB"),
         (with(&|s| s.root = mb(400)), "2 roots of 400 MB"),
         (with(&|s| s.swap = mb(990)), "swap 990 MB"),
         (with(&|s| s.config = mb(0)), "--config-size 0"),
