@@ -90,10 +90,11 @@ fn a_member_heads_the_text() {
 /// Exit 2, a message on stderr, nothing on stdout, and nothing was done.
 #[test]
 fn what_makes_no_sense_is_usage() {
-    let cases: [&[&str]; 29] = [
+    let cases: [&[&str]; 30] = [
         &[],
         &["--member", "", "show"],
         &["--member", "fpc0", "--all-members", "show"],
+        &["--media=", "show"],
         &["frobnicate"],
         &["--frobnicate", "show"],
         &["-r"],

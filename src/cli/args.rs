@@ -24,6 +24,7 @@ pub struct Args {
     /// The medium of the alternate slot: a device, or one of internal, external,
     /// usb, usb0, usb1, compact-flash, removable-compact-flash, hard-disk
     #[arg(long, global = true, value_name = "MEDIUM")]
+    #[arg(value_parser = NonEmptyStringValueParser::new())]
     pub media: Option<String>,
     /// Say more; twice for all
     #[arg(short, long, global = true, action = ArgAction::Count)]

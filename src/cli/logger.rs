@@ -4,6 +4,8 @@ use std::io::Write;
 
 use log::{Level, LevelFilter, Log, Metadata, Record};
 
+use crate::error::visible;
+
 struct Stderr;
 
 static LOGGER: Stderr = Stderr;
@@ -20,7 +22,8 @@ impl Log for Stderr {
             _ => "",
         };
         // Nobody is left to be told where stderr is gone.
-        let _ = writeln!(std::io::stderr(), "dualroot: {word}{}", record.args());
+        let text = visible(&record.args().to_string());
+        let _ = writeln!(std::io::stderr(), "dualroot: {word}{text}");
     }
 
     fn flush(&self) {}

@@ -15,7 +15,7 @@ use super::display::Display;
 use super::stdout::Stdout;
 use super::{logger, output};
 use crate::copy::progress::Monitor;
-use crate::error::{Context, Error, Kind, Result};
+use crate::error::{Context, Error, Kind, Result, visible};
 use crate::ops::snapshot::repartition;
 use crate::ops::{
     Session, auto_snapshot, boot, check, clean, factory, history, observe, partitions, show,
@@ -74,9 +74,9 @@ pub fn main() -> ExitCode {
 
 /// Tells of an error on stderr, and not through the logger: however quiet. Returns its exit code.
 fn tell(error: &Error) -> u8 {
-    let _ = writeln!(std::io::stderr(), "dualroot: {error}");
+    let _ = writeln!(std::io::stderr(), "dualroot: {}", visible(&error.to_string()));
     if let Some(hint) = &error.hint {
-        let _ = writeln!(std::io::stderr(), "hint: {hint}");
+        let _ = writeln!(std::io::stderr(), "hint: {}", visible(hint));
     }
     error.kind.exit_code()
 }

@@ -238,6 +238,9 @@ fn a_medium_in_use_is_not_partitioned() {
     disk.dualroot(&["--media", "internal", "snapshot", "--partition"]).fails(6, "running root");
     disk.dualroot(&["--media", &disk.node(2), "snapshot"]).fails(6, "is no whole medium");
     disk.dualroot(&["--media", "/dev/none", "snapshot"]).fails(6, "no such medium");
+    // It does not speak to the terminal.
+    let run = disk.dualroot(&["--media", "x\u{1b}[31m\n", "show"]);
+    run.fails(6, "dualroot: x\\u{1b}[31m\\n: no such medium");
     disk.dualroot(&["--media", "usb1", "snapshot"]).fails(6, "no usb1 medium is attached");
     let medium = Medium::new(200, 512);
     on(&disk, &medium, &["snapshot", "--swap-size", "0"]).exits(0);
