@@ -478,7 +478,7 @@ fn without_a_writable_config_it_is_on_the_copy() {
     assert!(!disk.root().join(".dualroot").exists());
     assert!(!disk.root().join("config/.dualroot").exists());
     let run = disk.dualroot(&["table", "check", "--json"]).exits(0).json();
-    assert_eq!(run["file"], format!("{}/{KEPT}", disk.node(2)));
+    assert_eq!(run["file"], format!("/{KEPT} on {}", disk.node(2)));
     disk.assert_unmounted();
     // Mounted read-only: left alone, and that is said.
     disk.write_fstab();
@@ -498,6 +498,10 @@ fn save_says_where_and_what() {
     }
     let disk = Disk::new(Layout::default());
     disk.fill();
+    // Of the user's own file the hint is another.
+    let run = disk.dualroot(&["table", "check", "--file", "/nosuch"]);
+    let run = run.fails(3, "looked at: /nosuch: there is none");
+    run.says("\nhint: without --file the newest that is found is taken\n");
     // There is no copy yet, and then no place at all.
     let report = disk.dualroot(&["table", "save", "--json"]).exits(0).json();
     let file = disk.root().join("config").join(KEPT);
@@ -510,7 +514,7 @@ fn save_says_where_and_what() {
     disk.dualroot(&["table", "save"]).fails(6, "no place for the partition tables");
     disk.snapshot();
     let run = disk.dualroot(&["table", "save"]).exits(0);
-    assert!(run.stdout.contains(&format!("{}/{KEPT}: ", disk.node(2))), "{run}");
+    assert!(run.stdout.contains(&format!("/{KEPT} on {}: ", disk.node(2))), "{run}");
     assert_eq!(disk.state(), "valid");
     disk.dualroot(&["verify"]).exits(0);
 }

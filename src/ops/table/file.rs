@@ -21,6 +21,11 @@ pub(in super::super) fn put<D: Dir>(root: &D, content: &[u8]) -> Result<()> {
     durable::put(&durable::own_dir(root)?, TABLES, content)
 }
 
+/// Where the file is on a device that need not be mounted: a path would lead nowhere.
+pub(super) fn on(device: &Path) -> PathBuf {
+    PathBuf::from(format!("/{DIR}/{TABLES} on {}", device.display()))
+}
+
 /// The file below `root`; `None` where there is none.
 fn get<D: Dir>(root: &D) -> io::Result<Option<Vec<u8>>> {
     let Some(dir) = if_there(root.open_dir(OsStr::new(DIR)))? else { return Ok(None) };
@@ -68,8 +73,8 @@ pub(super) fn locate<O: Os>(
         && let Ok(layout) = view.discover()
     {
         let target = layout.root().target;
-        let path = Path::new(&view.node(target)).join(DIR).join(TABLES);
-        found = judge(vec![(path, on_copy(os, view, target))], &mut looked);
+        let place = on(&view.devices.get(target).path());
+        found = judge(vec![(place, on_copy(os, view, target))], &mut looked);
     }
     let newest = found.into_iter().max_by_key(|(_, saved)| saved.created);
     if newest.is_some() {
@@ -77,7 +82,11 @@ pub(super) fn locate<O: Os>(
     }
     newest.ok_or_else(|| {
         let cause = format!("no saved partition tables; looked at: {}", looked.join("; "));
-        Error::new(kind, "", cause).hint("dualroot table save makes them, and so does a snapshot")
+        let error = Error::new(kind, "", cause);
+        match given {
+            Some(_) => error.hint("without --file the newest that is found is taken"),
+            None => error.hint("dualroot table save makes them, and so does a snapshot"),
+        }
     })
 }
 

@@ -176,7 +176,7 @@ pub fn run<O: Os>(os: &O, session: &Session) -> Result<Report> {
             let write = |root: &O::Dir| file::put(root, &content);
             write_and_read(os, &device, mount, write, |root| file::check(root, &content))
                 .during(format!("keeping the tables on {}", device.display()))?;
-            files.push(device.join(DIR).join(TABLES).to_string_lossy().into_owned());
+            files.push(file::on(&device).to_string_lossy().into_owned());
         }
         Err(why) => left_out.push(why),
     }
