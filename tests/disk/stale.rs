@@ -63,6 +63,14 @@ fn shows_both(disk: &Disk, state: &str) {
 #[track_caller]
 fn is_cleared(disk: &Disk, state: &str) {
     shows_both(disk, state);
+    if state == "invalid" {
+        let run = disk.dualroot(&["show"]).exits(0);
+        let line = run.stdout.lines().find(|line| line.starts_with("Interrupted: ")).unwrap();
+        let what = format!("snapshot of {} to {}, begun ", disk.node(1), disk.node(2));
+        let when = line.strip_prefix(&format!("Interrupted: {what}")).unwrap();
+        // As all dates of it: `Nov 20 11:28:38 2026`.
+        assert!(when.split(' ').count() == 4 && !when.contains('T'), "{run}");
+    }
     let run = disk.dualroot(&["snapshot"]).exits(0);
     assert!(!run.stdout.contains("not currently mounted"), "{run}");
     let mut said = run.stderr.lines();
