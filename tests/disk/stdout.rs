@@ -1,7 +1,10 @@
 //! Results that nobody can be told.
 
+use std::collections::BTreeSet;
 use std::fs::OpenOptions;
 use std::process::Stdio;
+
+use serde_json::Value;
 
 use crate::harness::{Disk, Layout, Run, ready};
 
@@ -64,12 +67,35 @@ fn a_reader_that_goes_away_is_no_failure() {
     assert_eq!(disk.state(), "valid");
 }
 
-/// One object on one line, in which nothing is said twice.
+/// The names of a value, and of those in it.
+fn names(value: &Value, all: &mut BTreeSet<String>) {
+    match value {
+        Value::Object(map) => {
+            for (name, value) in map {
+                all.insert(name.clone());
+                names(value, all);
+            }
+        }
+        Value::Array(list) => {
+            for value in list {
+                names(value, all);
+            }
+        }
+        _ => {}
+    }
+}
+
+/// One object on one line, in which nothing is said twice, and whose every key the manual has.
 #[test]
 fn every_verb_has_one_object() {
     if !ready(&[]) {
         return;
     }
+    let manual = include_str!("../../scripts/dualroot.8");
+    let (_, section) = manual.split_once("\n.Sh JSON\n").unwrap();
+    let (section, _) = section.split_once("\n.Sh ").unwrap();
+    let is_part = |c: char| c.is_ascii_alphanumeric() || c == '_';
+    let words: BTreeSet<_> = section.split(|c| !is_part(c)).collect();
     let disk = Disk::new(Layout::default());
     disk.fill();
     for args in [
@@ -97,5 +123,9 @@ fn every_verb_has_one_object() {
         let run = disk.dualroot(&[&["--json"], args].concat());
         assert_eq!(run.json()["schema"], 1, "{run}");
         assert_eq!(run.stdout.lines().count(), 1, "{run}");
+        let mut all = BTreeSet::new();
+        names(&run.json(), &mut all);
+        let missing: Vec<_> = all.iter().filter(|name| !words.contains(name.as_str())).collect();
+        assert!(missing.is_empty(), "not in the manual: {missing:?}");
     }
 }
