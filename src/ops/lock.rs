@@ -4,6 +4,7 @@
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
+use super::mounted::run_dir;
 use super::sweep::{self, Swept};
 use super::{Session, observe};
 use crate::device::Id;
@@ -176,7 +177,8 @@ fn share<O: Os>(os: &O, name: Option<String>) -> Result<Reading> {
 /// The readers that can be seen: their private mount points name them.
 fn readers<O: Os>(os: &O) -> String {
     let mounts = os.mounts().unwrap_or_default();
-    let names = mounts.iter().filter_map(|m| m.point.strip_prefix(os.run_dir()).ok()?.to_str());
+    let run_dir = run_dir(os);
+    let names = mounts.iter().filter_map(|m| m.point.strip_prefix(&run_dir).ok()?.to_str());
     let pids: Vec<_> = names.filter_map(|n| n.split_once('.')).map(|(pid, _)| pid).collect();
     if pids.is_empty() {
         return "readers".to_owned();

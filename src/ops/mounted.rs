@@ -5,7 +5,7 @@ use std::thread::sleep;
 use std::time::Duration;
 
 use super::clear;
-use crate::error::{Context, Error, Kind, Result};
+use crate::error::{Context, Kind, Result};
 use crate::mounts::Mount;
 use crate::sys::tree::Dir;
 use crate::sys::{Access, Os};
@@ -25,6 +25,12 @@ pub(super) fn patiently<T>(attempt: impl Fn() -> Result<T>) -> Result<T> {
         result = attempt();
     }
     result
+}
+
+/// The run directory as the mount table spells it: without symbolic links (`/var` may be one).
+pub(super) fn run_dir<O: Os>(os: &O) -> PathBuf {
+    let path = os.run_dir();
+    os.canonical(&path).unwrap_or(path)
 }
 
 /// Writes to the file system on `device`, flushes, and reads there: only what can be read from the
@@ -64,20 +70,8 @@ impl<'a, O: Os> Mounted<'a, O> {
     /// Mounts `device` on an existing directory.
     pub fn new(os: &'a O, device: &Path, point: &Path, fs: &str, access: Access) -> Result<Self> {
         // The mount before it may not be quite gone: then it is busy for a moment.
-        patiently(|| os.mount(device, point, fs, access))?;
-        // What was mounted must be given back: one failed look does not end it.
-        let found = os
-            .mounts()
-            .or_else(|_| os.mounts())
-            .map(|all| all.into_iter().rfind(|m| m.point == point));
-        match found {
-            Ok(Some(mount)) => Ok(Self { os, mount: Some(mount), private: None }),
-            Ok(None) => {
-                Err(Error::new(Kind::Failed, "mounting", "the mount is not in the table")
-                    .path(device))
-            }
-            Err(e) => Err(e),
-        }
+        let mount = patiently(|| os.mount(device, point, fs, access))?;
+        Ok(Self { os, mount: Some(mount), private: None })
     }
 
     /// Mounts `device` read-only on a private directory that names this process as its owner.
@@ -95,7 +89,9 @@ impl<'a, O: Os> Mounted<'a, O> {
                 Ok(mounted)
             }
             Err(e) => {
-                os.remove_dir(&point)?;
+                if let Err(left) = os.remove_dir(&point) {
+                    log::error!("{left}");
+                }
                 Err(e)
             }
         }

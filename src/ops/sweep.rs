@@ -3,6 +3,7 @@
 use std::ffi::OsStr;
 use std::path::PathBuf;
 
+use super::mounted::run_dir;
 use super::snapshot::frozen::{SNAPSHOTS, is_ours};
 use crate::error::{Context, Result};
 use crate::mounts::Mount;
@@ -23,7 +24,7 @@ pub struct Swept {
 /// snapshots of the sources. What cannot be removed (just removed by another run, busy) is left.
 pub fn sweep<O: Os>(os: &O, layout: &Layout) -> Swept {
     let mut swept = Swept::default();
-    let run_dir = os.run_dir();
+    let run_dir = run_dir(os);
     let gone = |name: &OsStr| {
         let pid =
             name.to_str().and_then(|n| n.split_once('.')).and_then(|(pid, _)| pid.parse().ok());

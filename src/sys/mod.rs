@@ -252,8 +252,9 @@ pub trait Os: Sync {
     /// Lets the system's own tool check an unmounted file system, without a change. Its complaint,
     /// or `None` where it is content or there is no such check.
     fn inspect(&self, device: &Path, fs: FsType) -> Result<Option<String>>;
-    /// Mounts.
-    fn mount(&self, device: &Path, point: &Path, fs: &str, access: Access) -> Result<()>;
+    /// Mounts, and returns the mount as the table has it: its point is without symbolic links.
+    /// Nothing stays mounted where that fails.
+    fn mount(&self, device: &Path, point: &Path, fs: &str, access: Access) -> Result<Mount>;
     /// Unmounts exactly this mount. `force` breaks open files.
     fn unmount(&self, mount: &Mount, force: bool) -> Result<()>;
     /// Drops every cached block of the device, so that the next read comes from the medium.

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use nix::mount::{MsFlags, mount};
 use nix::sys::stat::{Mode, SFlag, mknod};
 
-use crate::harness::{Disk, Holder, Layout, Run, mounts, ready, unmount};
+use crate::harness::{Disk, Holder, Layout, Run, mounts, program, ready, unmount};
 
 const NOT_MOUNTED: &str = "umount: /altroot: not currently mounted\n";
 
@@ -305,6 +305,33 @@ fn a_source_left_by_a_killed_snapshot() {
     assert_eq!(disk.state(), "valid");
     assert!(!mounts().iter().any(|m| m.point == point), "the source stayed mounted");
     assert!(!point.exists(), "the private mount point stayed");
+}
+
+/// `/var` is a link on some systems, and the mount table has every path without links. In a mount
+/// namespace of its own, so that no other run sees this run directory.
+#[test]
+fn the_run_directory_behind_a_link() {
+    const SCRIPT: &str = r#"
+        mount -t tmpfs tmpfs /run
+        mkdir -p /run/real/4999999.show
+        ln -s real /run/dualroot
+        mount -o ro,noload "$NODE" /run/dualroot/4999999.show
+        "$@" show
+        "$@" snapshot --fresh
+        "$@" verify
+        ls /run/real
+        ! grep /run/real/ /proc/self/mountinfo"#;
+    if !ready(&["unshare"]) {
+        return;
+    }
+    let disk = disk();
+    let wanted = disk.command(&[]);
+    let mut command = program("unshare");
+    command.args(["-m", "sh", "-ec", SCRIPT, "sh"]).arg(wanted.get_program());
+    command.args(wanted.get_args()).env("NODE", disk.part(2));
+    let run = Run::of(&mut command).exits(0).prints("State: valid").prints("equal to its manifest");
+    let mut left = run.stdout.lines().rev().take_while(|line| !line.contains(' '));
+    assert!(left.all(|name| Path::new(name).extension().is_some_and(|e| e == "lock")), "{run}");
 }
 
 /// What a run leaves in the run directory when it is killed while it rehearses the format.

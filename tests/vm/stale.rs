@@ -2,6 +2,7 @@
 //! one of these, and a snapshot clears what may be cleared.
 
 use std::fs;
+use std::os::unix::fs::symlink;
 use std::path::Path;
 
 use nix::sys::signal::Signal;
@@ -20,6 +21,7 @@ pub const TESTS: &[Test] = tests![
     something_foreign_on_altroot,
     a_foreign_mount_inside,
     left_by_a_killed_run,
+    the_run_directory_behind_a_link,
     killed_while_it_verifies,
     ended_by_a_signal,
     unmounted_by_force_under_a_run,
@@ -220,6 +222,32 @@ fn left_by_a_killed_run() {
     running.signal(Signal::SIGKILL);
     running.wait().exits(1009);
     the_next_run_clears(&disk);
+}
+
+/// `/var` is a link on some systems, and the mount table has every path without links.
+fn the_run_directory_behind_a_link() {
+    const LINK: &str = "/var/run/dualroot";
+    const BEHIND: &str = "/var/run/vm-behind";
+    struct Behind;
+    impl Drop for Behind {
+        fn drop(&mut self) {
+            fs::remove_file(LINK).and_then(|()| fs::rename(BEHIND, LINK)).unwrap();
+        }
+    }
+    let disk = disk();
+    fs::rename(LINK, BEHIND).unwrap();
+    let behind = Behind;
+    symlink("vm-behind", LINK).unwrap();
+    let left = Path::new(BEHIND).join("99999.show");
+    fs::create_dir(&left).unwrap();
+    leave(&["-o", "ro"], &disk.node(2), &left);
+    shows(&disk, "valid");
+    disk.dualroot(&["snapshot", "--fresh"]).exits(0);
+    disk.dualroot(&["verify"]).exits(0);
+    disk.assert_unmounted();
+    assert!(!left.exists());
+    assert!(!mounts().iter().any(|m| m.point.starts_with(BEHIND)));
+    drop(behind);
 }
 
 fn killed_while_it_verifies() {

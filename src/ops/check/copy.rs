@@ -9,6 +9,7 @@ use crate::error::Result;
 use crate::finding::{Finding, Severity};
 use crate::mounts::stale::obstacles;
 use crate::ops::lock;
+use crate::ops::mounted::run_dir;
 use crate::ops::show::{self, Seen};
 use crate::record::packages::Package;
 use crate::slot::discover::Layout;
@@ -62,7 +63,7 @@ pub(super) fn alternate<O: Os>(
 
 /// Mounts in the way that no live run made.
 fn stale<O: Os>(os: &O, view: &View, layout: &Layout, findings: &mut Vec<Finding>) -> Result<()> {
-    let run_dir = os.run_dir();
+    let run_dir = run_dir(os);
     let at_work = matches!(lock::shared_system(os, view)?, lock::Reading::Taken(_));
     for pair in &layout.pairs {
         let point = view.below(pair.part.alternate());

@@ -207,7 +207,7 @@ impl Os for Machine {
         checked.doing_to("checking", device)
     }
 
-    fn mount(&self, device: &Path, point: &Path, fs: &str, access: Access) -> Result<()> {
+    fn mount(&self, device: &Path, point: &Path, fs: &str, access: Access) -> Result<Mount> {
         let mounted = self.with_path("os.mount", device, |turn| {
             turn.world().mount(device, point, fs, access == Access::Read)
         });

@@ -296,12 +296,13 @@ impl World {
         read_only: bool,
         volume: usize,
         covers: Option<(i64, u64)>,
-    ) {
+    ) -> Mount {
         let id = [self.next_mount, 0];
         self.next_mount += 1;
         let mount =
             Mount { source, number: None, point, fs: fs.to_owned(), whole: true, read_only, id };
-        self.mounts.push(Mounted { mount, volume, covers, handles: 0 });
+        self.mounts.push(Mounted { mount: mount.clone(), volume, covers, handles: 0 });
+        mount
     }
 
     /// The power goes and comes back.
@@ -569,7 +570,7 @@ impl World {
         point: &Path,
         fs: &str,
         read_only: bool,
-    ) -> io::Result<()> {
+    ) -> io::Result<Mount> {
         let volume = self.volume(self.provider(device)?)?;
         if self.claims.contains(&volume) {
             return Err(Errno::EBUSY.into());
@@ -597,8 +598,7 @@ impl World {
             (Some((node.mount, node.ino)), canonical)
         };
         let source = device.to_string_lossy().into_owned();
-        self.add_mount(source, point, fs, read_only, volume, covers);
-        Ok(())
+        Ok(self.add_mount(source, point, fs, read_only, volume, covers))
     }
 
     fn mount_at(&self, point: &Path) -> Option<&Mounted> {

@@ -149,7 +149,7 @@ impl Os for Native {
         }
     }
 
-    fn mount(&self, device: &Path, point: &Path, fs: &str, access: Access) -> Result<()> {
+    fn mount(&self, device: &Path, point: &Path, fs: &str, access: Access) -> Result<Mount> {
         mount::mount(device, point, fs, access)
     }
 

@@ -82,12 +82,12 @@ fn c_string(text: &OsStr) -> io::Result<CString> {
     CString::new(text.as_bytes()).map_err(|_| io::ErrorKind::InvalidInput.into())
 }
 
-/// Mounts `device` on `point`.
+/// Mounts `device` on `point`; nothing stays mounted where that fails.
 ///
 /// `nocover` refuses (EBUSY) a point that already is a mount's root, so that nothing is stacked
 /// (mount(8)). A file system that was not unmounted cleanly can be mounted to be read; to be
 /// written it needs `fsck_ffs`(8) first, and the kernel's message says so.
-pub(super) fn mount(device: &Path, point: &Path, fs: &str, access: Access) -> Result<()> {
+pub(super) fn mount(device: &Path, point: &Path, fs: &str, access: Access) -> Result<Mount> {
     let operation = "mounting";
     let from = c_string(device.as_os_str()).doing_to(operation, device)?;
     let path = c_string(point.as_os_str()).doing_to(operation, point)?;
@@ -122,6 +122,11 @@ pub(super) fn mount(device: &Path, point: &Path, fs: &str, access: Access) -> Re
                 error.kind(Kind::Busy).hint(hint)
             }
             (_, None) => error,
+        }
+    })?;
+    mount_at(point).doing_to("asking for the mount on", point).inspect_err(|_| {
+        if let Err(e) = nix::mount::unmount(point, MntFlags::empty()) {
+            log::error!("{}", Error::io("unmounting", &e.into()).path(point));
         }
     })
 }

@@ -58,8 +58,21 @@ fn decode(field: &[u8]) -> Vec<u8> {
     decoded
 }
 
-/// Mounts `device` on `point`.
-pub(super) fn mount(device: &Path, point: &Path, fs: &str, access: Access) -> Result<()> {
+/// Mounts `device` on `point`; nothing stays mounted where that fails.
+pub(super) fn mount(device: &Path, point: &Path, fs: &str, access: Access) -> Result<Mount> {
+    // As the table will have it.
+    let point = std::fs::canonicalize(point).doing_to("resolving", point)?;
+    attach(device, &point, fs, access)?;
+    // One failed look does not end it.
+    let found = mounts().or_else(|_| mounts()).and_then(|all| {
+        all.into_iter().rfind(|m| m.point == point).ok_or_else(|| {
+            Error::new(Kind::Failed, "mounting", "the mount is not in the table").path(device)
+        })
+    });
+    found.inspect_err(|_| detach(&point))
+}
+
+fn attach(device: &Path, point: &Path, fs: &str, access: Access) -> Result<()> {
     let (flags, data) = match access {
         Access::Write => (MsFlags::MS_NOATIME, None),
         // A read-only mount would still replay the journal: `noload` (ext4), `norecovery` (xfs).
@@ -82,12 +95,20 @@ pub(super) fn mount(device: &Path, point: &Path, fs: &str, access: Access) -> Re
             joined.map_err(|e| Error::io("mounting", &e.into()).path(device).kind(Kind::Busy))?;
             let view = MsFlags::MS_REMOUNT | MsFlags::MS_BIND | MsFlags::MS_RDONLY | guarded;
             nix::mount::mount(None::<&str>, point, None::<&str>, view, None::<&str>)
+                .inspect_err(|_| detach(point))
                 .map_err(|e| Error::io("mounting", &e.into()).path(device))
         }
         Err(e) => {
             let kind = if e == Errno::EBUSY { Kind::Busy } else { Kind::Failed };
             Err(Error::io("mounting", &e.into()).path(device).kind(kind))
         }
+    }
+}
+
+/// Takes back a mount of which nothing else is known.
+fn detach(point: &Path) {
+    if let Err(e) = nix::mount::umount2(point, MntFlags::UMOUNT_NOFOLLOW) {
+        log::error!("{}", Error::io("unmounting", &e.into()).path(point));
     }
 }
 
