@@ -4,10 +4,8 @@ use std::io;
 use std::mem::offset_of;
 use std::process::Command;
 
-use nix::errno::Errno;
 use nix::libc::{self, c_int};
 use nix::sys::stat::stat;
-use nix::unistd::Pid;
 
 use super::mount;
 use super::sysctl::{int_at, long_at, records, text_at, value_of};
@@ -38,9 +36,8 @@ pub(super) fn holders(mount: &Mount) -> io::Result<Vec<Holder>> {
         if !uses(pid, device) && !maps(pid, device) {
             continue;
         }
-        let command = text_at(record, offset_of!(libc::kinfo_proc, ki_comm), COMMAND_ROOM);
         if let Ok(pid) = u32::try_from(pid) {
-            let command = String::from_utf8_lossy(command).into_owned();
+            let command = String::from_utf8_lossy(command_in(record)).into_owned();
             holders.push(Holder { pid, command });
         }
     }
@@ -79,12 +76,23 @@ fn maps(pid: c_int, device: u64) -> bool {
     })
 }
 
-/// kill(2) with signal 0: a process that may not be signalled is alive too.
+/// Whether the process is of this program: numbers are used again, after a start for daemons' too.
 pub(super) fn alive(pid: u32) -> bool {
-    let Ok(pid) = i32::try_from(pid) else { return false };
-    // 0 and below mean groups.
-    pid > 0
-        && matches!(nix::sys::signal::kill(Pid::from_raw(pid), None), Ok(()) | Err(Errno::EPERM))
+    let theirs = i32::try_from(pid).ok().and_then(command);
+    theirs.is_some() && theirs == command(nix::unistd::getpid().as_raw())
+}
+
+/// The name of the program that the process runs; `None` where there is no such process.
+fn command(pid: c_int) -> Option<Vec<u8>> {
+    let record = value_of(&[libc::CTL_KERN, libc::KERN_PROC, libc::KERN_PROC_PID, pid]).ok()?;
+    // The number may be a thread's: its process has another one.
+    int_at(&record, offset_of!(libc::kinfo_proc, ki_pid)).filter(|found| *found == pid)?;
+    Some(command_in(&record).to_vec())
+}
+
+/// `ki_comm` of a `kinfo_proc`.
+fn command_in(record: &[u8]) -> &[u8] {
+    text_at(record, offset_of!(libc::kinfo_proc, ki_comm), COMMAND_ROOM)
 }
 
 /// Lets a program end when this process does, as on Linux; here the device's open count keeps a
@@ -108,8 +116,11 @@ mod tests {
     }
 
     #[test]
-    fn processes_live() {
-        assert!(alive(1) && alive(std::process::id()));
-        assert!(!alive(0) && !alive(u32::MAX) && !alive(999_999));
+    fn only_processes_of_this_program_live() {
+        assert!(alive(std::process::id()));
+        for pid in [0, 1, 999_999, u32::MAX] {
+            assert!(!alive(pid), "{pid}");
+        }
+        assert_eq!(command(1).unwrap(), b"init");
     }
 }
