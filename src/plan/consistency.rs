@@ -127,6 +127,7 @@ mod tests {
             label: None,
             id: "5f0aabcd00000001".to_owned(),
             block: 4096,
+            whole_block: 32768,
             free_blocks: 0,
             free_inodes: 0,
             clean: false,

@@ -85,6 +85,8 @@ pub struct Superblock {
     pub id: String,
     /// Bytes in a block; UFS: in a fragment.
     pub block: u32,
+    /// UFS: bytes in a whole block (`fs_bsize`). Others: `block`.
+    pub whole_block: u32,
     /// Free space in units of `block`, with the part that is kept for root.
     pub free_blocks: u64,
     /// Free inodes. XFS: `u64::MAX`, it makes them as it needs them.
@@ -198,6 +200,7 @@ fn ufs2(window: &[u8]) -> Option<Superblock> {
         label: text(fs.get(680..712)?),
         id: format!("{:08x}{:08x}", le32(fs, 144)?, le32(fs, 148)?),
         block: fsize,
+        whole_block: bsize,
         free_blocks: free_blocks.saturating_mul(u64::from(frag)).saturating_add(free_fragments),
         free_inodes,
         clean: fs.get(209) == Some(&1) && flags & UFS_NEEDS_FSCK == 0,
@@ -228,6 +231,7 @@ fn ext4(window: &[u8]) -> Option<Superblock> {
         label: text(fs.get(120..136)?),
         id: uuid(array(fs, 104)?),
         block,
+        whole_block: block,
         free_blocks: u64::from(high) << 32 | u64::from(le32(fs, 12)?),
         free_inodes: u64::from(le32(fs, 16)?),
         // State: bit 0 unmounted in order, bit 1 errors seen.
@@ -256,6 +260,7 @@ fn xfs(window: &[u8]) -> Option<Superblock> {
         label: text(window.get(108..120)?),
         id: uuid(array(window, 32)?),
         block,
+        whole_block: block,
         free_blocks: be64(144)?,
         free_inodes: u64::MAX,
         clean: window.get(126) == Some(&0),
@@ -319,6 +324,7 @@ pub(crate) mod tests {
             label: Some("root".to_owned()),
             id: "5f000001000000ab".to_owned(),
             block: 4096,
+            whole_block: 32768,
             free_blocks: 8005,
             free_inodes: 777,
             clean: true,

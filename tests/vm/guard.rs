@@ -27,6 +27,7 @@ pub const TESTS: &[Test] = tests![
     the_alternate_is_open,
     the_alternate_boots_next,
     the_alternate_is_too_small,
+    large_files_take_whole_blocks,
     the_alternate_has_too_few_inodes,
     what_lies_in_altroot,
 ];
@@ -360,6 +361,26 @@ fn the_alternate_is_too_small() {
     disk.fill();
     disk.write("usr/large", crate::disk::pattern(12 << 20, 5));
     refuses(&disk, 6, "does not fit");
+}
+
+/// Beyond 12 blocks a file has whole blocks only, and one more for their addresses: of 32 KB in the
+/// copy, whatever they are in the source.
+fn large_files_take_whole_blocks() {
+    let newfs = [vec!["-U"], vec!["-U", "-b", "4096", "-f", "512", "-i", "8192"]];
+    for (newfs, roots_mb) in newfs.into_iter().zip([[32, 24], [24, 24]]) {
+        let disk = Disk::new(Layout { roots_mb, newfs, ..Layout::default() });
+        let many = |count: usize| {
+            for n in 0..count {
+                disk.write(&format!("usr/{n}"), crate::disk::pattern(385 << 10, n));
+            }
+        };
+        many(44);
+        disk.snapshot();
+        disk.dualroot(&["verify"]).exits(0);
+        many(53);
+        refuses(&disk, 6, "does not fit");
+        assert_eq!(disk.state(), "valid");
+    }
 }
 
 fn the_alternate_has_too_few_inodes() {

@@ -3,7 +3,7 @@
 use std::ffi::OsStr;
 
 use super::source::Source;
-use crate::copy::census::{self, Census};
+use crate::copy::census::{self, Census, Grain};
 use crate::copy::progress::Monitor;
 use crate::error::{Context, During, Error, Kind, Result};
 use crate::ops::factory;
@@ -61,8 +61,10 @@ pub(super) fn format<O: Os>(
     let bytes = |offered: &Superblock| {
         offered.free_blocks.saturating_sub(kept_back(format.fs, size, block)).saturating_mul(block)
     };
-    // No file wastes more than a block of the copy; only XFS shares blocks between files. Where
-    // that bound fits, nothing need be counted.
+    let source_superblock = view.superblocks.get(&pair.source);
+    let pieces = |s: &Superblock| (s.fs, s.block, s.whole_block);
+    // In pieces of the same size no object takes more than in the source, but for one of them; only XFS
+    // shares blocks between files. Where that bound fits, nothing need be counted.
     let bound = Census {
         inodes: usage.used_inodes,
         bytes: usage.used_bytes.saturating_add(usage.used_inodes.saturating_mul(block)),
@@ -70,14 +72,22 @@ pub(super) fn format<O: Os>(
     let fits = |census: &Census, offered: &Superblock| {
         needed_bytes(census) <= bytes(offered) && needed_inodes(census) <= offered.free_inodes
     };
-    if format.fs != FsType::Xfs && !purpose.factory && fits(&bound, &offered) {
+    let same = source_superblock.is_some_and(|source| pieces(source) == pieces(&offered));
+    if same && format.fs != FsType::Xfs && !purpose.factory && fits(&bound, &offered) {
         return Ok(format);
     }
     let tree = source.dir.open_dir(OsStr::new(".")).doing_to("opening", pair.part.point())?;
     let selection =
         purpose.factory.then(|| factory::selection(view, pair, &source.dir)).transpose();
+    let whole_block = u64::from(offered.whole_block.max(1));
+    let grain = Grain {
+        fs: offered.fs,
+        unit: block,
+        block: whole_block,
+        source: source_superblock.map_or(whole_block, |s| u64::from(s.whole_block.max(1))),
+    };
     let census = selection
-        .and_then(|selection| census::take(tree, block, selection, monitor))
+        .and_then(|selection| census::take(tree, grain, selection, monitor))
         .during(format!("counting {}", pair.part.point()))
         // Nothing is written yet.
         .map_err(|e| if e.kind == Kind::Failed { e.kind(Kind::Refused) } else { e })?;

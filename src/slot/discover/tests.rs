@@ -103,6 +103,7 @@ impl Build {
                 label: Some(label.to_owned()),
                 id: format!("{id:016x}"),
                 block: 4096,
+                whole_block: 32768,
                 free_blocks: 0,
                 free_inodes: 0,
                 clean: true,
