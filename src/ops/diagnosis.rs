@@ -7,7 +7,7 @@ use std::path::Path;
 
 use nix::errno::Errno;
 
-use super::mounted::Mounted;
+use super::mounted::{Mounted, drop_cache};
 use super::{Session, clear, record};
 use crate::copy::progress::{Phase, interrupted};
 use crate::copy::verify::{Difference, verify};
@@ -109,7 +109,7 @@ fn part<O: Os>(
         return broken(superblock::NONE);
     };
     let device = view.devices.get(pair.target).path();
-    os.drop_cache(&device)?;
+    drop_cache(os, &device)?;
     // One that was in use when the power went has something to repair, which its own boot does.
     if superblock.clean
         && let Some(fs) = FsType::from_name(superblock.fs.name())

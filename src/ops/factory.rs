@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 
 use super::lock::{self, Observed};
-use super::mounted::Mounted;
+use super::mounted::{Mounted, drop_cache};
 use super::{Session, durable, record};
 use crate::copy::selection::{Admission, Selection};
 use crate::copy::stack::open_below;
@@ -179,7 +179,7 @@ pub fn save<O: Os>(os: &O, session: &Session) -> Result<Report> {
     let Some(superblock) = view.superblocks.get(&pair.target) else {
         return refuse(superblock::NONE.to_owned());
     };
-    os.drop_cache(&device)?;
+    drop_cache(os, &device)?;
     let mounted = Mounted::private(os, &device, superblock.fs.name(), "factory")?;
     let root = os.open_dir(mounted.point())?;
     let found = record::read(&root);

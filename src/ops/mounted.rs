@@ -33,6 +33,11 @@ pub(super) fn run_dir<O: Os>(os: &O) -> PathBuf {
     os.canonical(&path).unwrap_or(path)
 }
 
+/// Lets the next read of the device come from the medium. Who reads from it for a moment is let finish.
+pub(super) fn drop_cache<O: Os>(os: &O, device: &Path) -> Result<()> {
+    patiently(|| os.drop_cache(device))
+}
+
 /// Writes to the file system on `device`, flushes, and reads there: only what can be read from the
 /// medium is on it.
 pub(super) fn write_and_read<'a, O: Os, T>(
@@ -48,7 +53,7 @@ pub(super) fn write_and_read<'a, O: Os, T>(
     root.sync_all().doing_to("flushing", device)?;
     drop(root);
     mounted.unmount()?;
-    os.drop_cache(device)?;
+    drop_cache(os, device)?;
     let mounted = mount(Access::Read)?;
     let found = os.open_dir(mounted.point()).and_then(|root| read(&root));
     mounted.unmount()?;

@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use super::diagnosis::is_ours;
 use super::lock::{self, Observed};
-use super::mounted::Mounted;
+use super::mounted::{Mounted, drop_cache};
 use super::record::{self, Hashing};
 use super::{Session, clear};
 use crate::copy::pool;
@@ -123,7 +123,7 @@ fn verify_pair<O: Os>(os: &O, session: &Session, view: &View, pair: &Pair) -> Re
         let fault = view.faults.get(&pair.target).map(String::as_str);
         return Err(unproven(fault.unwrap_or(superblock::NONE)));
     };
-    os.drop_cache(&device)?;
+    drop_cache(os, &device)?;
     let mounted =
         Mounted::private(os, &device, superblock.fs.name(), "verify").map_err(unreadable)?;
     let root = os.open_dir(mounted.point()).map_err(unreadable)?;

@@ -88,6 +88,23 @@ pub fn each_rot_is_found(base: &Base, options: Options) {
     findings.none();
 }
 
+/// Others look at a device for a moment: GEOM's tasting, an indexer, who reads its label.
+#[test]
+fn what_is_busy_for_a_moment_is_waited_for() {
+    let base = base();
+    let waits = ["os.claim", "os.drop_cache", "os.mount", "os.unmount"];
+    let calls: Vec<_> =
+        calls(&base.machine).into_iter().filter(|c| waits.contains(&c.op)).collect();
+    assert!(waits.iter().all(|op| calls.iter().any(|c| c.op == *op)), "{calls:?}");
+    for call in calls {
+        let machine = base.machine.fork();
+        machine.inject(When::Call(call.clone()), Action::Fail(Errno::EBUSY as i32));
+        let result = run(&machine);
+        assert!(result.is_ok(), "{call}: {result:?}");
+        assert_eq!(against_source(&machine), [""; 0], "{call}");
+    }
+}
+
 /// A loss of power has left a file system that can be mounted, and nothing to open in it.
 #[test]
 fn a_root_that_is_no_directory_is_told() {

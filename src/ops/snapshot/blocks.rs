@@ -16,7 +16,7 @@ use super::source::Source;
 use crate::copy::block::{Content, Copy, Target};
 use crate::copy::progress::Phase;
 use crate::error::{Context, During, Error, Kind, Result};
-use crate::ops::mounted::Mounted;
+use crate::ops::mounted::{Mounted, drop_cache};
 use crate::ops::record;
 use crate::plan::consistency::{Consistency, Wanted};
 use crate::plan::{Blocks, Way};
@@ -247,11 +247,11 @@ impl<'a, O: Os> Run<'a, '_, O> {
             let old = if blocks.compare { Some(os.open_device(&to)?) } else { None };
             copy.body(&mut target, old.as_ref().map(|old| old as _))?
         };
-        os.drop_cache(&to)?;
+        drop_cache(os, &to)?;
         phase("verifying");
         copy.prove(&body, &os.open_device(&to)?)?;
         let head = copy.head(&mut Claimed(self.claim(blocks.part)?))?;
-        os.drop_cache(&to)?;
+        drop_cache(os, &to)?;
         copy.prove_head(&head, &os.open_device(&to)?)?;
         os.adopt(&to, &blocks.format, content.can_grow(room))?;
         let written = body.written + head.bytes();

@@ -25,7 +25,7 @@ use crate::error::{Context, During, Error, Result, if_there};
 use crate::mounts::Mount;
 use crate::ops::factory;
 use crate::ops::journal::VAR;
-use crate::ops::mounted::Mounted;
+use crate::ops::mounted::{Mounted, drop_cache};
 use crate::ops::record::{self, Hashing, MANIFEST_NEW};
 use crate::plan::consistency::Consistency;
 use crate::plan::{Refresh, Since};
@@ -186,7 +186,7 @@ impl<'a, O: Os> Run<'a, '_, O> {
         target.sync_all().doing_to("flushing", &device)?;
         drop((own, target));
         mounted.unmount()?;
-        self.os.drop_cache(&device)?;
+        drop_cache(self.os, &device)?;
         let rewritten = options.replace.into_keys().collect();
         Ok(Made { summary, touched, sha256, rewritten, revoked })
     }

@@ -8,7 +8,7 @@ use crate::copy::pool;
 use crate::copy::progress::{Monitor, interrupted};
 use crate::copy::stream::{Ring, Side};
 use crate::error::{Error, Kind, Result};
-use crate::ops::mounted::patiently;
+use crate::ops::mounted::{drop_cache, patiently};
 use crate::ops::observe::DeviceReader;
 use crate::record::digest::{Digest, Sums};
 use crate::sys::{Claim, Os};
@@ -36,7 +36,7 @@ pub(super) fn copy<O: Os>(
         let sums = pass(os, &mut ring, from, size, &mut writer, (to, monitor))?;
         writer.claim.flush()?;
         drop(writer);
-        os.drop_cache(to)?;
+        drop_cache(os, to)?;
         let copied = pass(os, &mut ring, to, size, &mut Discard, (to, monitor))?;
         if let Some(offset) = copied.first_difference(&sums, size) {
             let cause = "it is not what was written";

@@ -10,7 +10,7 @@ use super::source::Source;
 use crate::copy::tree::can_renew;
 use crate::device::Id;
 use crate::error::{Error, Kind, Result};
-use crate::ops::mounted::Mounted;
+use crate::ops::mounted::{Mounted, drop_cache};
 use crate::ops::record;
 use crate::plan::{Since, Way};
 use crate::slot::view::View;
@@ -57,7 +57,7 @@ fn older<O: Os>(
         return Ok(Err(why.to_owned()));
     }
     let device = view.devices.get(pair.target).path();
-    os.drop_cache(&device)?;
+    drop_cache(os, &device)?;
     match os.inspect(&device, format.fs) {
         Ok(None) => {}
         Ok(Some(complaint)) => return Ok(Err(complaint)),
