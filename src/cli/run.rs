@@ -24,7 +24,7 @@ use crate::ops::{
 use crate::plan::partition::Sizes;
 use crate::plan::{Method, Reading};
 use crate::slot::Part;
-use crate::sys::{Native, Os, give_way};
+use crate::sys::{Native, Os, command, give_way};
 use crate::table::Scheme;
 
 /// Runs the program.
@@ -117,6 +117,7 @@ fn signals() -> Result<Arc<AtomicUsize>> {
         signal_hook::flag::register_usize(number, Arc::clone(&signal), value)
             .doing("setting up signals")?;
     }
+    command::stop_by(Arc::clone(&signal));
     Ok(signal)
 }
 

@@ -117,6 +117,7 @@ fn part<O: Os>(
         match os.inspect(&device, fs) {
             Ok(None) => {}
             Ok(Some(complaint)) => return broken(&complaint),
+            Err(e) if matches!(e.kind, Kind::Signal(_)) => return Err(e),
             Err(e) => return Ok(Verdict::Unknown(e.to_string())),
         }
     }

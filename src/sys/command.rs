@@ -1,11 +1,13 @@
 //! The only place that starts programs: absolute path, no shell, empty environment, no input.
 
 use std::ffi::OsStr;
-use std::io::{Read, Write};
+use std::io::{self, Read, Write};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::Path;
-use std::process::{Command, Stdio};
-use std::sync::mpsc;
+use std::process::{self, Child, Command, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::sync::{Arc, OnceLock};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -24,7 +26,25 @@ pub struct Output {
 /// As much of a failed program's complaint as goes into an error message.
 const COMPLAINT_MAX: usize = 1024;
 
-/// Runs a base-system program and waits for it.
+/// Where the number of the signal is found that stops this program.
+static SIGNAL: OnceLock<Arc<AtomicUsize>> = OnceLock::new();
+
+/// Tells the signal that came, if one did.
+type Stop = fn() -> Option<Signal>;
+
+/// Tells where to look for the signal that stops this program: a number that is 0 until one comes.
+pub fn stop_by(signal: Arc<AtomicUsize>) {
+    // There is one for the whole program.
+    let _ = SIGNAL.set(signal);
+}
+
+fn signal() -> Option<Signal> {
+    let number = SIGNAL.get()?.load(Ordering::Relaxed);
+    i32::try_from(number).ok().and_then(|number| Signal::try_from(number).ok())
+}
+
+/// Runs a base-system program and waits for it. No signal of ours reaches it: it does what takes a
+/// moment, or gives back what must not stay.
 ///
 /// `candidates` are the absolute paths where systems keep it; the first that exists is run. The
 /// environment is empty but for `PATH` (mkfs.xfs and newfs look for nothing, pkg looks for
@@ -39,21 +59,25 @@ pub fn run<S: AsRef<OsStr>>(candidates: &[&str], args: &[S]) -> Result<Output> {
 
 /// The same, with `input` on the program's standard input, which it must read.
 pub fn run_with<S: AsRef<OsStr>>(candidates: &[&str], args: &[S], input: &[u8]) -> Result<Output> {
-    match finish(candidates, args, input)? {
-        Finished { complaint: None, stdout } => Ok(Output { stdout }),
-        Finished { complaint: Some(cause), .. } => {
-            Err(Error::new(Kind::Failed, operation(candidates), cause))
-        }
-    }
+    finish(candidates, args, input, None)?.content(candidates)
 }
 
-/// Runs a checker, which exits with 0 where it is content; what it said where it is not.
+/// The same for what takes long and can be done again: a signal that stops this program stops it too.
+///
+/// # Errors
+/// Also the signal's, where it came.
+pub fn run_stoppable<S: AsRef<OsStr>>(candidates: &[&str], args: &[S]) -> Result<Output> {
+    finish(candidates, args, &[], Some(signal))?.content(candidates)
+}
+
+/// Runs a checker, which exits with 0 where it is content; what it said where it is not. A signal that
+/// stops this program stops it too.
 ///
 /// # Errors
 /// It said nothing: it could not be started, or a signal ended it.
 pub(super) fn check<S: AsRef<OsStr>>(candidates: &[&str], args: &[S]) -> Result<Option<String>> {
     let told = |complaint| format!("{}: {complaint}", operation(candidates));
-    Ok(finish(candidates, args, &[])?.complaint.map(told))
+    Ok(finish(candidates, args, &[], Some(signal))?.complaint.map(told))
 }
 
 /// A program that ended by itself.
@@ -63,12 +87,45 @@ struct Finished {
     complaint: Option<String>,
 }
 
+impl Finished {
+    fn content(self, candidates: &[&str]) -> Result<Output> {
+        match self.complaint {
+            None => Ok(Output { stdout: self.stdout }),
+            Some(cause) => Err(Error::new(Kind::Failed, operation(candidates), cause)),
+        }
+    }
+}
+
 fn operation(candidates: &[&str]) -> String {
     let name = candidates.first().and_then(|c| Path::new(c).file_name()).unwrap_or_default();
     format!("running {}", name.to_string_lossy())
 }
 
-fn finish<S: AsRef<OsStr>>(candidates: &[&str], args: &[S], input: &[u8]) -> Result<Finished> {
+/// A program that gets nothing of ours: no environment, no input, and a process group of its own, since
+/// a terminal sends its Ctrl-C to all of ours.
+fn alone(program: impl AsRef<OsStr>, path: &str) -> Command {
+    #[allow(clippy::disallowed_methods)] // this is the one place
+    let mut command = Command::new(program);
+    super::platform::end_with_us(&mut command);
+    command.env_clear().env("PATH", path).env("LC_ALL", "C");
+    command.current_dir("/").process_group(0).stdin(Stdio::null());
+    command
+}
+
+/// Sends a signal to all that is left of a program and what it started.
+fn signal_all(program: u32, signal: Signal) {
+    if let Ok(group) = i32::try_from(program) {
+        // Nobody is left of it, mostly.
+        let _ = killpg(Pid::from_raw(group), signal);
+    }
+}
+
+fn finish<S: AsRef<OsStr>>(
+    candidates: &[&str],
+    args: &[S],
+    input: &[u8],
+    stop: Option<Stop>,
+) -> Result<Finished> {
     let operation = operation(candidates);
     let Some(program) = candidates.iter().find(|c| c.starts_with('/') && Path::new(c).exists())
     else {
@@ -78,25 +135,22 @@ fn finish<S: AsRef<OsStr>>(candidates: &[&str], args: &[S], input: &[u8]) -> Res
             format!("not found (looked for {})", candidates.join(", ")),
         ));
     };
-    #[allow(clippy::disallowed_methods)] // this is the one place
-    let mut command = Command::new(program);
-    super::platform::end_with_us(&mut command);
-    command
-        .args(args)
-        .env_clear()
-        .env("PATH", "/sbin:/bin:/usr/sbin:/usr/bin")
-        .env("LC_ALL", "C")
-        .current_dir("/")
-        .stdin(if input.is_empty() { Stdio::null() } else { Stdio::piped() })
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped());
+    let mut command = alone(program, "/sbin:/bin:/usr/sbin:/usr/bin");
+    command.args(args).stdout(Stdio::piped()).stderr(Stdio::piped());
+    if !input.is_empty() {
+        command.stdin(Stdio::piped());
+    }
     let mut child = command.spawn().doing(&operation)?;
     // Short enough for the pipe: no program that we run writes before it has read.
     let given = child.stdin.take().map_or(Ok(()), |mut stdin| stdin.write_all(input));
-    let output = child.wait_with_output().doing(&operation)?;
+    let output = wait(child, stop).doing(&operation)?;
     if output.status.success() {
         given.doing(&operation)?;
         return Ok(Finished { stdout: output.stdout, complaint: None });
+    }
+    if let Some(signal) = stop.and_then(|stop| stop()) {
+        let cause = format!("stopped by {signal}");
+        return Err(Error::new(Kind::Signal(signal as i32), operation, cause));
     }
     let complaint = if output.stderr.is_empty() { &output.stdout } else { &output.stderr };
     let tail = &complaint[complaint.len().saturating_sub(COMPLAINT_MAX)..];
@@ -112,6 +166,25 @@ fn finish<S: AsRef<OsStr>>(candidates: &[&str], args: &[S], input: &[u8]) -> Res
             Err(Error::new(Kind::Failed, operation, told(ended)))
         }
     }
+}
+
+/// Waits for the program's end, and ends it once a signal has come: by SIGTERM, whatever came, since
+/// SIGQUIT would leave a core.
+fn wait(child: Child, stop: Option<Stop>) -> io::Result<process::Output> {
+    let Some(stop) = stop else { return child.wait_with_output() };
+    let (program, (ended, waits)) = (child.id(), mpsc::channel::<()>());
+    thread::scope(|scope| {
+        scope.spawn(move || {
+            while waits.recv_timeout(LOOK) == Err(RecvTimeoutError::Timeout) {
+                if stop().is_some() {
+                    return signal_all(program, Signal::SIGTERM);
+                }
+            }
+        });
+        let output = child.wait_with_output();
+        drop(ended);
+        output
+    })
 }
 
 /// How a program of the administrator's ended.
@@ -130,26 +203,17 @@ const LOOK: Duration = Duration::from_millis(20);
 /// What it printed is there once it has ended, unless something that it started keeps the pipe.
 const LAST_WORDS: Duration = Duration::from_secs(1);
 
-/// Runs a program in a process group of its own, with the environment of [`run`]. When it has ended,
-/// or `limit` is over, or `stop` says so, the whole group is killed.
+/// Runs a program as [`run`] does. When it has ended, or `limit` is over, or `stop` says so, it is
+/// killed with all that it started.
 pub(super) fn run_limited(
     program: &Path,
     limit: Duration,
     stop: &dyn Fn() -> bool,
 ) -> Result<Ended> {
     let (reader, writer) = std::io::pipe().doing("making a pipe")?;
-    #[allow(clippy::disallowed_methods)] // this is the one place
-    let mut command = Command::new(program);
-    super::platform::end_with_us(&mut command);
-    command
-        .env_clear()
-        .env("PATH", "/sbin:/bin:/usr/sbin:/usr/bin:/usr/local/sbin:/usr/local/bin")
-        .env("LC_ALL", "C")
-        .current_dir("/")
-        .process_group(0)
-        .stdin(Stdio::null())
-        .stdout(writer.try_clone().doing("making a pipe")?)
-        .stderr(writer);
+    let mut command =
+        alone(program, "/sbin:/bin:/usr/sbin:/usr/bin:/usr/local/sbin:/usr/local/bin");
+    command.stdout(writer.try_clone().doing("making a pipe")?).stderr(writer);
     let mut child = command.spawn().doing_to("running", program)?;
     drop(command); // and its ends of the pipe
     let (send, words) = mpsc::channel();
@@ -163,10 +227,7 @@ pub(super) fn run_limited(
             thread::sleep(LOOK);
         }
     }
-    if let Ok(group) = i32::try_from(child.id()) {
-        // Nobody is left of it, mostly.
-        let _ = killpg(Pid::from_raw(group), Signal::SIGKILL);
-    }
+    signal_all(child.id(), Signal::SIGKILL);
     if status.is_none() {
         child.wait().doing_to("waiting for", program)?;
     }
@@ -225,6 +286,28 @@ mod tests {
             hook("i=0; while [ $i -lt 3000 ]; do echo line $i; i=$((i+1)); done", 60_000, false);
         assert!(ended.tail.ends_with("line 2999"), "{}", ended.tail);
         assert!(ended.tail.len() <= COMPLAINT_MAX);
+    }
+
+    fn shell(script: &str, stop: Option<Stop>) -> Result<Finished> {
+        finish(&["/bin/sh"], &["-c", script], &[], stop)
+    }
+
+    #[test]
+    fn a_signal_stops_what_takes_long_and_nothing_else() {
+        let begun = Instant::now();
+        for script in ["sleep 60", "trap 'exit 32' TERM; sleep 60; exit 0"] {
+            let error = shell(script, Some(|| Some(Signal::SIGINT))).map(drop).unwrap_err();
+            assert_eq!(error.to_string(), "running sh: stopped by SIGINT");
+            assert_eq!(error.kind, Kind::Signal(2));
+        }
+        assert!(begun.elapsed() < Duration::from_secs(20));
+        // It came too late.
+        assert!(shell("exit 0", Some(|| Some(Signal::SIGINT))).unwrap().complaint.is_none());
+        // Whatever is sent to the group that we are in.
+        let group = shell("ps -o pgid= -p $$; echo $$", None).unwrap().stdout;
+        let numbers = String::from_utf8(group).unwrap();
+        let numbers: Vec<_> = numbers.split_whitespace().collect();
+        assert!(numbers.len() == 2 && numbers[0] == numbers[1], "{numbers:?}");
     }
 
     #[test]

@@ -189,7 +189,7 @@ fn a_stopped_run_in_json() {
     assert_eq!(report["error"]["cause"], "stopped by SIGINT");
 }
 
-/// Ctrl-C in a terminal goes to the whole process group: mkfs dies of it first.
+/// Ctrl-C in a terminal goes to the whole process group, which mkfs is not in: we end it.
 #[test]
 fn ctrl_c_while_mkfs_works() {
     if !ready(&["cc"]) {

@@ -4,11 +4,14 @@
 
 use std::fs::{self, OpenOptions};
 use std::os::unix::fs::FileExt;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
+use std::time::Duration;
 
-use nix::sys::signal::Signal;
+use nix::sys::signal::{Signal, killpg};
+use nix::unistd::Pid;
 use serde_json::Value;
 
 use crate::compare::assert_sound;
@@ -29,6 +32,7 @@ pub const TESTS: &[Test] = tests![
     by_label_and_looked_at_meanwhile,
     killed_in_the_middle,
     ended_by_a_signal,
+    ended_by_many_signals,
     the_config_too,
 ];
 
@@ -366,6 +370,26 @@ fn ended_by_a_signal() {
     running.signal(Signal::SIGTERM);
     running.signal(Signal::SIGCONT);
     running.wait().exits(128 + 15);
+    nothing_left(&disk);
+    disk.assert_unmounted();
+}
+
+/// A terminal's Ctrl-C, pressed again and again: nothing that gives back ends by it.
+fn ended_by_many_signals() {
+    let disk = disk(Layout::default());
+    let mut command = disk.command(&["snapshot"]);
+    command.process_group(0);
+    let mut running = Running::start(command);
+    disk.wait_mounted(false);
+    running.halt();
+    let group = Pid::from_raw(i32::try_from(running.pid()).unwrap());
+    killpg(group, Signal::SIGINT).unwrap();
+    running.signal(Signal::SIGCONT);
+    while !running.ended() {
+        let _ = killpg(group, Signal::SIGINT);
+        thread::sleep(Duration::from_millis(1));
+    }
+    running.wait().exits(128 + 2);
     nothing_left(&disk);
     disk.assert_unmounted();
 }

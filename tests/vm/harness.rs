@@ -290,6 +290,11 @@ impl Running {
         kill(pid_of(&self.child), signal).unwrap();
     }
 
+    /// Whether it has ended.
+    pub fn ended(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_some()
+    }
+
     /// Stops it as `kill -STOP` does, and waits until every thread of it stands still.
     pub fn halt(&self) {
         self.signal(Signal::SIGSTOP);

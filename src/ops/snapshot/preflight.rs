@@ -49,6 +49,7 @@ pub(super) fn format<O: Os>(
     };
     let offered = match rehearse(os, &format, size) {
         Ok(offered) => offered,
+        Err(e) if matches!(e.kind, Kind::Signal(_)) => return Err(e),
         // What is too small for any file system is refused in numbers, where there are some.
         Err(_) if usage.used_bytes > size && !purpose.factory => {
             return Err(refuse(short("bytes", usage.used_bytes, size)));

@@ -61,6 +61,7 @@ fn older<O: Os>(
     match os.inspect(&device, format.fs) {
         Ok(None) => {}
         Ok(Some(complaint)) => return Ok(Err(complaint)),
+        Err(e) if matches!(e.kind, Kind::Signal(_)) => return Err(e),
         Err(e) => return Ok(Err(e.to_string())),
     }
     let mounted = match Mounted::private(os, &device, format.fs.name(), "renewal") {

@@ -77,7 +77,7 @@ pub(super) fn adopt(device: &Path, format: &Format, grow: bool) -> Result<()> {
 
 fn run(program: &str, words: &[String], device: &Path) -> Result<()> {
     let args: Vec<&OsStr> = words.iter().map(OsStr::new).chain([device.as_os_str()]).collect();
-    command::run(&[program], &args).map(drop).map_err(|e| e.path(device))
+    command::run_stoppable(&[program], &args).map(drop).map_err(|e| e.path(device))
 }
 
 fn newfs_words(format: &Format, size: u64) -> Result<Vec<String>> {

@@ -133,7 +133,7 @@ impl Os for Native {
             }
         };
         args.push(device.into());
-        command::run(&program, &args).map(drop)
+        command::run_stoppable(&program, &args).map(drop)
     }
 
     fn adopt(&self, device: &Path, format: &Format, grow: bool) -> Result<()> {
@@ -144,7 +144,7 @@ impl Os for Native {
         let run = |program: [&str; 2], words: &[&str]| {
             let args: Vec<OsString> =
                 words.iter().map(OsString::from).chain([device.into()]).collect();
-            command::run(&program, &args).map(drop).map_err(|e| e.path(device))
+            command::run_stoppable(&program, &args).map(drop).map_err(|e| e.path(device))
         };
         // The other two want a file system that was checked after it was mounted.
         run(["/sbin/e2fsck", "/usr/sbin/e2fsck"], &["-f", "-p"])?;
