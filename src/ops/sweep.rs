@@ -45,6 +45,7 @@ pub fn sweep<O: Os>(os: &O, layout: &Layout) -> Swept {
             is_done(removed.doing_to("removing", run_dir.join(name)));
         }
     }
+    is_done(os.sweep_rehearsals(&gone));
     // They outlive the power, and another start may give us the number of the run that took them: we
     // have taken none yet.
     let own = format!("{}.", std::process::id());

@@ -22,7 +22,7 @@ mod platform;
 pub use platform::Native;
 pub use unix::{FdDir, FdFile, Lock, LockState, give_way, terminal_width};
 
-use std::ffi::CStr;
+use std::ffi::{CStr, OsStr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -249,6 +249,9 @@ pub trait Os: Sync {
     /// [`WINDOW`](crate::table::superblock::WINDOW) bytes: what a format would offer, told by the
     /// tool that will make it, before anything is written.
     fn rehearse(&self, format: &Format, size: u64) -> Result<Vec<u8>>;
+    /// Removes what rehearsals left beside the run directory, where `gone` says of its name, which is
+    /// like those there (`PID.word`), that its run is gone.
+    fn sweep_rehearsals(&self, gone: &dyn Fn(&OsStr) -> bool) -> Result<()>;
     /// Lets the system's own tool check an unmounted file system, without a change. Its complaint,
     /// or `None` where it is content or there is no such check.
     fn inspect(&self, device: &Path, fs: FsType) -> Result<Option<String>>;

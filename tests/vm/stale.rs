@@ -22,6 +22,7 @@ pub const TESTS: &[Test] = tests![
     a_foreign_mount_inside,
     left_by_a_killed_run,
     the_run_directory_behind_a_link,
+    a_rehearsal_left_by_a_killed_run,
     killed_while_it_verifies,
     ended_by_a_signal,
     unmounted_by_force_under_a_run,
@@ -248,6 +249,20 @@ fn the_run_directory_behind_a_link() {
     assert!(!left.exists());
     assert!(!mounts().iter().any(|m| m.point.starts_with(BEHIND)));
     drop(behind);
+}
+
+/// The memory disk of a format that is tried; others may have one, too, of whatever name.
+fn a_rehearsal_left_by_a_killed_run() {
+    let disk = disk();
+    let daemon = Holder::inside(Path::new("/"));
+    let labels = ["99999.dualroot", &format!("{}.dualroot", daemon.pid()), "99999.kept"];
+    let disks = labels.map(|label| {
+        tool("mdconfig", &[&"-a", &"-t", &"swap", &"-s", &"1m", &"-L", &label]).trim().to_owned()
+    });
+    disk.dualroot(&["clean"]).exits(0);
+    let there = disks.each_ref().map(|name| Path::new("/dev").join(name).exists());
+    tool("mdconfig", &[&"-d", &"-u", &disks[2]]);
+    assert_eq!(there, [false, false, true]);
 }
 
 fn killed_while_it_verifies() {

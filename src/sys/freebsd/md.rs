@@ -31,19 +31,26 @@ pub(super) fn detach(disk: &Path) -> Result<()> {
 
 /// The disks whose content is in `file`. (`mdconfig -l -f` ends with an error where there is none.)
 pub(super) fn backed_by(file: &Path) -> Result<Vec<PathBuf>> {
-    let output = command::run(&PROGRAM, &["-l", "-v"])?;
-    Ok(listed(&output.stdout, file))
+    Ok(listed(&list()?, |found, _| found == file.as_os_str()))
 }
 
-/// `md0 TAB vnode TAB 64M TAB /path TAB label`, a line each.
-fn listed(text: &[u8], file: &Path) -> Vec<PathBuf> {
+/// The disks of such a label.
+pub(super) fn labelled(wanted: impl Fn(&OsStr) -> bool) -> Result<Vec<PathBuf>> {
+    Ok(listed(&list()?, |_, label| wanted(label)))
+}
+
+fn list() -> Result<Vec<u8>> {
+    Ok(command::run(&PROGRAM, &["-l", "-v"])?.stdout)
+}
+
+/// `md0 TAB vnode TAB 64M TAB /path TAB label`, a line each: the disks of such a file and label.
+fn listed(text: &[u8], wanted: impl Fn(&OsStr, &OsStr) -> bool) -> Vec<PathBuf> {
     let lines = text.split(|b| *b == b'\n');
     lines
         .filter_map(|line| {
-            let mut fields = line.split(|b| *b == b'\t');
+            let mut fields = line.split(|b| *b == b'\t').map(OsStr::from_bytes);
             let name = fields.next()?;
-            (fields.nth(2)? == file.as_os_str().as_bytes())
-                .then(|| Path::new("/dev").join(OsStr::from_bytes(name)))
+            wanted(fields.nth(2)?, fields.next()?).then(|| Path::new("/dev").join(name))
         })
         .collect()
 }
@@ -53,10 +60,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn disks_are_found_by_their_file() {
-        let text = b"md0\tvnode\t  64M\t/.snap/12.dualroot\t\nmd1\tswap\t  16M\t-\tdualroot\n\
+    fn disks_are_found_by_their_file_and_by_their_label() {
+        let text = b"md0\tvnode\t  64M\t/.snap/12.dualroot\t\nmd1\tswap\t  16M\t-\t7.dualroot\n\
             md2\tvnode\t  64M\t/.snap/1.dualroot\tx\n";
-        assert_eq!(listed(text, Path::new("/.snap/1.dualroot")), [Path::new("/dev/md2")]);
-        assert!(listed(text, Path::new("/.snap")).is_empty());
+        let of_file = |name: &str| listed(text, |file, _| file == name);
+        assert_eq!(of_file("/.snap/1.dualroot"), [Path::new("/dev/md2")]);
+        assert!(of_file("/.snap").is_empty());
+        assert_eq!(listed(text, |_, label| label == "7.dualroot"), [Path::new("/dev/md1")]);
+        assert_eq!(listed(text, |_, label| label.is_empty()), [Path::new("/dev/md0")]);
     }
 }

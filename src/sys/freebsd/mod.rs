@@ -139,6 +139,10 @@ impl Os for Native {
         ufs::rehearse(format, size)
     }
 
+    fn sweep_rehearsals(&self, gone: &dyn Fn(&OsStr) -> bool) -> Result<()> {
+        ufs::sweep_rehearsals(gone)
+    }
+
     fn inspect(&self, device: &Path, fs: FsType) -> Result<Option<String>> {
         match fs {
             // -f: whatever its clean flag says.

@@ -21,14 +21,17 @@ const OWN_INODES: u64 = 16;
 /// A page, in which swap-backed memory disks are counted on every platform.
 const PAGE: u64 = 4096;
 
+/// The last part of a rehearsal's label (mdconfig(8) -L); the first is the process id of the run.
+const WORD: &str = "dualroot";
+
 /// A memory disk, md(4), that goes away with its handle. Only what is written to takes memory.
 struct MemoryDisk(PathBuf);
 
 impl MemoryDisk {
     fn new(size: u64) -> Result<Self> {
-        // The name is for whoever finds it after a crash (mdconfig -lv).
+        let label = format!("{}.{WORD}", std::process::id());
         let size = format!("{}b", size - size % PAGE);
-        let words = ["-t", "swap", "-S", "512", "-L", "dualroot", "-s"].map(OsStr::new);
+        let words = ["-t", "swap", "-S", "512", "-L", &label, "-s"].map(OsStr::new);
         md::attach(&words, OsStr::new(&size)).map(Self)
     }
 }
@@ -49,6 +52,14 @@ pub(super) fn rehearse(wanted: &Format, size: u64) -> Result<Vec<u8>> {
     // Without the label: /dev/ufs would have it twice, and the later one loses its name.
     format(&disk.0, &Format { label: None, ..wanted.clone() })?;
     unix::read_device(&disk.0, 0, WINDOW)
+}
+
+/// Removes the disks of rehearsals that were killed, where `gone` says so of their labels.
+pub(super) fn sweep_rehearsals(gone: &dyn Fn(&OsStr) -> bool) -> Result<()> {
+    let left = md::labelled(|label| {
+        Path::new(label).extension() == Some(OsStr::new(WORD)) && gone(label)
+    })?;
+    left.iter().try_for_each(|disk| md::detach(disk))
 }
 
 /// Makes an empty UFS2 with the source's switches.

@@ -14,7 +14,7 @@ pub(super) mod tree;
 
 pub(super) use process::end_with_us;
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -166,6 +166,10 @@ impl Os for Native {
         let file = scratch::Scratch::new(&self.run_dir(), size)?;
         self.format(file.path(), format)?;
         unix::read_device(file.path(), 0, crate::table::superblock::WINDOW)
+    }
+
+    fn sweep_rehearsals(&self, _gone: &dyn Fn(&OsStr) -> bool) -> Result<()> {
+        Ok(()) // they are in the run directory
     }
 
     fn inspect(&self, device: &Path, fs: FsType) -> Result<Option<String>> {
