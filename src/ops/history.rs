@@ -219,8 +219,16 @@ pub(super) fn told<O: Os, T>(
     run: impl FnOnce(&mut Diary<'_, O>) -> Result<T>,
 ) -> Result<T> {
     let mut diary = Diary { os, begun: Begun::now(verb), open: None, details: Vec::new() };
-    // A signal also ends the programs that we run: say what it was, not what they said.
-    let result = run(&mut diary).map_err(|e| session.monitor.stopped().map_or(e, interrupted));
+    let result = run(&mut diary).map_err(|error| match session.monitor.stopped() {
+        Some(signal) => {
+            // It is why the run ends, but what went wrong besides is told, too.
+            if !matches!(error.kind, Kind::Signal(_)) {
+                log::warn!("{error}");
+            }
+            interrupted(signal)
+        }
+        None => error,
+    });
     diary.close(result.as_ref().err());
     result
 }

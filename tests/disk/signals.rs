@@ -5,10 +5,11 @@ use std::os::unix::process::CommandExt;
 use std::thread::sleep;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use nix::errno::Errno;
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
 
-use crate::harness::{Call, Disk, Layout, Running, pattern, ready};
+use crate::harness::{Call, Disk, Layout, Running, pattern, ready, unmount};
 
 /// The places of a run that has one pair, in their order.
 const PLACES: [(&str, Call<'static>); 13] = [
@@ -148,6 +149,23 @@ fn a_signal_stops_in_the_middle_of_a_file() {
     let copy = disk.mount_alternate(true);
     let size = fs::metadata(copy.path().join("large")).unwrap().len();
     assert!(size < 3 << 20, "{size} bytes were copied");
+}
+
+/// What went wrong when the signal came is told, too.
+#[test]
+fn a_signal_hides_no_failure() {
+    if !ready(&["cc"]) {
+        return;
+    }
+    let disk = disk();
+    let call = ("umount", "/altroot", 0);
+    let halted = disk.halt_and_fail(&["snapshot", "--fresh"], call, Errno::EIO as i32);
+    halted.running.signal(Signal::SIGINT);
+    let run = halted.go().wait_soon().exits(130);
+    unmount(&disk.root().join("altroot"));
+    let run = run.says("dualroot: warning: copying / to /altroot: unmounting ");
+    run.says(": Input/output error\n").says("dualroot: stopped by SIGINT\n");
+    next_run_succeeds(&disk);
 }
 
 /// `verify` and `show` are stopped, too, and leave the copy as it was.

@@ -39,7 +39,25 @@ impl Halted {
 impl Disk {
     /// Starts the program and holds it before a call.
     #[track_caller]
-    pub fn halt(&self, args: &[&str], (what, path, after): Call<'_>) -> Halted {
+    pub fn halt(&self, args: &[&str], call: Call<'_>) -> Halted {
+        self.halt_with(args, call, &[])
+    }
+
+    /// The same; the call then fails.
+    #[track_caller]
+    pub fn halt_and_fail(&self, args: &[&str], call: Call<'_>, errno: i32) -> Halted {
+        let errno = errno.to_string();
+        let (what, errno) = (OsStr::new(call.0), OsStr::new(&errno));
+        self.halt_with(args, call, &[("SHIM_FAIL", what), ("SHIM_ERRNO", errno)])
+    }
+
+    #[track_caller]
+    fn halt_with(
+        &self,
+        args: &[&str],
+        (what, path, after): Call<'_>,
+        more: &[(&str, &OsStr)],
+    ) -> Halted {
         // Not removed before the disk is: the shim looks for `go` there.
         let dir = tempfile::Builder::new().prefix("halt.").tempdir_in(self.tmp()).unwrap().keep();
         let after = after.to_string();
@@ -49,7 +67,7 @@ impl Disk {
             ("SHIM_AFTER", OsStr::new(&after)),
             ("SHIM_DIR", dir.as_os_str()),
         ];
-        let mut running = self.spawn_shimmed(args, &settings);
+        let mut running = self.spawn_shimmed(args, &[&settings[..], more].concat());
         let begun = Instant::now();
         while !dir.join("paused").exists() {
             // `wait` takes it, so this is no assertion.
