@@ -9,6 +9,7 @@ use super::durable;
 use crate::error::{Context, Result, if_there};
 use crate::record::{DIR, MANIFEST, RECORD, Record, USED};
 use crate::slot::State;
+use crate::sys::OWN;
 use crate::sys::tree::Dir;
 
 /// The manifest while its copy is not yet verified.
@@ -116,7 +117,7 @@ fn try_read<D: Dir>(root: &D) -> io::Result<Found> {
 /// A fresh file system has only its own directories.
 fn without_record<D: Dir>(root: &D) -> io::Result<Found> {
     let names = root.names()?;
-    let fresh = |name: &OsStr| name == "lost+found" || name == ".snap";
+    let fresh = |name: &OsStr| OWN.iter().any(|own| name == *own);
     if names.iter().all(|(name, _)| fresh(name)) {
         return Ok(Found::new(State::Empty, "nothing is on its file system"));
     }
@@ -150,4 +151,25 @@ pub fn write<D: Dir>(root: &D, record: &Record) -> Result<()> {
         dir.sync().doing_to("flushing", DIR)?;
     }
     durable::put(&dir, RECORD, &record.to_json())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+    use crate::sys::FdDir;
+
+    #[test]
+    fn what_a_new_file_system_has_is_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let found = || read(&FdDir::open(dir.path()).unwrap()).state;
+        for own in OWN {
+            assert_eq!(found(), State::Empty);
+            fs::write(dir.path().join(own), "").unwrap();
+        }
+        assert_eq!(found(), State::Empty);
+        fs::write(dir.path().join("any"), "").unwrap();
+        assert_eq!(found(), State::Invalid);
+    }
 }

@@ -4,12 +4,12 @@ use std::ffi::OsStr;
 use std::path::PathBuf;
 
 use super::mounted::run_dir;
-use super::snapshot::frozen::{SNAPSHOTS, is_ours};
+use super::snapshot::frozen::is_ours;
 use crate::error::{Context, Result};
 use crate::mounts::Mount;
 use crate::slot::discover::Layout;
-use crate::sys::Os;
 use crate::sys::tree::Dir;
+use crate::sys::{Os, SNAPSHOTS};
 
 /// What runs that are gone had left behind.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

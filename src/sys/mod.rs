@@ -72,6 +72,15 @@ impl FsType {
     }
 }
 
+/// Where UFS keeps its snapshots (`mksnap_ffs`(8), dump(8) `-L`).
+pub const SNAPSHOTS: &str = ".snap";
+/// The journal of a UFS's soft updates (tunefs(8) `-j`).
+pub const JOURNAL: &str = ".sujournal";
+/// Where fsck(8) puts what has lost its name; a new ext4 has it.
+pub const FOUND: &str = "lost+found";
+/// What a file system may have of its own in its root directory.
+pub const OWN: [&str; 3] = [SNAPSHOTS, JOURNAL, FOUND];
+
 /// Switches of a UFS2 superblock that a copy keeps (tunefs(8)).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[allow(clippy::struct_excessive_bools)] // five independent bits of fs_flags

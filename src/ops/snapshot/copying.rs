@@ -12,7 +12,7 @@ use nix::errno::Errno;
 
 use super::copied::{Copied, Made, Onto};
 use super::draft::Draft;
-use super::frozen::{self, Frozen, SNAPSHOTS};
+use super::frozen::{self, Frozen};
 use super::rewrite;
 use super::run::Run;
 use crate::copy::beside::Beside;
@@ -34,7 +34,7 @@ use crate::record::packages::{self, Software};
 use crate::slot::names::Names;
 use crate::slot::{Pair, Part};
 use crate::sys::tree::{Dir, Kind as Object, Time};
-use crate::sys::{Access, FsType, Os};
+use crate::sys::{Access, FOUND, FsType, JOURNAL, Os, SNAPSHOTS};
 use crate::table::superblock;
 
 /// In whole seconds, rounded down: some file systems keep no more, and UFS only where it is told to.
@@ -205,7 +205,7 @@ impl<'a, O: Os> Run<'a, '_, O> {
         match onto {
             Onto::New => {
                 // A new file system brings it along.
-                let brought = OsStr::new("lost+found");
+                let brought = OsStr::new(FOUND);
                 let left_out = match selection {
                     Some(mut selection) => selection.admits(brought)?.is_none(),
                     None => false,
@@ -232,8 +232,8 @@ impl<'a, O: Os> Run<'a, '_, O> {
         options.ignore = vec![(slot_record::DIR, Object::Dir)];
         if self.pair(part)?.1.fs == FsType::Ufs2.name() {
             // Its snapshots and its soft-updates journal; the copy gets its own.
-            exclude.extend([SNAPSHOTS, ".sujournal"]);
-            options.ignore.extend([(SNAPSHOTS, Object::Dir), (".sujournal", Object::File)]);
+            exclude.extend([SNAPSHOTS, JOURNAL]);
+            options.ignore.extend([(SNAPSHOTS, Object::Dir), (JOURNAL, Object::File)]);
         }
         if part == Part::Root {
             // One-time orders to the source's next boot are not the copy's.

@@ -10,10 +10,8 @@ use crate::error::{Context, Result, if_there};
 use crate::ops::mounted::{Mounted, patiently};
 use crate::slot::Part;
 use crate::sys::tree::{Dir, Kind};
-use crate::sys::{FsType, Os};
+use crate::sys::{FsType, Os, SNAPSHOTS};
 
-/// Where UFS keeps its snapshots (`mksnap_ffs`(8), dump(8) `-L`): never copied.
-pub(in super::super) const SNAPSHOTS: &str = ".snap";
 /// The last part of our snapshots' names; the first is the process id of the run.
 const WORD: &str = "dualroot";
 
