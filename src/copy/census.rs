@@ -10,6 +10,7 @@ use super::stack::Stack;
 use super::tree::replaced;
 use crate::error::{Context, Result, if_there};
 use crate::sys::tree::{Dir, Kind, Meta, Names};
+use crate::sys::{JOURNAL, SNAPSHOTS};
 use crate::table::superblock::FileSystem;
 
 /// What was counted.
@@ -125,6 +126,11 @@ pub fn take<D: Dir>(
             continue;
         };
         *next += 1;
+        // Its snapshots and its journal are not copied.
+        let own = || [SNAPSHOTS, JOURNAL].iter().any(|own| name == *own);
+        if grain.fs == FileSystem::Ufs2 && path.as_os_str().is_empty() && own() {
+            continue;
+        }
         if let Some(selection) = &mut selection
             && selection.admits(name)?.is_none()
         {
@@ -159,6 +165,7 @@ pub fn take<D: Dir>(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::sys::FdDir;
     use crate::sys::tree::Time;
 
     const KB: u64 = 1024;
@@ -235,5 +242,21 @@ mod tests {
         assert_eq!(takes(ext4, Kind::File, 4 * KB, 8), 8, "attributes");
         let xfs = Grain { fs: FileSystem::Xfs, ..ext4 };
         assert_eq!(takes(xfs, Kind::File, 4 * KB, 64), 4, "room for what is not there yet");
+    }
+    #[test]
+    fn snapshots_and_the_journal_of_a_ufs_are_not_counted() {
+        let dir = tempfile::tempdir().unwrap();
+        for path in [".snap", "etc", "etc/.snap"] {
+            std::fs::create_dir(dir.path().join(path)).unwrap();
+        }
+        for path in [".snap/1.dualroot", ".sujournal", "etc/fstab", "etc/.snap/fstab"] {
+            std::fs::write(dir.path().join(path), "").unwrap();
+        }
+        let count = |grain| {
+            let root = FdDir::open(dir.path()).unwrap();
+            take(root, grain, None, &Monitor::default()).unwrap().inodes
+        };
+        assert_eq!(count(UFS), 1 + 4);
+        assert_eq!(count(Grain { fs: FileSystem::Ext4, ..UFS }), 1 + 7);
     }
 }

@@ -62,7 +62,7 @@ pub(super) fn format<O: Os>(
     let bytes = |offered: &Superblock| {
         offered.free_blocks.saturating_sub(kept_back(format.fs, size, block)).saturating_mul(block)
     };
-    let source_superblock = view.superblocks.get(&pair.source);
+    let of_source = view.superblocks.get(&pair.source);
     let pieces = |s: &Superblock| (s.fs, s.block, s.whole_block);
     // In pieces of the same size no object takes more than in the source, but for one of them; only XFS
     // shares blocks between files. Where that bound fits, nothing need be counted.
@@ -73,20 +73,16 @@ pub(super) fn format<O: Os>(
     let fits = |census: &Census, offered: &Superblock| {
         needed_bytes(census) <= bytes(offered) && needed_inodes(census) <= offered.free_inodes
     };
-    let same = source_superblock.is_some_and(|source| pieces(source) == pieces(&offered));
+    let same = of_source.map(pieces) == Some(pieces(&offered));
     if same && format.fs != FsType::Xfs && !purpose.factory && fits(&bound, &offered) {
         return Ok(format);
     }
     let tree = source.dir.open_dir(OsStr::new(".")).doing_to("opening", pair.part.point())?;
     let selection =
         purpose.factory.then(|| factory::selection(view, pair, &source.dir)).transpose();
-    let whole_block = u64::from(offered.whole_block.max(1));
-    let grain = Grain {
-        fs: offered.fs,
-        unit: block,
-        block: whole_block,
-        source: source_superblock.map_or(whole_block, |s| u64::from(s.whole_block.max(1))),
-    };
+    let whole = |s: &Superblock| u64::from(s.whole_block.max(1));
+    let source_block = of_source.map_or(block, whole);
+    let grain = Grain { fs: offered.fs, unit: block, block: whole(&offered), source: source_block };
     let census = selection
         .and_then(|selection| census::take(tree, grain, selection, monitor))
         .during(format!("counting {}", pair.part.point()))
