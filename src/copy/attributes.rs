@@ -35,11 +35,10 @@ enum Attribute<'a> {
     Flags,
 }
 
-/// Sets all in order. `flags` is false where further names of the object are still to be made.
+/// Sets all in order. `flags` is 0 where further names of the object are still to be made.
 fn set_all(
-    meta: &Meta,
     xattrs: &Xattrs,
-    flags: bool,
+    flags: u32,
     path: &Path,
     set: impl Fn(Attribute<'_>) -> io::Result<()>,
 ) -> Result<()> {
@@ -49,31 +48,31 @@ fn set_all(
         let setting = format!("setting extended attribute {} of", name.to_string_lossy());
         set(Attribute::Xattr(name, value)).doing_to(setting, path)?;
     }
-    if flags && meta.flags != 0 {
+    if flags != 0 {
         set(Attribute::Flags).doing_to("setting the flags of", path)?;
     }
     Ok(())
 }
 
-/// For an open file.
+/// For an open file, that has no flags, and gets `flags`.
 pub fn set_on_file<F: File>(
     file: &F,
     meta: &Meta,
     xattrs: &Xattrs,
-    flags: bool,
+    flags: u32,
     path: &Path,
 ) -> Result<()> {
-    set_all(meta, xattrs, flags, path, |attribute| match attribute {
+    set_all(xattrs, flags, path, |attribute| match attribute {
         Attribute::Owner => file.set_owner(meta.uid, meta.gid),
         Attribute::ModeAndTimes => file.set_mode_and_times(meta),
         Attribute::Xattr(name, value) => file.set_xattr(name, value),
-        Attribute::Flags => file.set_flags(meta.flags),
+        Attribute::Flags => file.set_flags(flags),
     })
 }
 
 /// For an open directory, once everything in it is in place.
 pub fn set_on_dir<D: Dir>(dir: &D, meta: &Meta, xattrs: &Xattrs, path: &Path) -> Result<()> {
-    set_all(meta, xattrs, true, path, |attribute| match attribute {
+    set_all(xattrs, meta.flags, path, |attribute| match attribute {
         Attribute::Owner => dir.set_owner(meta.uid, meta.gid),
         Attribute::ModeAndTimes => dir.set_mode_and_times(meta),
         Attribute::Xattr(name, value) => dir.set_xattr(name, value),
@@ -81,19 +80,19 @@ pub fn set_on_dir<D: Dir>(dir: &D, meta: &Meta, xattrs: &Xattrs, path: &Path) ->
     })
 }
 
-/// For an entry that cannot be opened: symbolic link, device, fifo, socket.
+/// For an entry that cannot be opened: symbolic link, device, fifo, socket. It gets `flags`.
 pub fn set_on_entry<D: Dir>(
     dir: &D,
     entry: &OsStr,
     meta: &Meta,
     xattrs: &Xattrs,
-    flags: bool,
+    flags: u32,
     path: &Path,
 ) -> Result<()> {
-    set_all(meta, xattrs, flags, path, |attribute| match attribute {
+    set_all(xattrs, flags, path, |attribute| match attribute {
         Attribute::Owner => dir.set_owner_of(entry, meta.uid, meta.gid),
         Attribute::ModeAndTimes => dir.set_mode_and_times_of(entry, meta),
         Attribute::Xattr(name, value) => dir.set_xattr_of(entry, name, value),
-        Attribute::Flags => dir.set_flags_of(entry, meta.flags),
+        Attribute::Flags => dir.set_flags_of(entry, flags),
     })
 }

@@ -224,6 +224,6 @@ pub trait Dir: Sized + Send + Sync {
     fn set_owner_of(&self, name: &OsStr, uid: u32, gid: u32) -> io::Result<()>;
     /// Mode (where the system keeps one for it) and times of an entry.
     fn set_mode_and_times_of(&self, name: &OsStr, meta: &Meta) -> io::Result<()>;
-    /// Flags of an entry.
+    /// Flags of an entry; what has them already is left alone.
     fn set_flags_of(&self, name: &OsStr, flags: u32) -> io::Result<()>;
 }

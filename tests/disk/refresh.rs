@@ -246,6 +246,48 @@ fn whatever_changed_the_copy_is_what_a_new_one_is() {
     }
 }
 
+/// Flags go before a further name is made, and what they are is compared like everything else.
+#[test]
+fn flags_of_a_file_of_several_names_come_and_go() {
+    if !ready(&["chattr"]) {
+        return;
+    }
+    for words in [&[][..], &["--verify", "changed"]] {
+        let disk = Disk::new(Layout::roots(48, 48));
+        disk.fill();
+        let content = pattern(50_000, 3);
+        let first = disk.write("names/f1", &content);
+        let at = |name: &str| first.with_file_name(name);
+        let flag = |flag: &str| tool("chattr", &[&flag, &first]);
+        fs::hard_link(&first, at("f2")).unwrap();
+        flag("+i");
+        disk.snapshot();
+        let up_to_date = || {
+            settle();
+            let args: Vec<_> = ["snapshot"].iter().chain(words).copied().collect();
+            let run = disk.dualroot(&args).exits(0);
+            assert!(!run.stderr.contains("had changed"), "{run}");
+            verified(&disk);
+        };
+        flag("-i");
+        up_to_date();
+        flag("+i");
+        up_to_date();
+        flag("-i");
+        fs::hard_link(&first, at("f3")).unwrap();
+        up_to_date();
+        flag("+i");
+        up_to_date();
+        // One that nobody touched is not touched for its flags' sake: what rots in it is told.
+        let offset = disk.find_on_medium(2, &content[..4096]);
+        disk.flip_on_medium(2, offset + 5);
+        let run = disk.dualroot(&["snapshot"]).exits(0);
+        assert!(run.stderr.contains("names/f1: the copy's content had changed"), "{run}");
+        verified(&disk);
+        flag("-i");
+    }
+}
+
 #[test]
 fn a_copy_that_ran_becomes_a_copy_again() {
     if !ready(&[]) {

@@ -5,6 +5,7 @@ use std::fs;
 
 use crate::compare::{assert_equal, assert_manifest, assert_sound};
 use crate::disk::{Disk, Layout, pattern};
+use crate::faults::flip;
 use crate::harness::{Test, tests};
 use crate::tree::{make_everything, sh};
 
@@ -13,6 +14,7 @@ pub const TESTS: &[Test] = tests![
     everything_changed,
     everything_changed_and_little_is_read,
     a_copy_that_ran,
+    rot_below_flags,
     with_config_on_a_gpt,
 ];
 
@@ -120,6 +122,28 @@ fn a_copy_that_ran() {
     drop(copy);
     // One with snapshots of its own is made anew or brought up to date: it is the source then.
     disk.dualroot(&["snapshot"]).exits(0);
+    is_new(&disk);
+}
+
+/// A file that nobody may write is not touched either, whatever names it has: what rots in it is made
+/// anew.
+fn rot_below_flags() {
+    let disk = Disk::new(Layout::default());
+    disk.fill();
+    let marker = b"a byte of this line rots";
+    disk.write("zz/first", marker);
+    sh(&disk.root(), "ln zz/first zz/second; chflags schg zz/first");
+    disk.snapshot();
+    settle();
+    assert_eq!(refreshed(&disk, &[]), 0);
+    settle();
+    flip(&disk.node(2), marker);
+    disk.dualroot(&["snapshot"]).exits(0).says("zz/first: the copy's content had changed");
+    disk.dualroot(&["verify"]).exits(0);
+    assert_eq!(refreshed(&disk, &[]), 0);
+    // A further name of one whose flags are gone.
+    sh(&disk.root(), "chflags 0 zz/first; ln zz/first zz/third");
+    refreshed(&disk, &[]);
     is_new(&disk);
 }
 

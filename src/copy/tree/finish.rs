@@ -7,7 +7,7 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::object::copy_entry;
+use super::object::{Name, copy_entry};
 use super::remove::remove;
 use super::renew::has_attributes;
 use super::{
@@ -199,7 +199,8 @@ impl<'a, D: Dir, W: Write> Finisher<'a, D, W> {
             entry.old = None;
         }
         let trust = self.options.trust;
-        let outcome = copy_entry(&mut self.ring, pair, path, entry, trust, self.monitor, true)?;
+        let outcome =
+            copy_entry(&mut self.ring, pair, path, entry, trust, self.monitor, Name::First)?;
         let Outcome::Copied(mut object, effort) = outcome else {
             self.summary.vanished += 1;
             return Ok(());

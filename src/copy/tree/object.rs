@@ -29,7 +29,7 @@ pub(super) fn copy_batch<D: Dir>(
     let mut results = Vec::with_capacity(entries.len());
     for entry in entries {
         let name = entry.name.clone();
-        let result = copy_entry(ring, &pair, &path, entry, trust, monitor, false);
+        let result = copy_entry(ring, &pair, &path, entry, trust, monitor, Name::Only);
         let failed = result.is_err();
         results.push((name, result));
         if failed {
@@ -39,8 +39,18 @@ pub(super) fn copy_batch<D: Dir>(
     (pair, results)
 }
 
-/// Copies one object, again where it changes meanwhile. With `first`, a file of several names is
-/// copied too, its flags left for later.
+/// Which name of a file is copied.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Name {
+    /// The only one. Where there turn out to be others, here or in the older copy, the caller's
+    /// thread decides which comes first.
+    Only,
+    /// The first of several. The others become links to it, which flags may forbid: those that it is
+    /// to have come last.
+    First,
+}
+
+/// Copies one object, again where it changes meanwhile.
 pub(super) fn copy_entry<D: Dir>(
     ring: &mut Ring,
     pair: &Pair<D>,
@@ -48,11 +58,11 @@ pub(super) fn copy_entry<D: Dir>(
     mut entry: Entry,
     trust: Option<Trust>,
     monitor: &Monitor,
-    first: bool,
+    which: Name,
 ) -> Result<Outcome> {
     let path = dir.join(&entry.name);
     for _ in 0..TRIES {
-        let mut attempt = Attempt { ring, pair, entry: &entry, path: &path, trust, monitor, first };
+        let mut attempt = Attempt { ring, pair, entry: &entry, path: &path, trust, monitor, which };
         match attempt.run()? {
             Tried::Copied(object, effort) => return Ok(Outcome::Copied(object, effort)),
             Tried::Vanished => {
@@ -88,7 +98,7 @@ pub(super) struct Attempt<'a, D> {
     pub(super) path: &'a Path,
     pub(super) trust: Option<Trust>,
     pub(super) monitor: &'a Monitor,
-    pub(super) first: bool,
+    pub(super) which: Name,
 }
 
 impl<D: Dir> Attempt<'_, D> {
@@ -119,7 +129,7 @@ impl<D: Dir> Attempt<'_, D> {
         if meta.kind != Kind::File {
             return Ok(Tried::Changed);
         }
-        if meta.nlink > 1 && !self.first {
+        if meta.nlink > 1 && self.which == Name::Only {
             return Ok(Tried::Several(meta));
         }
         let Some(mut target) = self.target(&source, &meta)? else {
@@ -183,6 +193,14 @@ impl<D: Dir> Attempt<'_, D> {
         self.entry.replace.as_ref().map_or(meta.size, |content| content.len() as u64)
     }
 
+    /// The flags that the copy gets at once.
+    pub(super) fn flags(&self, meta: &Meta) -> u32 {
+        match self.which {
+            Name::Only => meta.flags,
+            Name::First => 0,
+        }
+    }
+
     /// Fills a new file. Returns the bytes written too: all of them.
     pub(super) fn fill(
         &mut self,
@@ -204,7 +222,7 @@ impl<D: Dir> Attempt<'_, D> {
 
     fn special(&mut self, meta: &Meta) -> Result<Tried> {
         let (source, target, name) = (&self.pair.source, &self.pair.target, &self.entry.name);
-        if meta.nlink > 1 && !self.first {
+        if meta.nlink > 1 && self.which == Name::Only {
             return Ok(Tried::Several(meta.clone()));
         }
         let mut object = Object::new(meta, D::KEEPS_BIRTH);
@@ -242,7 +260,7 @@ impl<D: Dir> Attempt<'_, D> {
             target.make_special(name, meta)
         }
         .doing_to("making", self.path)?;
-        attributes::set_on_entry(target, name, meta, &xattrs, !self.first, self.path)?;
+        attributes::set_on_entry(target, name, meta, &xattrs, self.flags(meta), self.path)?;
         let effort = Effort { touched: true, ..Effort::default() };
         Ok(Tried::Copied(Box::new(object), effort))
     }

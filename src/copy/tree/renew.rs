@@ -3,7 +3,7 @@
 
 use std::io::{self, Seek, SeekFrom};
 
-use super::object::{Attempt, Tried};
+use super::object::{Attempt, Name, Tried};
 use super::patch::Patch;
 use super::remove::remove;
 use super::{Effort, Old, replaced, vanished};
@@ -91,9 +91,9 @@ impl<D: Dir> Attempt<'_, D> {
         if !stands(&source) || !stands(&there) {
             return None;
         }
-        match (self.first, source.nlink, there.nlink) {
-            (false, 2.., _) => return Some(Tried::Several(source)),
-            (false, _, 2..) => return None,
+        match (self.which, source.nlink, there.nlink) {
+            (Name::Only, 2.., _) => return Some(Tried::Several(source)),
+            (Name::Only, _, 2..) => return None,
             _ => {}
         }
         let mut object = listed.clone();
@@ -115,7 +115,7 @@ impl<D: Dir> Attempt<'_, D> {
         };
         if !has_attributes::<D>(&there, meta)
             || there.flags != meta.flags
-            || there.nlink > 1 && !self.first
+            || there.nlink > 1 && self.which == Name::Only
         {
             return Ok(false);
         }
@@ -148,7 +148,7 @@ impl<D: Dir> Attempt<'_, D> {
             Ok(file) => {
                 let there = file.meta().doing_to("reading the copy of", self.path)?;
                 // It would change under its other names.
-                if there.kind == Kind::File && there.nlink > 1 && !self.first {
+                if there.kind == Kind::File && there.nlink > 1 && self.which == Name::Only {
                     return Ok(Present::Shared);
                 }
                 if there.kind == Kind::File && !old.suspect {
@@ -239,17 +239,18 @@ impl<D: Dir> Attempt<'_, D> {
         meta: &Meta,
         xattrs: &Xattrs,
     ) -> Result<()> {
-        let (file, flags) = (&target.file, !self.first);
+        let file = &target.file;
         if let Some((there, there_xattrs)) = &target.before {
-            let flagged = !flags || there.flags == meta.flags;
-            let same = has_attributes::<D>(there, meta) && there_xattrs == xattrs;
-            if !target.changed && flagged && same {
+            let same = has_attributes::<D>(there, meta)
+                && there.flags == meta.flags
+                && there_xattrs == xattrs;
+            if !target.changed && same {
                 return Ok(());
             }
             if there.flags != 0 {
                 file.set_flags(0).doing_to("taking the flags from the copy of", self.path)?;
             }
         }
-        crate::copy::attributes::set_on_file(file, meta, xattrs, flags, self.path)
+        crate::copy::attributes::set_on_file(file, meta, xattrs, self.flags(meta), self.path)
     }
 }

@@ -102,12 +102,16 @@ pub(in crate::sys) fn set_flags_fd(fd: BorrowedFd<'_>, flags: u32) -> io::Result
     Ok(Errno::result(result).map(drop)?)
 }
 
-/// Sets the flags of an entry, a symbolic link itself included.
+/// Sets the flags of an entry, a symbolic link itself included. chflags(2) counts as a change of what
+/// has them already, so that is left alone.
 pub(in crate::sys) fn set_flags_at(
     dir: BorrowedFd<'_>,
     name: &OsStr,
     flags: u32,
 ) -> io::Result<()> {
+    if stat_at(dir, name)?.flags == flags {
+        return Ok(());
+    }
     let name = CString::new(name.as_bytes()).map_err(invalid)?;
     let at = libc::AT_SYMLINK_NOFOLLOW;
     // SAFETY: chflags(2): the directory is open for the time of the call, the name ends with NUL.
