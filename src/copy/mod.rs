@@ -8,6 +8,7 @@ pub mod census;
 pub mod content;
 pub mod pool;
 pub mod progress;
+pub mod provenance;
 pub mod selection;
 pub mod stack;
 pub mod stream;

@@ -3,7 +3,8 @@
 //! `mtree -f` (FreeBSD, NetBSD) and libarchive take it as it is. What mtree has no keyword for
 //! travels in its `tags=` keyword, which both carry along: `crc32:` of the content, `blocks:` (one
 //! CRC-32 per [block](crate::record::digest::block_size)), `xattrs:` (CRC-32 of the extended
-//! attributes), `flags:`, `birth:` and `links:` (the same number: the same file).
+//! attributes), `flags:`, `birth:`, `links:` (the same number: the same file) and `source:` (CRC-32 of
+//! [which object](crate::copy::provenance) it was made from).
 //!
 //! The form is the hierarchical one: names without slashes, a directory's entries follow it, `..`
 //! leaves it. It needs no full paths, so that the manifest of a deep tree stays small, and it can
@@ -48,6 +49,8 @@ pub struct Object {
     pub xattrs: Option<u32>,
     /// Files of several names: the same number for the same file.
     pub group: Option<u64>,
+    /// Which object, in which state, it was made from: a CRC-32 to compare with that of another day.
+    pub source: Option<u32>,
 }
 
 impl Object {
@@ -70,6 +73,7 @@ impl Object {
             sums: None,
             xattrs: None,
             group: None,
+            source: None,
         }
     }
 }
@@ -196,6 +200,9 @@ fn describe(object: &Object, line: &mut String) {
     if let Some(group) = o.group {
         tag("links", format_args!("{group}"));
     }
+    if let Some(crc) = o.source {
+        tag("source", format_args!("{crc:08x}"));
+    }
 }
 
 /// One line of a manifest.
@@ -287,6 +294,7 @@ fn parse(text: &str) -> Option<Line> {
         sums: None,
         xattrs: None,
         group: None,
+        source: None,
     };
     let mut kind = None;
     for word in words {
@@ -340,6 +348,7 @@ fn parse_tags(text: &str, object: &mut Object) -> Option<()> {
             "flags" => object.flags = hex(value)?,
             "birth" => object.birth = Some(parse_time(value)?),
             "links" => object.group = Some(value.parse().ok()?),
+            "source" => object.source = Some(hex(value)?),
             _ => return None,
         }
     }
@@ -363,7 +372,7 @@ mod tests {
         let tags = (
             prop::option::of(any::<u32>()),
             any::<u32>(),
-            prop::option::of(any::<u64>()),
+            prop::option::of(any::<(u64, u32)>()),
             prop::option::of(time()),
             prop::option::of((any::<u32>(), prop::collection::vec(any::<u32>(), 0..9))),
         );
@@ -391,7 +400,8 @@ mod tests {
                     .filter(|_| kind == Kind::File)
                     .map(|(whole, blocks)| Sums { whole, blocks }),
                 xattrs: tags.0,
-                group: tags.2,
+                group: tags.2.map(|(group, _)| group),
+                source: tags.2.map(|(_, source)| source),
             })
     }
 
@@ -442,13 +452,14 @@ mod tests {
             sums: Some(Sums { whole: 0xcbf4_3926, blocks: Vec::new() }),
             xattrs: None,
             group: None,
+            source: Some(0x0bad_cafe),
         };
         let mut writer = Writer::new(Vec::new()).unwrap();
         writer.object(OsStr::new("a b#"), &object).unwrap();
         let text = String::from_utf8(writer.into_inner()).unwrap();
         assert!(text.ends_with(
             "\na\\040b\\043 type=file mode=4755 uid=0 gid=5 nlink=1 size=9 \
-             time=3.000000040 tags=crc32:cbf43926\n"
+             time=3.000000040 tags=crc32:cbf43926,source:0badcafe\n"
         ));
     }
 

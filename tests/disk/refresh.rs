@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime};
 
 use serde_json::Value;
 
-use crate::harness::{Disk, Layout, Run, pattern, ready, tool, try_tool};
+use crate::harness::{Disk, Layout, Run, pattern, ready, tool, try_tool, unmount};
 
 /// One root and its copy, without `/config`.
 fn disk(mb: u64) -> Disk {
@@ -58,6 +58,17 @@ fn backdate(path: &Path, change: impl FnOnce()) {
 /// What is trusted is told in whole seconds: what a copy is made of must be older than that.
 fn settle() {
     std::thread::sleep(Duration::from_millis(1100));
+}
+
+/// Gives fields of the copy's record other values.
+fn change_record(disk: &Disk, fields: &[(&str, &str)]) {
+    let copy = disk.mount_alternate(false);
+    let path = copy.path().join(".dualroot/record.json");
+    let mut record: Value = serde_json::from_str(&fs::read_to_string(&path).unwrap()).unwrap();
+    for (name, value) in fields {
+        record[*name] = (*value).into();
+    }
+    fs::write(&path, serde_json::to_vec(&record).unwrap()).unwrap();
 }
 
 #[test]
@@ -427,6 +438,116 @@ fn one_that_was_stopped_is_no_copy() {
     verified(&disk);
 }
 
+/// A disk with two directories whose files are told apart by their content alone, and a copy that
+/// took so long that all of it is older than the moment in which it was verified.
+fn two_alike() -> Disk {
+    let disk = Disk::new(Layout::roots(48, 48));
+    disk.fill();
+    let time = SystemTime::now() - Duration::from_secs(86_400);
+    for (name, seed) in [("a", 501), ("b", 502)] {
+        let path = disk.write(&format!("pkg/{name}/file"), pattern(9000, seed));
+        OpenOptions::new().write(true).open(path).unwrap().set_modified(time).unwrap();
+    }
+    disk.write("zzz", pattern(5 << 20, 503));
+    slow_snapshot(&disk);
+    disk
+}
+
+fn slow_snapshot(disk: &Disk) {
+    settle();
+    disk.dualroot(&["--limit", "3m", "snapshot", "--fresh"]).exits(0);
+}
+
+fn change_places(root: &Path) {
+    let at = |name: &str| root.join("pkg").join(name);
+    for (from, to) in [("a", "t"), ("b", "a"), ("t", "b")] {
+        fs::rename(at(from), at(to)).unwrap();
+    }
+}
+
+const CHANGED: &[&str] = &["--verify", "changed"];
+
+/// The copy has the source's content in both directories, and says so.
+#[track_caller]
+fn are_alike(disk: &Disk) {
+    let copy = disk.mount_alternate(true);
+    for name in ["pkg/a/file", "pkg/b/file"] {
+        let [ours, theirs] = [disk.root(), copy.path()].map(|r| fs::read(r.join(name)).unwrap());
+        assert!(ours == theirs, "{name}");
+    }
+    drop(copy);
+    verified(disk);
+}
+
+/// What `--verify changed` saves: what rots is not told by what is not read.
+#[test]
+fn what_nobody_touched_is_not_read() {
+    if !ready(&[]) {
+        return;
+    }
+    let disk = two_alike();
+    let offset = disk.find_on_medium(2, &pattern(9000, 501)[..4096]);
+    disk.flip_on_medium(2, offset + 5);
+    assert_eq!(refreshed(&disk, CHANGED), 0);
+    disk.dualroot(&["verify"]).exits(5).prints("/pkg/a/file: content differs at 5");
+}
+
+/// Files keep all of their times while the directories that they are in get other names.
+#[test]
+fn what_came_to_another_place_is_read() {
+    if !ready(&[]) {
+        return;
+    }
+    let disk = two_alike();
+    change_places(disk.root());
+    refreshed(&disk, CHANGED);
+    are_alike(&disk);
+    slow_snapshot(&disk);
+    let copy = disk.mount_alternate(false);
+    change_places(copy.path());
+    drop(copy);
+    refreshed(&disk, CHANGED);
+    are_alike(&disk);
+}
+
+/// A file system may be as it was before it was copied, under the same name and with the same
+/// identity.
+#[test]
+fn a_source_that_is_older_again_is_read() {
+    if !ready(&[]) {
+        return;
+    }
+    let disk = two_alike();
+    let saved = disk.tmp().join("older");
+    let dd = |from: &Path, to: &Path| {
+        unmount(disk.root());
+        let [from, to] = [("if", from), ("of", to)].map(|(k, p)| format!("{k}={}", p.display()));
+        tool("dd", &[&from, &to, &"bs=1M", &"conv=fsync", &"status=none"]);
+        disk.mount(&disk.part(1), disk.root(), false);
+    };
+    dd(&disk.part(1), &saved);
+    let path = disk.root().join("pkg/a/file");
+    backdate(&path, || fs::write(&path, pattern(9000, 504)).unwrap());
+    slow_snapshot(&disk);
+    are_alike(&disk);
+    dd(&saved, &disk.part(1));
+    assert!(refreshed(&disk, CHANGED) > 0);
+    are_alike(&disk);
+}
+
+/// One that was made of another device tells nothing of this one.
+#[test]
+fn another_source_is_read() {
+    if !ready(&[]) {
+        return;
+    }
+    let disk = two_alike();
+    let plan = || disk.dualroot(&["snapshot", "-n", "--verify", "changed"]).exits(0);
+    assert!(!plan().stdout.contains("read the copy of / "));
+    change_record(&disk, &[("source", "/dev/da7s1a")]);
+    assert!(plan().stdout.contains("read the copy of / "));
+}
+
 #[test]
 fn a_clock_that_was_set_back_is_not_trusted() {
     if !ready(&[]) {
@@ -434,17 +555,9 @@ fn a_clock_that_was_set_back_is_not_trusted() {
     }
     let disk = disk(48);
     // As if the copy had been made tomorrow.
-    let copy = disk.mount_alternate(false);
-    let path = copy.path().join(".dualroot/record.json");
-    let text = fs::read_to_string(&path).unwrap();
-    let mut record: Value = serde_json::from_str(&text).unwrap();
     let tomorrow = SystemTime::now() + Duration::from_secs(86_400);
     let tomorrow = jiff::Timestamp::try_from(tomorrow).unwrap().to_string();
-    for time in ["created", "verified"] {
-        record[time] = tomorrow.clone().into();
-    }
-    fs::write(&path, serde_json::to_vec(&record).unwrap()).unwrap();
-    drop(copy);
+    change_record(&disk, &[("created", &tomorrow), ("verified", &tomorrow)]);
     let path = disk.root().join("usr/share/doc/30.txt");
     backdate(&path, || fs::write(&path, pattern(3030, 1)).unwrap());
     let plan = disk.dualroot(&["snapshot", "-n", "--verify", "changed"]).exits(0);

@@ -78,7 +78,7 @@ cat >"$out/manifest/tree" <<'MTREE'
 #mtree v2.0
 # made by dualroot; check with: mtree -f THIS -p ROOT
 . type=dir mode=0755 uid=0 gid=0 nlink=3 time=1600000000.000000001
-    a\040b type=file mode=0644 uid=0 gid=0 nlink=1 size=3 time=1.000000000 tags=crc32:00000000
+    a\040b type=file mode=0644 uid=0 gid=0 nlink=1 size=3 time=1.000000000 tags=crc32:00000000,links:1,source:00000000
     c type=link mode=0777 uid=0 gid=0 nlink=1 link=a time=1.000000000
     d type=char mode=0600 uid=0 gid=0 nlink=1 device=native,1,3 time=1.000000000
     e type=dir mode=0700 uid=0 gid=0 nlink=2 time=1.000000000

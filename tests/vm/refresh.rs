@@ -15,6 +15,8 @@ pub const TESTS: &[Test] = tests![
     everything_changed_and_little_is_read,
     a_copy_that_ran,
     rot_below_flags,
+    what_nobody_touched_is_not_read,
+    what_came_to_another_place_is_read,
     with_config_on_a_gpt,
 ];
 
@@ -144,6 +146,45 @@ fn rot_below_flags() {
     // A further name of one whose flags are gone.
     sh(&disk.root(), "chflags 0 zz/first; ln zz/first zz/third");
     refreshed(&disk, &[]);
+    is_new(&disk);
+}
+
+/// A disk with a copy that took so long that all of it is older than the moment in which it was
+/// verified, and two directories whose files are told apart by their content alone.
+fn two_alike() -> Disk {
+    let disk = Disk::new(Layout::default());
+    disk.fill();
+    disk.write("pkg/a/file", MARKER);
+    disk.write("pkg/b/file", MARKER.map(|b| b.to_ascii_uppercase()));
+    sh(&disk.root(), "touch -d 2012-01-01T00:00:00 pkg/a/file pkg/b/file");
+    disk.much(6);
+    settle();
+    disk.dualroot(&["--limit", "3m", "snapshot"]).exits(0);
+    disk
+}
+
+const MARKER: &[u8; 24] = b"two files that are alike";
+const PLACES: &str = "mv pkg/a pkg/t; mv pkg/b pkg/a; mv pkg/t pkg/b";
+
+fn what_nobody_touched_is_not_read() {
+    let disk = two_alike();
+    flip(&disk.node(2), MARKER);
+    assert_eq!(refreshed(&disk, &["--verify", "changed"]), 0);
+    disk.dualroot(&["verify"]).exits(5).prints("/pkg/a/file: content differs at 0");
+}
+
+/// Files keep all of their times while the directories that they are in get other names.
+fn what_came_to_another_place_is_read() {
+    let disk = two_alike();
+    sh(&disk.root(), PLACES);
+    refreshed(&disk, &["--verify", "changed"]);
+    is_new(&disk);
+    drop(disk);
+    let disk = two_alike();
+    let copy = disk.mount_copy();
+    sh(copy.path(), &format!("mount -u -o rw \"$(pwd)\"; {PLACES}; mount -u -o ro \"$(pwd)\""));
+    drop(copy);
+    refreshed(&disk, &["--verify", "changed"]);
     is_new(&disk);
 }
 

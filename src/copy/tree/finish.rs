@@ -198,9 +198,8 @@ impl<'a, D: Dir, W: Write> Finisher<'a, D, W> {
             remove(&pair.target, &name, &shown)?;
             entry.old = None;
         }
-        let trust = self.options.trust;
-        let outcome =
-            copy_entry(&mut self.ring, pair, path, entry, trust, self.monitor, Name::First)?;
+        let (from, ring) = (self.options.provenance.as_ref(), &mut self.ring);
+        let outcome = copy_entry(ring, pair, path, entry, from, self.monitor, Name::First)?;
         let Outcome::Copied(mut object, effort) = outcome else {
             self.summary.vanished += 1;
             return Ok(());

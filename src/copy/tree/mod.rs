@@ -29,6 +29,7 @@ use nix::errno::Errno;
 use super::beside::Beside;
 use super::pool::{self, Feed};
 use super::progress::Monitor;
+use super::provenance::Provenance;
 use super::selection::Selection;
 use super::stack::Place;
 use super::stream::Ring;
@@ -55,6 +56,8 @@ pub struct Options {
     pub ignore: Vec<(&'static str, Kind)>,
     /// Worker threads.
     pub workers: usize,
+    /// Where the source is: where that is not known, nothing of this copy is trusted later.
+    pub provenance: Option<Provenance>,
     /// Of an older copy: what need not be read to be known.
     pub trust: Option<Trust>,
     /// Of an older copy: files that are made anew, whatever they seem to be.
@@ -64,8 +67,9 @@ pub struct Options {
     pub same_blocks: bool,
 }
 
-/// When an object was last touched tells that it is what the manifest of the older copy says. The
-/// time of the last change of any kind can be set by nobody, but for who sets the clock.
+/// When an object was last touched tells that it is what the manifest of the older copy says, where it
+/// is the object that the manifest tells of. The time of the last change of any kind can be set by
+/// nobody, but for who sets the clock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Trust {
     /// Nothing in the source that was last changed before this has changed since it was copied.
@@ -133,6 +137,8 @@ struct Old {
     listed: Option<Box<Object>>,
     /// It is made anew, whatever it seems to be.
     suspect: bool,
+    /// What need not be read to be known.
+    trust: Option<Trust>,
     /// It has the source's own blocks.
     same_blocks: bool,
 }
@@ -199,7 +205,7 @@ pub fn copy<D: Dir, W: Write>(
         |feed: &TreeFeed<D>| walk::walk(feed, &root, options, selection, old, monitor),
         // One ring more than workers: the finisher has its own.
         || Ring::for_workers(workers + 1),
-        |ring, batch| object::copy_batch(ring, batch, options.trust, monitor),
+        |ring, batch| object::copy_batch(ring, batch, options.provenance.as_ref(), monitor),
         |item| finisher.take(item),
     )?;
     finisher.finish()

@@ -7,10 +7,11 @@ use nix::errno::Errno;
 
 use super::remove::remove;
 use super::renew::Target;
-use super::{Batch, BatchResult, Effort, Entry, Outcome, Pair, Trust, replaced, vanished};
+use super::{Batch, BatchResult, Effort, Entry, Outcome, Pair, replaced, vanished};
 use crate::copy::attributes;
 use crate::copy::content::{self, Passed};
 use crate::copy::progress::{Monitor, interrupted};
+use crate::copy::provenance::Provenance;
 use crate::copy::stream::{Fault, Ring, Side};
 use crate::error::{Context, Error, Kind as ErrorKind, Result};
 use crate::record::manifest::Object;
@@ -22,14 +23,14 @@ const TRIES: u32 = 3;
 pub(super) fn copy_batch<D: Dir>(
     ring: &mut Ring,
     batch: Batch<D>,
-    trust: Option<Trust>,
+    provenance: Option<&Provenance>,
     monitor: &Monitor,
 ) -> BatchResult<D> {
     let Batch { pair, path, entries } = batch;
     let mut results = Vec::with_capacity(entries.len());
     for entry in entries {
         let name = entry.name.clone();
-        let result = copy_entry(ring, &pair, &path, entry, trust, monitor, Name::Only);
+        let result = copy_entry(ring, &pair, &path, entry, provenance, monitor, Name::Only);
         let failed = result.is_err();
         results.push((name, result));
         if failed {
@@ -56,13 +57,14 @@ pub(super) fn copy_entry<D: Dir>(
     pair: &Pair<D>,
     dir: &Path,
     mut entry: Entry,
-    trust: Option<Trust>,
+    provenance: Option<&Provenance>,
     monitor: &Monitor,
     which: Name,
 ) -> Result<Outcome> {
     let path = dir.join(&entry.name);
     for _ in 0..TRIES {
-        let mut attempt = Attempt { ring, pair, entry: &entry, path: &path, trust, monitor, which };
+        let mut attempt =
+            Attempt { ring, pair, entry: &entry, path: &path, provenance, monitor, which };
         match attempt.run()? {
             Tried::Copied(object, effort) => return Ok(Outcome::Copied(object, effort)),
             Tried::Vanished => {
@@ -96,7 +98,7 @@ pub(super) struct Attempt<'a, D> {
     pub(super) pair: &'a Pair<D>,
     pub(super) entry: &'a Entry,
     pub(super) path: &'a Path,
-    pub(super) trust: Option<Trust>,
+    pub(super) provenance: Option<&'a Provenance>,
     pub(super) monitor: &'a Monitor,
     pub(super) which: Name,
 }
@@ -157,12 +159,22 @@ impl<D: Dir> Attempt<'_, D> {
         }
         let xattrs = xattrs.doing_to("reading the extended attributes of", self.path)?;
         self.set_attributes(&target, &meta, &xattrs)?;
-        let mut object = Object::new(&meta, D::KEEPS_BIRTH);
+        let mut object = self.object(&meta);
         object.size = self.size(&meta);
         object.sums = Some(passed.sums);
         object.xattrs = attributes::checksum(&xattrs);
         let effort = Effort { bytes: passed.bytes, written, touched: true };
         Ok(Tried::Copied(Box::new(object), effort))
+    }
+
+    /// What the manifest keeps of it, without content, attributes and link target.
+    fn object(&self, meta: &Meta) -> Object {
+        let mut object = Object::new(meta, D::KEEPS_BIRTH);
+        // What gets other content is no copy of it.
+        if self.entry.replace.is_none() {
+            object.source = self.provenance.map(|provenance| provenance.of(meta));
+        }
+        object
     }
 
     pub(super) fn create(&self) -> Result<D::File> {
@@ -225,7 +237,7 @@ impl<D: Dir> Attempt<'_, D> {
         if meta.nlink > 1 && self.which == Name::Only {
             return Ok(Tried::Several(meta.clone()));
         }
-        let mut object = Object::new(meta, D::KEEPS_BIRTH);
+        let mut object = self.object(meta);
         if meta.kind == Kind::Symlink {
             object.link = match source.read_link(name) {
                 Ok(link) => link,

@@ -75,10 +75,10 @@ fn is_sparse(meta: &Meta) -> bool {
 
 impl<D: Dir> Attempt<'_, D> {
     /// What nobody has touched, in the source since it was copied, in the copy since it was verified,
-    /// is what its manifest says.
+    /// is what its manifest says, where the manifest tells of the very same object.
     pub(super) fn untouched(&self) -> Option<Tried> {
         let old = self.entry.old.as_ref().filter(|old| !old.suspect)?;
-        let (listed, trust) = (old.listed.as_deref()?, self.trust?);
+        let (listed, trust) = (old.listed.as_deref()?, old.trust?);
         if self.entry.replace.is_some() || listed.kind == Kind::Dir {
             return None;
         }
@@ -89,6 +89,9 @@ impl<D: Dir> Attempt<'_, D> {
             return None;
         }
         if !stands(&source) || !stands(&there) {
+            return None;
+        }
+        if listed.source? != self.provenance?.of(&source) {
             return None;
         }
         match (self.which, source.nlink, there.nlink) {

@@ -10,7 +10,8 @@ use std::sync::Arc;
 use super::remove::{open_unprotected, remove, unprotect};
 use super::renew::can_become;
 use super::{
-    Batch, Entry, Event, Old, Options, Pair, TreeFeed, pop_name, push_name, replaced, vanished,
+    Batch, Entry, Event, Old, Options, Pair, TreeFeed, Trust, pop_name, push_name, replaced,
+    vanished,
 };
 use crate::copy::attributes;
 use crate::copy::beside::Beside;
@@ -34,6 +35,8 @@ struct Listing {
     /// What an older copy has here, passed in the same order.
     there: Names,
     passed: usize,
+    /// Of that: what need not be read to be known.
+    trust: Option<Trust>,
 }
 
 pub(super) fn walk<D: Dir>(
@@ -68,10 +71,11 @@ impl<D: Dir> Walk<'_, D> {
         let meta = root.source.meta().doing_to("reading", "/")?;
         self.device = meta.dev;
         let xattrs = root.source.xattrs().doing_to("reading the extended attributes of", "/")?;
+        let trust = self.options.trust.filter(|trust| is_as_left(&root.target.meta(), *trust));
         if self.old.is_some() {
             unprotect(&root.target).doing_to("taking the flags from the copy of", "/")?;
         }
-        let listing = self.enter(root, OsStr::new("."), meta, xattrs)?;
+        let listing = self.enter(root, OsStr::new("."), meta, xattrs, trust)?;
         let mut stack = Stack::new(Arc::clone(root), listing).doing_to("reading", "/")?;
         while let Some((pair, listing)) = stack.top() {
             if let Some(signal) = self.monitor.stopped() {
@@ -118,6 +122,7 @@ impl<D: Dir> Walk<'_, D> {
         name: &OsStr,
         meta: Meta,
         xattrs: Xattrs,
+        trust: Option<Trust>,
     ) -> StdResult<Listing, Stopped> {
         let shown = if name == "." { PathBuf::from("/") } else { self.shown(name) };
         let names = pair.source.names().doing_to("listing", &shown)?;
@@ -126,7 +131,7 @@ impl<D: Dir> Walk<'_, D> {
             None => Names::default(),
         };
         self.announce(name, &meta, &xattrs)?;
-        Ok(Listing { names, next: 0, meta, xattrs, there, passed: 0 })
+        Ok(Listing { names, next: 0, meta, xattrs, there, passed: 0, trust })
     }
 
     fn announce(&self, name: &OsStr, meta: &Meta, xattrs: &Xattrs) -> StdResult<(), Closed> {
@@ -207,7 +212,8 @@ impl<D: Dir> Walk<'_, D> {
         push_name(&mut self.path, name);
         let suspect = self.options.suspect.contains(&self.path);
         pop_name(&mut self.path);
-        Ok(Some(Old { listed, suspect, same_blocks: self.options.same_blocks }))
+        let (trust, same_blocks) = (listing.trust, self.options.same_blocks);
+        Ok(Some(Old { listed, suspect, trust, same_blocks }))
     }
 
     /// Removes what the older copy has before `name`, or before the end; whether it has `name` too.
@@ -286,11 +292,20 @@ impl<D: Dir> Walk<'_, D> {
             return Ok(None);
         }
         let xattrs = source.xattrs().doing_to("reading the extended attributes of", &shown)?;
+        // Before this run changes it.
+        let trust = old.as_ref().and_then(|old| old.trust);
+        let trust = trust.filter(|trust| is_as_left(&pair.target.stat(name), *trust));
         let target = target_dir(pair, name, old.as_ref(), (&meta, &xattrs), false, &shown)?;
         let below = Arc::new(Pair { source, target });
-        let listing = self.enter(&below, name, meta, xattrs)?;
+        let listing = self.enter(&below, name, meta, xattrs, trust)?;
         Ok(Some((below, listing)))
     }
+}
+
+/// Whether the copy's directory is where it was when the copy was verified: what is in it keeps its
+/// times when it comes to another place.
+fn is_as_left(there: &io::Result<Meta>, trust: Trust) -> bool {
+    there.as_ref().is_ok_and(|there| there.ctime < trust.copy)
 }
 
 /// The directory that gets the copy of one with these attributes: that of an older copy, where it can

@@ -17,6 +17,7 @@ use super::rewrite;
 use super::run::Run;
 use crate::copy::beside::Beside;
 use crate::copy::progress::Phase;
+use crate::copy::provenance::Provenance;
 use crate::copy::selection::Selection;
 use crate::copy::tree::{Done, Options as TreeOptions, Trust};
 use crate::copy::{pool, tree};
@@ -138,6 +139,8 @@ impl<'a, O: Os> Run<'a, '_, O> {
         let device = self.device(part)?;
         let point = self.point(part);
         let mut options = self.tree_options(part, root, source)?;
+        options.provenance =
+            self.view.superblocks.get(&pair.source).map(|found| Provenance::new(&found.id));
         options.same_blocks = matches!(onto, Onto::Blocks);
         if let Onto::Older(since, suspect) = onto {
             options.trust = since.map(trust);

@@ -13,6 +13,7 @@ use crate::error::{Error, Kind, Result};
 use crate::ops::mounted::{Mounted, drop_cache};
 use crate::ops::record;
 use crate::plan::{Since, Way};
+use crate::record::Record;
 use crate::slot::view::View;
 use crate::slot::{Pair, State};
 use crate::sys::{Format, Os};
@@ -32,10 +33,11 @@ pub(super) fn way<O: Os>(
     trust: bool,
 ) -> Result<Way> {
     match older(os, view, pair, source, format)? {
-        Ok(since) => {
-            // A clock that was set back since tells nothing.
-            let told = trust && since.verified < Timestamp::now();
-            Ok(Way::Refresh(told.then_some(since)))
+        Ok(record) => {
+            let (created, verified) = (record.created, record.verified);
+            // A clock that was set back since tells nothing, nor does another source's.
+            let told = verified < Timestamp::now() && record.source == view.node(pair.source);
+            Ok(Way::Refresh((trust && told).then_some(Since { created, verified })))
         }
         Err(why) => {
             log::info!("{} is copied anew: {why}", pair.part.point());
@@ -44,7 +46,7 @@ pub(super) fn way<O: Os>(
     }
 }
 
-/// When the copy that is there was made, where it can be brought up to date; else why not. What
+/// The record of the copy that is there, where that can be brought up to date; else why not. What
 /// cannot be looked at cannot; what cannot be unmounted again could not be written either.
 fn older<O: Os>(
     os: &O,
@@ -52,7 +54,7 @@ fn older<O: Os>(
     pair: &Pair,
     source: &Source<'_, O>,
     format: &Format,
-) -> Result<StdResult<Since, String>> {
+) -> Result<StdResult<Record, String>> {
     if let Err(why) = same_file_system(view, pair.source, pair.target, format) {
         return Ok(Err(why.to_owned()));
     }
@@ -79,7 +81,7 @@ fn examine<O: Os>(
     pair: &Pair,
     source: &Source<'_, O>,
     format: &Format,
-) -> StdResult<Since, String> {
+) -> StdResult<Record, String> {
     let told = |e: Error| e.to_string();
     let root = os.open_dir(point).map_err(told)?;
     let found = record::read(&root);
@@ -98,7 +100,7 @@ fn examine<O: Os>(
     } else if source.usage.used_bytes > bytes || format.inodes.is_some_and(|n| n > inodes) {
         Err("it is too small".to_owned())
     } else {
-        Ok(Since { created: record.created, verified: record.verified })
+        Ok(record)
     }
 }
 
