@@ -6,6 +6,7 @@ pub mod beside;
 pub mod block;
 pub mod census;
 pub mod content;
+pub mod follow;
 pub mod pool;
 pub mod progress;
 pub mod provenance;

@@ -24,6 +24,7 @@ mod powercut;
 mod primary;
 mod recorder;
 mod refresh;
+mod rewritten;
 #[path = "../support/run.rs"]
 mod run;
 mod signals;

@@ -34,7 +34,7 @@ use super::selection::Selection;
 use super::stack::Place;
 use super::stream::Ring;
 use super::touched::Touched;
-use crate::error::{Context, Error, Result};
+use crate::error::{Context, Error, Kind as ErrorKind, Result};
 use crate::record::manifest::{Object, Writer};
 use crate::sys::tree::{Dir, Kind, Meta, Time, Xattrs};
 use finish::Finisher;
@@ -46,7 +46,8 @@ pub use renew::can_renew;
 pub struct Options {
     /// Left out, with everything below.
     pub exclude: BTreeSet<Vec<u8>>,
-    /// Files whose copy gets this content instead.
+    /// Regular files whose copy gets this content instead: each of them must be met, unless it is
+    /// not selected.
     pub replace: BTreeMap<Vec<u8>, Arc<[u8]>>,
     /// Mount points: what is mounted there is another file system, or this one once more (bind).
     pub points: BTreeSet<Vec<u8>>,
@@ -211,6 +212,12 @@ pub fn copy<D: Dir, W: Write>(
     finisher.finish()
 }
 
+/// Of a file that is to get other content: it would keep the one that it has, or have none.
+fn not_replaced(path: &Path) -> Error {
+    let cause = "it is no longer the regular file that was to be changed";
+    Error::new(ErrorKind::Failed, "reading", cause).path(path)
+}
+
 fn push_name(path: &mut Vec<u8>, name: &OsStr) {
     if !path.is_empty() {
         path.push(b'/');
@@ -241,4 +248,47 @@ pub(super) fn replaced(error: &io::Error) -> bool {
                 | Errno::EOPNOTSUPP
         )
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::symlink;
+
+    use tempfile::TempDir;
+
+    use super::*;
+    use crate::sys::FdDir;
+
+    #[test]
+    fn what_is_to_be_replaced_is_met_or_the_copy_fails() {
+        let source = tempfile::tempdir().unwrap();
+        fs::create_dir_all(source.path().join("etc/dir")).unwrap();
+        fs::write(source.path().join("etc/fstab"), "old").unwrap();
+        symlink("fstab", source.path().join("etc/link")).unwrap();
+        symlink("etc", source.path().join("linked")).unwrap();
+        let copied = |path: &str, also: Option<&str>| -> Result<TempDir> {
+            let target = tempfile::tempdir().unwrap();
+            let replace = [(path.as_bytes().to_vec(), b"new".as_slice().into())].into();
+            let options = Options { replace, ..Options::default() };
+            let [from, to] = [&source, &target].map(|dir| FdDir::open(dir.path()).unwrap());
+            let selection = also.map(|also| [also.as_bytes().to_vec()].into());
+            let selection = selection.map(|also| Selection::new(None, also)).transpose()?;
+            copy(from, to, &options, selection, None, &Monitor::default(), io::sink())?;
+            Ok(target)
+        };
+        let target = copied("etc/fstab", None).unwrap();
+        assert_eq!(fs::read(target.path().join("etc/fstab")).unwrap(), b"new");
+        for path in ["etc/link", "etc/dir", "etc/none", "linked/fstab", "none/fstab"] {
+            let error = copied(path, None).unwrap_err();
+            assert_eq!(error.path.as_deref(), Some(Path::new(path)), "{error}");
+        }
+        // What is not selected is not copied, and need not be met.
+        for path in ["etc/fstab", "etc/none/x"] {
+            let target = copied(path, Some("linked")).unwrap();
+            assert!(!target.path().join("etc").exists());
+        }
+        assert!(copied("etc/fstab", Some("etc/dir")).is_ok());
+        assert!(copied("etc/none", Some("etc/dir")).is_err());
+    }
 }

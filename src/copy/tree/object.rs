@@ -7,7 +7,7 @@ use nix::errno::Errno;
 
 use super::remove::remove;
 use super::renew::Target;
-use super::{Batch, BatchResult, Effort, Entry, Outcome, Pair, replaced, vanished};
+use super::{Batch, BatchResult, Effort, Entry, Outcome, Pair, not_replaced, replaced, vanished};
 use crate::copy::attributes;
 use crate::copy::content::{self, Passed};
 use crate::copy::progress::{Monitor, interrupted};
@@ -67,6 +67,7 @@ pub(super) fn copy_entry<D: Dir>(
             Attempt { ring, pair, entry: &entry, path: &path, provenance, monitor, which };
         match attempt.run()? {
             Tried::Copied(object, effort) => return Ok(Outcome::Copied(object, effort)),
+            Tried::Vanished if entry.replace.is_some() => return Err(not_replaced(&path)),
             Tried::Vanished => {
                 if entry.old.is_some() {
                     remove(&pair.target, &entry.name, &path)?;
@@ -127,9 +128,13 @@ impl<D: Dir> Attempt<'_, D> {
             Err(e) if replaced(&e) => return Ok(Tried::Changed),
             Err(e) => return Err(e).doing_to("opening", self.path),
         };
-        let meta = source.meta().doing_to("reading", self.path)?;
+        let mut meta = source.meta().doing_to("reading", self.path)?;
         if meta.kind != Kind::File {
             return Ok(Tried::Changed);
+        }
+        if self.entry.replace.is_some() {
+            // With other content it is a file of its own; its other names keep the one they have.
+            meta.nlink = 1;
         }
         if meta.nlink > 1 && self.which == Name::Only {
             return Ok(Tried::Several(meta));
@@ -236,6 +241,9 @@ impl<D: Dir> Attempt<'_, D> {
         let (source, target, name) = (&self.pair.source, &self.pair.target, &self.entry.name);
         if meta.nlink > 1 && self.which == Name::Only {
             return Ok(Tried::Several(meta.clone()));
+        }
+        if self.entry.replace.is_some() {
+            return Err(not_replaced(self.path));
         }
         let mut object = self.object(meta);
         if meta.kind == Kind::Symlink {

@@ -150,11 +150,14 @@ impl<D: Dir> Attempt<'_, D> {
         match self.pair.target.open_file(&self.entry.name) {
             Ok(file) => {
                 let there = file.meta().doing_to("reading the copy of", self.path)?;
+                let shared =
+                    there.kind == Kind::File && there.nlink > 1 && self.which == Name::Only;
+                let replaced = self.entry.replace.is_some();
                 // It would change under its other names.
-                if there.kind == Kind::File && there.nlink > 1 && self.which == Name::Only {
+                if shared && !replaced {
                     return Ok(Present::Shared);
                 }
-                if there.kind == Kind::File && !old.suspect {
+                if there.kind == Kind::File && !old.suspect && !shared {
                     let reading = "reading the extended attributes of";
                     let wanted = source.xattrs().doing_to(reading, self.path)?;
                     let xattrs = file.xattrs().doing_to("reading the copy of", self.path)?;

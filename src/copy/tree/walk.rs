@@ -1,5 +1,6 @@
 //! The walk through the source: directories made, everything else handed out.
 
+use std::collections::BTreeSet;
 use std::ffi::{OsStr, OsString};
 use std::io;
 use std::os::unix::ffi::OsStrExt;
@@ -10,8 +11,8 @@ use std::sync::Arc;
 use super::remove::{open_unprotected, remove, unprotect};
 use super::renew::can_become;
 use super::{
-    Batch, Entry, Event, Old, Options, Pair, TreeFeed, Trust, pop_name, push_name, replaced,
-    vanished,
+    Batch, Entry, Event, Old, Options, Pair, TreeFeed, Trust, not_replaced, pop_name, push_name,
+    replaced, vanished,
 };
 use crate::copy::attributes;
 use crate::copy::beside::Beside;
@@ -47,7 +48,8 @@ pub(super) fn walk<D: Dir>(
     old: Option<Beside<'_>>,
     monitor: &Monitor,
 ) -> StdResult<(), Closed> {
-    let mut walk = Walk { feed, options, selection, old, monitor, path: Vec::new(), device: 0 };
+    let (path, unmet) = (Vec::new(), options.replace.keys().map(Vec::as_slice).collect());
+    let mut walk = Walk { feed, options, selection, old, monitor, path, device: 0, unmet };
     match walk.run(root) {
         Ok(()) => Ok(()),
         Err(Stopped::Closed) => Err(Closed),
@@ -64,6 +66,8 @@ struct Walk<'a, D> {
     monitor: &'a Monitor,
     path: Vec<u8>,
     device: u64,
+    /// Files that are to get other content, and were not met yet.
+    unmet: BTreeSet<&'a [u8]>,
 }
 
 impl<D: Dir> Walk<'_, D> {
@@ -107,7 +111,10 @@ impl<D: Dir> Walk<'_, D> {
             }
         }
         self.selection.as_ref().map_or(Ok(()), Selection::complete)?;
-        Ok(())
+        match self.unmet.first() {
+            Some(path) => Err(not_replaced(OsStr::from_bytes(path).as_ref()).into()),
+            None => Ok(()),
+        }
     }
 
     /// The path of a name here, for messages.
@@ -153,11 +160,15 @@ impl<D: Dir> Walk<'_, D> {
             push_name(&mut self.path, name);
             let excluded = self.options.exclude.contains(&self.path);
             let replace = self.options.replace.get(&self.path).cloned();
-            pop_name(&mut self.path);
             let left_out = match &mut self.selection {
                 Some(selection) => selection.admits(name)?.is_none(),
                 None => false,
             };
+            if left_out {
+                let here = Path::new(OsStr::from_bytes(&self.path));
+                self.unmet.retain(|path| !Path::new(OsStr::from_bytes(path)).starts_with(here));
+            }
+            pop_name(&mut self.path);
             if excluded || left_out {
                 continue;
             }
@@ -185,6 +196,11 @@ impl<D: Dir> Walk<'_, D> {
                     return Ok(Some((below, name.to_owned(), listing)));
                 }
                 continue;
+            }
+            if replace.is_some() {
+                push_name(&mut self.path, name);
+                self.unmet.remove(self.path.as_slice());
+                pop_name(&mut self.path);
             }
             batch.push(Entry { name: name.to_owned(), hint, replace, old });
             if batch.len() == BATCH {

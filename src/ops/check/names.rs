@@ -1,20 +1,20 @@
 //! What the copy calls itself, in the files that its start depends on.
 
-use std::ffi::OsStr;
+use std::path::Path;
 
+use crate::copy::follow::{follow, read};
 use crate::finding::Finding;
-use crate::ops::snapshot::rewrite::FSTABS;
-use crate::record::packages;
+use crate::ops::snapshot::rewrite::{FSTABS, loader_files};
 use crate::slot::discover::Layout;
 use crate::slot::view::View;
 use crate::slot::{Pair, fstab, loader};
-use crate::sys::tree::Dir;
+use crate::sys::tree::{Dir, Kind};
 
 pub(super) fn names<D: Dir>(view: &View, layout: &Layout, root: &D) -> Vec<Finding> {
     let mut findings = Vec::new();
     let device = view.node(layout.root().target);
     for path in FSTABS {
-        let Ok(Some(text)) = packages::read(root, path) else { continue };
+        let Some(text) = content(root, path.as_ref()) else { continue };
         let place = format!("{device}: {path}");
         let entries = match fstab::parse(&text) {
             Ok(entries) => entries,
@@ -32,8 +32,8 @@ pub(super) fn names<D: Dir>(view: &View, layout: &Layout, root: &D) -> Vec<Findi
             }
         }
     }
-    for path in loader_files(root) {
-        let Ok(Some(text)) = packages::read(root, &path) else { continue };
+    for path in loader_files(root).unwrap_or_default() {
+        let Some(text) = content(root, &path) else { continue };
         let specs = std::cell::RefCell::new(Vec::new());
         let collect = |spec: &[u8]| {
             specs.borrow_mut().push(spec.to_vec());
@@ -41,7 +41,7 @@ pub(super) fn names<D: Dir>(view: &View, layout: &Layout, root: &D) -> Vec<Findi
         };
         // Nothing is replaced, so that nothing can be wrong with it.
         if loader::rewrite(&text, collect).is_ok() {
-            let place = format!("{device}: {path}");
+            let place = format!("{device}: {}", path.display());
             let specs = specs.into_inner();
             findings.extend(specs.iter().filter_map(|s| named(view, layout.root(), s, &place)));
         }
@@ -68,21 +68,8 @@ fn named(view: &View, pair: &Pair, spec: &[u8], place: &str) -> Option<Finding> 
     }
 }
 
-/// The files that loader(8) reads.
-fn loader_files<D: Dir>(root: &D) -> Vec<String> {
-    let mut files = Vec::new();
-    let Ok(boot) = root.open_dir(OsStr::new("boot")) else { return files };
-    let list = |dir: &D| -> Vec<String> {
-        let names = dir.names().map(|names| {
-            names.iter().filter_map(|(name, _)| name.to_str().map(str::to_owned)).collect()
-        });
-        names.unwrap_or_default()
-    };
-    let plain = list(&boot).into_iter().filter(|n| n.starts_with("loader.conf"));
-    files.extend(plain.filter(|n| n != "loader.conf.d").map(|n| format!("boot/{n}")));
-    if let Ok(further) = boot.open_dir(OsStr::new("loader.conf.d")) {
-        files.extend(list(&further).into_iter().map(|n| format!("boot/loader.conf.d/{n}")));
-    }
-    files.sort();
-    files
+/// The content of the file that a path leads to. What cannot be read is for `verify` to tell.
+fn content<D: Dir>(root: &D, path: &Path) -> Option<Vec<u8>> {
+    let place = follow(root, path).ok().filter(|place| place.kind == Some(Kind::File))?;
+    read(root, &place.path).ok()
 }

@@ -4,7 +4,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
 use std::io::{BufReader, BufWriter, Write};
 use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
 use std::time::Instant;
 
 use jiff::Timestamp;
@@ -82,12 +81,11 @@ impl<'a, O: Os> Run<'a, '_, O> {
         let context = format!("copying {} to {}", part.point(), part.alternate());
         let (frozen, consistency) = self.freeze(part, planned)?;
         let created = frozen.as_ref().map_or(created, Frozen::taken);
-        let root = frozen.as_ref().map_or(self.view.root.as_path(), Frozen::point);
         let source = match &frozen {
             Some(frozen) => self.os.open_dir(frozen.point())?,
             None => self.sources[self.pair(part)?.0].reopen().during(&context)?,
         };
-        let made = self.copy_tree(part, root, &source, onto).during(&context)?;
+        let made = self.copy_tree(part, &source, onto).during(&context)?;
         let software = if part == Part::Root {
             packages::scan(&source, self.os.packages(&self.view.root)?)?
         } else {
@@ -133,12 +131,12 @@ impl<'a, O: Os> Run<'a, '_, O> {
         }
     }
 
-    /// Copies `source`, which is mounted on `root`.
-    fn copy_tree(&self, part: Part, root: &Path, source: &O::Dir, onto: &Onto) -> Result<Made> {
+    /// Copies `source`.
+    fn copy_tree(&self, part: Part, source: &O::Dir, onto: &Onto) -> Result<Made> {
         let (number, pair) = self.pair(part)?;
         let device = self.device(part)?;
         let point = self.point(part);
-        let mut options = self.tree_options(part, root, source)?;
+        let mut options = self.tree_options(part, source)?;
         options.provenance =
             self.view.superblocks.get(&pair.source).map(|found| Provenance::new(&found.id));
         options.same_blocks = matches!(onto, Onto::Blocks);
@@ -229,7 +227,7 @@ impl<'a, O: Os> Run<'a, '_, O> {
         target.make_dir(own).doing_to("making", own)
     }
 
-    fn tree_options(&self, part: Part, root: &Path, source: &O::Dir) -> Result<TreeOptions> {
+    fn tree_options(&self, part: Part, source: &O::Dir) -> Result<TreeOptions> {
         let mut options = TreeOptions { workers: pool::readers(), ..TreeOptions::default() };
         let mut exclude: Vec<&str> = vec![slot_record::DIR];
         options.ignore = vec![(slot_record::DIR, Object::Dir)];
@@ -244,7 +242,7 @@ impl<'a, O: Os> Run<'a, '_, O> {
             // Nor is what the box knows of its slots.
             exclude.push(VAR.trim_start_matches('/'));
             let names = self.target_names()?;
-            options.replace = rewrite::files(self.os, self.view, root, self.layout, &names)?;
+            options.replace = rewrite::files(self.os, self.view, source, self.layout, &names)?;
             for pair in &self.layout.pairs {
                 let name = pair.part.alternate().trim_start_matches('/');
                 // Before the copy is mounted on it.

@@ -60,7 +60,7 @@ pub(super) fn prepare<'a, O: Os>(
     if partitioning.is_none() && !options.force && !options.repair {
         direction::guard(os, &view, &layout)?;
     }
-    rewrite::files(os, &view, &view.root, &layout, &BTreeMap::new())?;
+    rewrite::files(os, &view, &os.open_dir(&view.root)?, &layout, &BTreeMap::new())?;
     for entry in view.fstab.iter().filter(|e| rewrite::stays_behind(&view, &layout, e)) {
         let [spec, file] = [&entry.spec, &entry.file].map(|field| String::from_utf8_lossy(field));
         log::warn!("{file} ({spec}) has no counterpart there: a comment in the copy's fstab");

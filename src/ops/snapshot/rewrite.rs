@@ -1,13 +1,14 @@
 //! The files in which a copy must name itself instead of its source.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use nix::libc;
-
+use crate::copy::follow::{follow, read};
+use crate::copy::stack::open_below;
 use crate::device::Id;
-use crate::error::{Context, Result, if_there};
+use crate::error::{Context, Error, Result};
 use crate::ops::notice;
 use crate::slot::discover::Layout;
 use crate::slot::fstab::{self, Change};
@@ -21,17 +22,18 @@ use crate::sys::tree::{Dir, Kind};
 /// The fstab of the root, and the one that NanoBSD's `/etc` is made from.
 pub(in super::super) const FSTABS: [&str; 2] = ["etc/fstab", "conf/base/etc/fstab"];
 
-/// New content, by path relative to the root, of the files below `root` (the running root, or a
-/// moment of it) that name a device of a pair. Source and target change places: what was `/`
-/// becomes the copy, and an entry for `/altroot` leads back to the source, or to the other slot of
-/// the copy's own medium. `targets` has the names that the targets have now.
+/// New content, by path relative to the root and without symbolic links, of the files below `root`
+/// (the running root, or a moment of it) that name a device of a pair. Source and target change
+/// places: what was `/` becomes the copy, and an entry for `/altroot` leads back to the source, or to
+/// the other slot of the copy's own medium. `targets` has the names that the targets have now.
 ///
 /// # Errors
-/// One of the files makes no sense, or a name cannot be written into it.
+/// One of the files makes no sense, or a name cannot be written into it. Refused: one that names a
+/// device of a pair is on another file system, where a symbolic link leads to, and is not copied.
 pub fn files<O: Os>(
     os: &O,
     view: &View,
-    root: &Path,
+    root: &O::Dir,
     layout: &Layout,
     targets: &BTreeMap<Id, Names>,
 ) -> Result<BTreeMap<Vec<u8>, Arc<[u8]>>> {
@@ -61,31 +63,75 @@ pub fn files<O: Os>(
         let id = named.or_else(|| view.find(spec))?;
         Some(swapped.get(&id)?.spell_like(spec))
     };
-    let mut files = without_notice(os, root)?;
-    let mut add = |path: &str, text: &[u8], new: Vec<u8>| {
-        if new != text {
-            files.insert(path.as_bytes().to_vec(), Arc::from(new));
+    let mut files = BTreeMap::new();
+    let mut add = |path: &Path, found: Found, new: Vec<u8>| match found {
+        Found::Here(_, text) | Found::Elsewhere(_, text) if new == text => Ok(()),
+        Found::Here(key, _) => {
+            files.insert(key.as_os_str().as_bytes().to_vec(), Arc::from(new));
+            Ok(())
+        }
+        Found::Elsewhere(to, _) => {
+            let to = to.display();
+            let cause = format!("it leads to /{to}, on another file system, and names this slot");
+            let hint = "keep that file on the root, where each slot has its own";
+            Err(Error::refused(cause).path(Path::new("/").join(path)).hint(hint))
         }
     };
-    for path in FSTABS {
-        let full = root.join(path);
-        if let Some(text) = os.read_file(&full)? {
-            let new = fstab::rewrite(&text, |entry| match respell(&entry.spec) {
+    for path in notice::FILES.map(Path::new) {
+        // The notice of a fall-back is the running slot's. Where it lies elsewhere, it is not copied.
+        if let Some(found @ Found::Here(..)) = find(os, view, root, path)? {
+            let new = put(found.text(), None);
+            add(path, found, new)?;
+        }
+    }
+    for path in FSTABS.map(Path::new) {
+        if let Some(found) = find(os, view, root, path)? {
+            let new = fstab::rewrite(found.text(), |entry| match respell(&entry.spec) {
                 Some(device) => Change::Device(device),
                 None if stays_behind(view, layout, entry) => Change::Comment,
                 None => Change::Keep,
             });
-            add(path, &text, new.map_err(|e| e.path(&full))?);
+            add(path, found, new.map_err(|e| e.path(view.root.join(path)))?)?;
         }
     }
-    for path in loader_files(os, root)? {
-        let full = root.join(&path);
-        if let Some(text) = os.read_file(&full)? {
-            let new = loader::rewrite(&text, respell);
-            add(&path, &text, new.map_err(|e| e.path(&full))?);
+    for path in loader_files(root)? {
+        if let Some(found) = find(os, view, root, &path)? {
+            let new = loader::rewrite(found.text(), respell);
+            add(&path, found, new.map_err(|e| e.path(view.root.join(&path)))?)?;
         }
     }
     Ok(files)
+}
+
+/// A file that there is, and its content.
+enum Found {
+    /// On the file system that is copied, at this path without symbolic links.
+    Here(PathBuf, Vec<u8>),
+    /// Where a symbolic link leads out of it.
+    Elsewhere(PathBuf, Vec<u8>),
+}
+
+impl Found {
+    fn text(&self) -> &[u8] {
+        let (Self::Here(_, text) | Self::Elsewhere(_, text)) = self;
+        text
+    }
+}
+
+/// The regular file that a path leads to.
+fn find<O: Os>(os: &O, view: &View, root: &O::Dir, path: &Path) -> Result<Option<Found>> {
+    let place = follow(root, path).doing_to("following", path)?;
+    match place.kind {
+        Some(Kind::File) => {
+            let text = read(root, &place.path).doing_to("reading", path)?;
+            Ok(Some(Found::Here(place.path, text)))
+        }
+        None if place.linked => {
+            let text = os.read_file(&view.root.join(&place.path))?;
+            Ok(text.map(|text| Found::Elsewhere(place.path, text)))
+        }
+        _ => Ok(None),
+    }
 }
 
 /// Whether an entry of fstab names a partition of the running medium of which another one, that the
@@ -100,37 +146,19 @@ pub(super) fn stays_behind(view: &View, layout: &Layout, entry: &fstab::Entry) -
     view.devices.medium(id) == view.running_medium() && !kept.any(|kept| kept == id)
 }
 
-/// The files of motd(5) without the notice of a fall-back: it is the running slot's.
-fn without_notice<O: Os>(os: &O, root: &Path) -> Result<BTreeMap<Vec<u8>, Arc<[u8]>>> {
-    let mut files = BTreeMap::new();
-    for path in notice::FILES {
-        if let Some(text) = notice::content(os, &root.join(path))? {
-            let new = put(&text, None);
-            if new != text {
-                files.insert(path.as_bytes().to_vec(), Arc::from(new));
-            }
-        }
-    }
-    Ok(files)
-}
-
 /// `boot/loader.conf`, `boot/loader.conf.local`, all of `boot/loader.conf.d` and their like.
-fn loader_files<O: Os>(os: &O, root: &Path) -> Result<Vec<String>> {
+pub(in super::super) fn loader_files<D: Dir>(root: &D) -> Result<Vec<PathBuf>> {
     let mut files = Vec::new();
     for (dir, wanted) in [("boot", "loader.conf"), ("boot/loader.conf.d", "")] {
-        let open = match os.open_dir(&root.join(dir)) {
-            Err(e) if matches!(e.errno, Some(libc::ENOENT | libc::ENOTDIR)) => continue,
-            open => open?,
-        };
-        let names = open.names().doing_to("listing", dir)?;
-        for (name, _) in names.iter() {
-            let Some(text) = name.to_str().filter(|n| n.starts_with(wanted)) else { continue };
-            let path = format!("{dir}/{text}");
-            let meta = if_there(open.stat(name)).doing_to("reading", &path)?;
-            if meta.is_some_and(|meta| meta.kind == Kind::File) {
-                files.push(path);
-            }
+        let dir = follow(root, dir.as_ref()).doing_to("following", dir)?;
+        if dir.kind != Some(Kind::Dir) {
+            continue;
         }
+        let names = open_below(root, &dir.path).and_then(|dir| dir.names());
+        let names = names.doing_to("listing", &dir.path)?;
+        let wanted =
+            names.iter().filter(|(name, _)| name.as_bytes().starts_with(wanted.as_bytes()));
+        files.extend(wanted.map(|(name, _)| dir.path.join(name)));
     }
     Ok(files)
 }
