@@ -8,7 +8,7 @@ use std::path::Path;
 use nix::errno::Errno;
 
 use super::mounted::{Mounted, drop_cache};
-use super::{Session, clear, record};
+use super::{Session, clear, record, uncovered};
 use crate::copy::progress::{Phase, interrupted};
 use crate::copy::verify::{Difference, verify};
 use crate::copy::{pool, survey};
@@ -135,7 +135,7 @@ fn part<O: Os>(
     }
     let proven = *past == Past::Ran;
     let verdict = match (&found.record, found.state) {
-        (Some(record), _) => against_manifest(os, session, pair, root, record, proven),
+        (Some(record), _) => against_manifest(os, session, view, pair, root, record, proven),
         (None, State::Invalid) if proven || installed => {
             session.monitor.begin(Phase {
                 name: format!("reading {}", pair.part.alternate()),
@@ -182,6 +182,7 @@ fn has_run<O: Os>(
 fn against_manifest<O: Os>(
     os: &O,
     session: &Session,
+    view: &View,
     pair: &Pair,
     root: O::Dir,
     record: &Record,
@@ -197,7 +198,8 @@ fn against_manifest<O: Os>(
         .and_then(|own| own.open_file(OsStr::new(MANIFEST)))
         .doing_to("opening", MANIFEST)?;
     let manifest = BufReader::with_capacity(64 << 10, manifest);
-    let reference = pair.mounted.as_ref().map(|point| os.open_dir(point)).transpose()?;
+    let reference =
+        pair.mounted.as_ref().map(|point| uncovered::open(os, view, point)).transpose()?;
     let report =
         verify(root, manifest, reference.as_ref(), None, pool::readers(), &session.monitor)?;
     let damage = damage(&report.differences, proven);

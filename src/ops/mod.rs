@@ -23,6 +23,7 @@ pub mod show;
 pub mod snapshot;
 pub mod sweep;
 pub mod table;
+mod uncovered;
 pub mod verify;
 
 use std::path::PathBuf;

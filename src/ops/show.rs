@@ -6,7 +6,7 @@ use serde::Serialize;
 use super::journal::{self, Store};
 use super::mounted::Mounted;
 use super::record::{self, Found};
-use super::{Session, arrival, lock, observe};
+use super::{Session, arrival, lock, observe, uncovered};
 use crate::device::Id;
 use crate::error::Result;
 use crate::record::journal::{Journal, Operation, Trial};
@@ -192,14 +192,15 @@ impl Seen {
 }
 
 pub(super) fn running<O: Os>(os: &O, view: &View) -> Result<Seen> {
-    let root = os.open_dir(&view.root)?;
+    // Not everybody may look below what is mounted.
+    let root = uncovered::open(os, view, &view.root).or_else(|_| os.open_dir(&view.root))?;
     let mut found = record::read(&root);
     if found.record.is_none() {
         found.state = State::Unknown;
         found.reason = Some("running, and not made by a snapshot".to_owned());
     }
     // The running system's software is what is on it now.
-    let software = packages::scan(&root, os.packages(&view.root)?)?;
+    let software = uncovered::software(os, view, &root)?;
     Ok(Seen { found, software, unmountable: false })
 }
 

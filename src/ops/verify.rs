@@ -10,7 +10,7 @@ use super::diagnosis::is_ours;
 use super::lock::{self, Observed};
 use super::mounted::{Mounted, drop_cache};
 use super::record::{self, Hashing};
-use super::{Session, clear};
+use super::{Session, clear, uncovered};
 use crate::copy::pool;
 use crate::copy::progress::Phase;
 use crate::copy::verify::{Report as TreeReport, verify};
@@ -140,7 +140,8 @@ fn verify_pair<O: Os>(os: &O, session: &Session, view: &View, pair: &Pair) -> Re
     let own = root.open_dir(OsStr::new(DIR)).doing_to("opening", DIR)?;
     let manifest = own.open_file(OsStr::new(MANIFEST)).doing_to("opening", MANIFEST)?;
     drop(own);
-    let reference = pair.mounted.as_ref().map(|point| os.open_dir(point)).transpose()?;
+    let reference =
+        pair.mounted.as_ref().map(|point| uncovered::open(os, view, point)).transpose()?;
     let mut manifest = BufReader::with_capacity(64 << 10, Hashing::new(manifest));
     let report =
         verify(root, &mut manifest, reference.as_ref(), None, pool::readers(), &session.monitor)?;

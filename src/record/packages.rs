@@ -44,6 +44,18 @@ pub struct Software {
     pub packages: Vec<Package>,
 }
 
+impl Software {
+    /// This, and of `other` what this does not tell.
+    pub(crate) fn or(mut self, other: Self) -> Self {
+        self.product = self.product.or(other.product);
+        let told = |package: &Package| self.packages.iter().any(|own| own.name == package.name);
+        let mut more: Vec<_> = other.packages.into_iter().filter(|other| !told(other)).collect();
+        self.packages.append(&mut more);
+        self.packages.sort_by(|a, b| order(a).cmp(&order(b)));
+        self
+    }
+}
+
 impl Package {
     /// The package's line in the listing of a snapshot, without a line feed: two blanks, the name
     /// filled up to seven columns, `: ` and the version, as Junos's `show system snapshot` prints
@@ -425,6 +437,20 @@ mod tests {
         let told = |&(name, version): &(&str, &str)| (name.to_owned(), version.to_owned());
         let pkg_tool = pkg_tool.map(|all| all.iter().map(told).collect());
         scan(&FdDir::open(root).unwrap(), pkg_tool)
+    }
+
+    #[test]
+    fn what_one_root_does_not_tell_another_one_does() {
+        let root = tempfile::tempdir().unwrap();
+        put(root.path(), "var/db/pkg/jbase-1/+COMMENT", b"");
+        put(root.path(), "var/db/pkg/b-1/+COMMENT", b"");
+        let told = |root: &Path, pkg_tool: &[(&str, &str)]| scanned(root, Some(pkg_tool)).unwrap();
+        let empty = tempfile::tempdir().unwrap();
+        let here = told(empty.path(), &[("b", "2"), ("c", "3")]);
+        let all = here.or(told(root.path(), &[]));
+        let lines: Vec<String> = all.packages.iter().map(Package::line).collect();
+        assert_eq!(lines, ["  jbase  : 1", "  b      : 2", "  c      : 3"]);
+        assert_eq!(all.product, Some(product("JUNOS", Some("1"))));
     }
 
     #[test]

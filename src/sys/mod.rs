@@ -23,6 +23,7 @@ pub use platform::Native;
 pub use unix::{FdDir, FdFile, Lock, LockState, give_way, terminal_width};
 
 use std::ffi::{CStr, OsStr};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -209,6 +210,9 @@ fn erase_for<C: Claim>(claim: &mut C, drawing: &Drawing) -> Result<()> {
     claim.flush()
 }
 
+/// The generation of an inode as the medium has it: with the number it makes a file handle.
+pub type Generation = Box<dyn Fn(u64) -> io::Result<u32> + Send + Sync>;
+
 /// The running system, or one that behaves like it.
 pub trait Os: Sync {
     /// Its directories.
@@ -216,7 +220,7 @@ pub trait Os: Sync {
     /// Its claimed devices.
     type Claim: Claim;
     /// Its devices that are read.
-    type Device: ReadAt;
+    type Device: ReadAt + 'static;
 
     /// Whether this process may mount and write devices.
     fn privileged(&self) -> bool;
@@ -294,6 +298,10 @@ pub trait Os: Sync {
     fn thaw(&self, file: &Path) -> Result<()>;
     /// Who keeps this mount busy.
     fn holders(&self, mount: &Mount) -> Result<Vec<Holder>>;
+    /// Opens the root of the file system that is mounted on `point`: that file system alone, as it is
+    /// below what is mounted on its own directories. Where the system can only be asked for a
+    /// directory by its inode, `generation` tells the rest of its file handle.
+    fn open_uncovered(&self, point: &Path, generation: Generation) -> Result<Self::Dir>;
     /// Opens a directory by path.
     fn open_dir(&self, path: &Path) -> Result<Self::Dir>;
     /// Makes a directory, mode 0755, and those above it.

@@ -21,6 +21,15 @@ struct Inode {
     size: u64,
     /// Addresses of its first blocks, in fragments; 0 for a hole.
     direct: [u64; 12],
+    generation: u32,
+}
+
+/// The generation of an inode: a file handle names it beside its number.
+///
+/// # Errors
+/// There is no such inode, or it cannot be read.
+pub fn generation<R: ReadAt>(reader: &R, fs: &Superblock, number: u64) -> Result<u32, Fault> {
+    read(reader, fs, number).map(|inode| inode.generation)
 }
 
 /// The bytes of the partition in which the first fragment of a regular file lies, and how many of
@@ -80,6 +89,7 @@ fn read<R: ReadAt>(reader: &R, fs: &Superblock, number: u64) -> Result<Inode, Fa
         mode: le16(bytes, 0),
         size: le64(bytes, 16),
         direct: std::array::from_fn(|n| le64(bytes, 112 + 8 * n)),
+        generation: le32(bytes, 80),
     })
 }
 

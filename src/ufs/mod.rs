@@ -11,6 +11,7 @@ mod superblock;
 
 pub use group::Group;
 pub use image::{Identity, Image, Piece, Pieces};
+pub use inode::generation;
 pub use superblock::Superblock;
 
 use std::fmt;
@@ -65,6 +66,8 @@ impl fmt::Display for Fault {
         }
     }
 }
+
+impl std::error::Error for Fault {}
 
 impl From<Fault> for Error {
     fn from(fault: Fault) -> Self {

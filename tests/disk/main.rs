@@ -8,6 +8,7 @@ mod auto_snapshot;
 mod block;
 mod boot;
 mod check;
+mod covered;
 mod discovery;
 mod factory;
 mod faults;

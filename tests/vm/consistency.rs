@@ -14,7 +14,7 @@ use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
 use serde_json::Value;
 
-use crate::compare::assert_sound;
+use crate::compare::{assert_equal, assert_manifest, assert_sound};
 use crate::disk::{Disk, Layout, Mounted, mounts, pattern};
 use crate::harness::{Holder, Running, Test, tests, tool, try_tool, wait_until};
 
@@ -28,7 +28,7 @@ pub const TESTS: &[Test] = tests![
     no_more_snapshots_than_twenty,
     what_other_snapshots_there_are_stays,
     a_root_made_without_its_snapshot_directory,
-    what_a_mount_covers_is_not_copied,
+    what_a_mount_covers_is_copied,
     by_label_and_looked_at_meanwhile,
     killed_in_the_middle,
     ended_by_a_signal,
@@ -282,17 +282,54 @@ fn a_root_made_without_its_snapshot_directory() {
 
 /// A snapshot shows what lies below a mount point; the copy has an empty directory there all the
 /// same, as without one.
-fn what_a_mount_covers_is_not_copied() {
-    let disk = disk(Layout::default());
-    disk.write("var/cover/below", "hidden");
-    let over = Mounted::new(&["-t", "tmpfs"], "tmpfs", &disk.root().join("var/cover"));
-    fs::write(over.path().join("above"), "not ours").unwrap();
-    copied(&disk, 0, "snapshot");
-    let copy = disk.mount_copy();
-    assert_eq!(fs::read_dir(copy.path().join("var/cover")).unwrap().count(), 0);
-    disk.dualroot(&["show"]).exits(0);
-    drop(copy);
-    drop(over);
+/// Memory disks over `/etc` and `/var`, as NanoBSD has them: they are not copied, and what they cover
+/// is, whether the root is read from a snapshot, as it lies, or as it is used.
+fn what_a_mount_covers_is_copied() {
+    for consistency in ["snapshot", "read-only", "change-detection"] {
+        let disk = disk(Layout::default());
+        disk.write("etc/rc", "#!/bin/sh\n");
+        disk.write("etc/rc.d/motd", pattern(5000, 1));
+        let deep: Vec<_> = (0..40).map(|n| format!("d{n}")).collect();
+        disk.write(&format!("var/{}/file", deep.join("/")), "at the end");
+        disk.write("var/d0/behind", "it");
+        match consistency {
+            "read-only" => drop(tool("mount", &[&"-u", &"-o", &"ro", &disk.root()])),
+            "change-detection" => {
+                disk.configure("file_system_snapshots = false\n");
+                // No moment ago, on the medium there was neither of the two.
+                disk.write("new/below", "hidden");
+                fs::remove_dir(disk.altroot()).unwrap();
+            }
+            _ => {}
+        }
+        let over = |name: &str| {
+            let over = Mounted::new(&["-t", "tmpfs"], "tmpfs", &disk.root().join(name));
+            fs::write(over.path().join("above"), "not ours").unwrap();
+            over
+        };
+        let mut all = vec![over("etc"), over("var")];
+        if consistency == "change-detection" {
+            all.push(over("new"));
+        }
+        disk.write("etc/fstab", format!("{} / ufs ro 1 1\ntmpfs /etc tmpfs rw\n", disk.node(1)));
+        for round in 1..=2 {
+            copied(&disk, 0, consistency);
+            disk.dualroot(&["verify"]).exits(0);
+            assert_eq!(disk.slot(2)["product"], "Example OS", "{consistency} {round}");
+        }
+        if consistency == "read-only" {
+            disk.dualroot(&["snapshot", "--method", "block"]).exits(0).prints("mounted read-only");
+            disk.dualroot(&["verify"]).exits(0);
+        }
+        while let Some(over) = all.pop() {
+            drop(over);
+        }
+        let copy = disk.mount_copy();
+        assert_equal(&disk.root(), copy.path());
+        assert_manifest(copy.path());
+        let fstab = fs::read_to_string(copy.path().join("etc/fstab")).unwrap();
+        assert!(fstab.contains(&format!("\n{} / ufs rw", disk.node(2))), "{fstab}");
+    }
 }
 
 /// The snapshot's memory disk bears the label and the ufsid of the running root: nobody takes the

@@ -49,10 +49,6 @@ pub struct Options {
     /// Regular files whose copy gets this content instead: each of them must be met, unless it is
     /// not selected.
     pub replace: BTreeMap<Vec<u8>, Arc<[u8]>>,
-    /// Mount points: what is mounted there is another file system, or this one once more (bind).
-    pub points: BTreeSet<Vec<u8>>,
-    /// Mount points whose own metadata are covered by what is mounted there.
-    pub covered: BTreeMap<Vec<u8>, Meta>,
     /// Entries of the copy's root that the manifest tells checkers to pass over.
     pub ignore: Vec<(&'static str, Kind)>,
     /// Worker threads.
@@ -181,8 +177,8 @@ enum Event<D> {
 type BatchResult<D> = (Arc<Pair<D>>, Vec<(OsString, Result<Outcome>)>);
 type TreeFeed<D> = Feed<Batch<D>, BatchResult<D>, Event<D>>;
 
-/// Copies everything on `source`'s file system, or what is selected of it, into `target`, and writes
-/// the manifest to `manifest`. `target` is an empty root, or an older copy whose manifest is `old`.
+/// Copies everything on `source`'s file system, on which nothing else is seen mounted, or what is
+/// selected of it, into `target`, and writes the manifest to `manifest`. `target` is an empty root, or an older copy whose manifest is `old`.
 ///
 /// # Errors
 /// The first failure in walk order: an object that could not be copied whole, with all its

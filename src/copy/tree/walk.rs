@@ -20,7 +20,7 @@ use crate::copy::pool::{Closed, Stopped};
 use crate::copy::progress::{Monitor, interrupted};
 use crate::copy::selection::Selection;
 use crate::copy::stack::Stack;
-use crate::error::{Context, Result};
+use crate::error::{Context, Error, Kind as ErrorKind, Result};
 use crate::record::manifest::Object;
 use crate::sys::tree::{Dir, Kind, Meta, Names, Xattrs};
 
@@ -264,8 +264,8 @@ impl<D: Dir> Walk<'_, D> {
         self.feed.job(Batch { pair: Arc::clone(pair), path, entries })
     }
 
-    /// Opens a directory and makes its copy; `None` where there is nothing to walk: it vanished,
-    /// something else took its place, or another file system is mounted there.
+    /// Opens a directory and makes its copy; `None` where there is nothing to walk: it vanished, or
+    /// something else took its place.
     #[allow(clippy::type_complexity)] // an inner result, used once
     fn descend(
         &mut self,
@@ -293,25 +293,15 @@ impl<D: Dir> Walk<'_, D> {
             Err(e) => return Err(e).doing_to("opening", &shown)?,
         };
         let meta = source.meta().doing_to("reading", &shown)?;
-        let at = shown.as_os_str().as_bytes();
-        if meta.dev != self.device || self.options.points.contains(at) {
-            // Another file system is mounted here: its point is kept as an empty directory.
-            let covered = self.options.covered.get(at).cloned();
-            let mut meta = covered.unwrap_or(meta);
-            // What is mounted there may keep no birth time (devfs), but its point in the copy has.
-            meta.birth.get_or_insert(meta.mtime);
-            let xattrs = Xattrs::new();
-            let target = target_dir(pair, name, old.as_ref(), (&meta, &xattrs), true, &shown)?;
-            self.announce(name, &meta, &xattrs)?;
-            let pair = Arc::new(Pair { source, target });
-            self.feed.event(Event::Leave { pair, meta: Box::new(meta), xattrs })?;
-            return Ok(None);
+        if meta.dev != self.device {
+            let cause = "another file system is mounted on it";
+            return Err(Error::new(ErrorKind::Failed, "reading", cause).path(shown).into());
         }
         let xattrs = source.xattrs().doing_to("reading the extended attributes of", &shown)?;
         // Before this run changes it.
         let trust = old.as_ref().and_then(|old| old.trust);
         let trust = trust.filter(|trust| is_as_left(&pair.target.stat(name), *trust));
-        let target = target_dir(pair, name, old.as_ref(), (&meta, &xattrs), false, &shown)?;
+        let target = target_dir(pair, name, old.as_ref(), (&meta, &xattrs), &shown)?;
         let below = Arc::new(Pair { source, target });
         let listing = self.enter(&below, name, meta, xattrs, trust)?;
         Ok(Some((below, listing)))
@@ -325,13 +315,12 @@ fn is_as_left(there: &io::Result<Meta>, trust: Trust) -> bool {
 }
 
 /// The directory that gets the copy of one with these attributes: that of an older copy, where it can
-/// become that, and is empty where it is to be; else a new one.
+/// become that; else a new one.
 fn target_dir<D: Dir>(
     pair: &Pair<D>,
     name: &OsStr,
     old: Option<&Old>,
     wanted: (&Meta, &Xattrs),
-    empty: bool,
     shown: &Path,
 ) -> Result<D> {
     if old.is_some() {
@@ -339,9 +328,7 @@ fn target_dir<D: Dir>(
             Ok(dir) => {
                 let attributes = dir.meta().and_then(|meta| Ok((meta, dir.xattrs()?)));
                 let (there, xattrs) = attributes.doing_to("reading the copy of", shown)?;
-                let stays =
-                    !empty || dir.names().doing_to("listing the copy of", shown)?.is_empty();
-                if can_become::<D>((&there, &xattrs), wanted) && stays {
+                if can_become::<D>((&there, &xattrs), wanted) {
                     return Ok(dir);
                 }
             }

@@ -3,7 +3,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
 use std::io::{BufReader, BufWriter, Write};
-use std::os::unix::ffi::OsStrExt;
 use std::time::Instant;
 
 use jiff::Timestamp;
@@ -22,15 +21,15 @@ use crate::copy::tree::{Done, Options as TreeOptions, Trust};
 use crate::copy::{pool, tree};
 use crate::device::Id;
 use crate::error::{Context, During, Error, Result, if_there};
-use crate::mounts::Mount;
 use crate::ops::factory;
 use crate::ops::journal::VAR;
 use crate::ops::mounted::{Mounted, drop_cache};
 use crate::ops::record::{self, Hashing, MANIFEST_NEW};
+use crate::ops::uncovered;
 use crate::plan::consistency::Consistency;
 use crate::plan::{Refresh, Since};
 use crate::record as slot_record;
-use crate::record::packages::{self, Software};
+use crate::record::packages::Software;
 use crate::slot::names::Names;
 use crate::slot::{Pair, Part};
 use crate::sys::tree::{Dir, Kind as Object, Time};
@@ -87,7 +86,7 @@ impl<'a, O: Os> Run<'a, '_, O> {
         };
         let made = self.copy_tree(part, &source, onto).during(&context)?;
         let software = if part == Part::Root {
-            packages::scan(&source, self.os.packages(&self.view.root)?)?
+            uncovered::software(self.os, self.view, &source)?
         } else {
             Software::default()
         };
@@ -243,22 +242,7 @@ impl<'a, O: Os> Run<'a, '_, O> {
             exclude.push(VAR.trim_start_matches('/'));
             let names = self.target_names()?;
             options.replace = rewrite::files(self.os, self.view, source, self.layout, &names)?;
-            for pair in &self.layout.pairs {
-                let name = pair.part.alternate().trim_start_matches('/');
-                // Before the copy is mounted on it.
-                if let Some(meta) =
-                    if_there(source.stat(OsStr::new(name))).doing_to("reading", name)?
-                {
-                    options.covered.insert(name.as_bytes().to_vec(), meta);
-                }
-            }
         }
-        let point = self.pair(part)?.1.mounted.as_deref();
-        let below = |m: &Mount| {
-            let path = m.point.strip_prefix(point?).ok()?.as_os_str().as_bytes().to_vec();
-            (!path.is_empty()).then_some(path)
-        };
-        options.points = self.view.mounts.iter().filter_map(below).collect();
         options.exclude =
             exclude.into_iter().map(|p| p.as_bytes().to_vec()).collect::<BTreeSet<_>>();
         Ok(options)

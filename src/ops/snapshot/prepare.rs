@@ -14,7 +14,7 @@ use crate::mounts::stale::Obstacle;
 use crate::ops::history::Diary;
 use crate::ops::lock::{self, Observed};
 use crate::ops::table::{self, save::Home};
-use crate::ops::{Session, clear, flags, fsck, journal, observe};
+use crate::ops::{Session, clear, flags, fsck, journal, observe, uncovered};
 use crate::plan::consistency::{self, Wanted};
 use crate::plan::{self, Method, Reading, Step, Way};
 use crate::record::journal::Journal;
@@ -60,7 +60,7 @@ pub(super) fn prepare<'a, O: Os>(
     if partitioning.is_none() && !options.force && !options.repair {
         direction::guard(os, &view, &layout)?;
     }
-    rewrite::files(os, &view, &os.open_dir(&view.root)?, &layout, &BTreeMap::new())?;
+    rewrite::files(os, &view, &uncovered::open(os, &view, &view.root)?, &layout, &BTreeMap::new())?;
     for entry in view.fstab.iter().filter(|e| rewrite::stays_behind(&view, &layout, e)) {
         let [spec, file] = [&entry.spec, &entry.file].map(|field| String::from_utf8_lossy(field));
         log::warn!("{file} ({spec}) has no counterpart there: a comment in the copy's fstab");

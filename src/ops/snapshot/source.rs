@@ -4,6 +4,7 @@ use std::ffi::OsStr;
 
 use crate::error::{Context, Result};
 use crate::ops::mounted::Mounted;
+use crate::ops::uncovered;
 use crate::slot::Pair;
 use crate::slot::view::View;
 use crate::sys::tree::Dir;
@@ -11,7 +12,7 @@ use crate::sys::{Os, Usage};
 
 /// An opened source.
 pub(super) struct Source<'a, O: Os> {
-    /// Its root.
+    /// Its root, without what is mounted on it.
     pub(super) dir: O::Dir,
     /// What it holds.
     pub(super) usage: Usage,
@@ -22,7 +23,8 @@ pub(super) struct Source<'a, O: Os> {
 impl<'a, O: Os> Source<'a, O> {
     pub(super) fn open(os: &'a O, view: &View, pair: &Pair) -> Result<Self> {
         if let Some(point) = &pair.mounted {
-            return Ok(Self { dir: os.open_dir(point)?, usage: os.usage(point)?, mounted: None });
+            let dir = uncovered::open(os, view, point)?;
+            return Ok(Self { dir, usage: os.usage(point)?, mounted: None });
         }
         let device = view.devices.get(pair.source).path();
         let mounted = Mounted::private(os, &device, &pair.fs, "source")?;

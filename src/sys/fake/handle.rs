@@ -23,6 +23,8 @@ struct Handle {
     node: Node,
     /// `da0s1:etc/fstab`
     place: Arc<str>,
+    /// What is mounted on directories of its file system is not seen from here.
+    uncovered: bool,
 }
 
 impl Drop for Handle {
@@ -35,7 +37,7 @@ impl Handle {
     /// Opens a node while its operation is under way.
     fn new(machine: &Machine, turn: &mut Turn<'_>, node: Node, place: &str) -> Self {
         turn.world().open(node);
-        Self { machine: machine.clone(), node, place: place.into() }
+        Self { machine: machine.clone(), node, place: place.into(), uncovered: false }
     }
 
     /// The handle of an entry here.
@@ -45,7 +47,15 @@ impl Handle {
         } else {
             volume_name(turn, node)
         };
-        Self::new(&self.machine, turn, node, &place)
+        let mut handle = Self::new(&self.machine, turn, node, &place);
+        handle.uncovered = self.uncovered;
+        handle
+    }
+
+    /// What is seen at an entry here.
+    fn seen(&self, turn: &mut Turn<'_>, ino: u64) -> Node {
+        let node = Node { ino, ..self.node };
+        if self.uncovered { node } else { turn.world().cross(node) }
     }
 
     fn begin(&self, op: &'static str, name: &OsStr) -> io::Result<Turn<'_>> {
@@ -165,6 +175,12 @@ impl FakeDir {
         Ok(Self(Handle::new(machine, turn, node, &name)))
     }
 
+    /// The same, without what is mounted on directories of its file system.
+    pub(super) fn uncovered(mut self) -> Self {
+        self.0.uncovered = true;
+        self
+    }
+
     /// Makes an object with a name here.
     fn make(&self, turn: &mut Turn<'_>, name: &OsStr, mode: u32, body: Body) -> io::Result<u64> {
         let dir = self.0.node.ino;
@@ -237,7 +253,7 @@ impl Dir for FakeDir {
     fn stat(&self, name: &OsStr) -> io::Result<Meta> {
         let mut turn = self.0.begin("dir.stat", name)?;
         let ino = self.0.tree(&mut turn).child(self.0.node.ino, name)?;
-        let node = turn.world().cross(Node { ino, ..self.0.node });
+        let node = self.0.seen(&mut turn, ino);
         Handle::meta_of(&mut turn, node)
     }
 
@@ -249,7 +265,7 @@ impl Dir for FakeDir {
             Kind::Symlink => return Err(Errno::ELOOP.into()),
             _ => return Err(Errno::ENOTDIR.into()),
         }
-        let node = turn.world().cross(Node { ino, ..self.0.node });
+        let node = self.0.seen(&mut turn, ino);
         Ok(Self(self.0.entry(&mut turn, node, name)))
     }
 
@@ -260,7 +276,9 @@ impl Dir for FakeDir {
             Some((above, _)) if above.contains(':') => above.to_owned(),
             _ => volume_name(&mut turn, node),
         };
-        Ok(Self(Handle::new(&self.0.machine, &mut turn, node, &above)))
+        let mut handle = Handle::new(&self.0.machine, &mut turn, node, &above);
+        handle.uncovered = self.0.uncovered;
+        Ok(Self(handle))
     }
 
     fn open_file(&self, name: &OsStr) -> io::Result<FakeFile> {

@@ -20,7 +20,7 @@ use crate::mounts::Mount;
 use crate::sys::command::Ended;
 use crate::sys::offset::ReadAt;
 use crate::sys::tree::Kind;
-use crate::sys::{self, Access, Boot, Format, Holder, Os, Rewrite, Snapshots, Usage};
+use crate::sys::{self, Access, Boot, Format, Generation, Holder, Os, Rewrite, Snapshots, Usage};
 use crate::table::drawing::Drawing;
 use crate::table::flags;
 use crate::table::superblock::WINDOW;
@@ -287,6 +287,10 @@ impl Os for Machine {
     fn holders(&self, mount: &Mount) -> Result<Vec<Holder>> {
         self.with_path("os.holders", &mount.point, |turn| Ok(turn.world().holders.clone()))
             .doing_to("asking who uses", &mount.point)
+    }
+
+    fn open_uncovered(&self, point: &Path, _generation: Generation) -> Result<FakeDir> {
+        self.open_dir(point).map(FakeDir::uncovered)
     }
 
     fn open_dir(&self, path: &Path) -> Result<FakeDir> {

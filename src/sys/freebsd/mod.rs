@@ -16,8 +16,10 @@ mod snapshot;
 mod sysctl;
 pub(super) mod tree;
 mod ufs;
+mod view;
 
 pub(super) use process::end_with_us;
+pub(super) use view::View;
 
 use std::ffi::OsStr;
 use std::fs;
@@ -26,8 +28,8 @@ use std::time::Duration;
 
 use super::command::Ended;
 use super::{
-    Access, Boot, Format, FsType, Holder, MARK, NEXTBOOT, Os, Rewrite, Snapshots, Usage, command,
-    unix,
+    Access, Boot, Format, FsType, Generation, Holder, MARK, NEXTBOOT, Os, Rewrite, Snapshots,
+    Usage, command, unix,
 };
 use crate::device::Devices;
 use crate::error::{Context, Result};
@@ -199,6 +201,10 @@ impl Os for Native {
 
     fn holders(&self, mount: &Mount) -> Result<Vec<Holder>> {
         process::holders(mount).doing_to("asking who uses", &mount.point)
+    }
+
+    fn open_uncovered(&self, point: &Path, generation: Generation) -> Result<FdDir> {
+        view::open(point, generation)
     }
 
     fn open_dir(&self, path: &Path) -> Result<FdDir> {

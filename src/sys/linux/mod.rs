@@ -11,8 +11,10 @@ mod referee;
 mod scratch;
 mod sfdisk;
 pub(super) mod tree;
+mod view;
 
 pub(super) use process::end_with_us;
+pub(super) use view::View;
 
 use std::ffi::{OsStr, OsString};
 use std::fs;
@@ -20,7 +22,9 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::command::Ended;
-use super::{Access, Boot, Format, FsType, Holder, Os, Rewrite, Snapshots, Usage, command, unix};
+use super::{
+    Access, Boot, Format, FsType, Generation, Holder, Os, Rewrite, Snapshots, Usage, command, unix,
+};
 use crate::device::Devices;
 use crate::error::{Context, Error, Result};
 use crate::mounts::Mount;
@@ -228,6 +232,10 @@ impl Os for Native {
 
     fn holders(&self, mount: &Mount) -> Result<Vec<Holder>> {
         process::holders(mount)
+    }
+
+    fn open_uncovered(&self, point: &Path, _generation: Generation) -> Result<FdDir> {
+        view::open(point)
     }
 
     fn open_dir(&self, path: &Path) -> Result<FdDir> {

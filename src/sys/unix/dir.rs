@@ -16,11 +16,11 @@ use nix::sys::stat::Mode;
 use nix::unistd::{Gid, Uid, UnlinkatFlags};
 
 use super::{FdFile, set_mode, set_owner};
-use crate::sys::platform::{extattr, tree as native};
+use crate::sys::platform::{View, extattr, tree as native};
 use crate::sys::tree::{Dir, Kind, Meta, Names, Xattrs};
 
 /// Opens that only ever lead to a directory, never through a symbolic link.
-const DIR_FLAGS: OFlag = OFlag::O_RDONLY
+pub(in crate::sys) const DIR_FLAGS: OFlag = OFlag::O_RDONLY
     .union(OFlag::O_DIRECTORY)
     .union(OFlag::O_NOFOLLOW)
     .union(OFlag::O_CLOEXEC)
@@ -33,15 +33,21 @@ const FILE_FLAGS: OFlag = OFlag::O_NOFOLLOW
     .union(OFlag::O_CLOEXEC)
     .union(native::READ_FLAGS);
 
-/// An open directory.
+/// An open directory, and what is seen from it.
 #[derive(Debug)]
-pub struct FdDir(StdFile);
+pub struct FdDir(StdFile, View);
 
 impl FdDir {
     /// Opens a directory by path, following symbolic links in it.
     pub fn open(path: &Path) -> io::Result<Self> {
         let flags = (OFlag::O_DIRECTORY | OFlag::O_CLOEXEC).bits();
-        fs::OpenOptions::new().read(true).custom_flags(flags).open(path).map(Self)
+        let file = fs::OpenOptions::new().read(true).custom_flags(flags).open(path)?;
+        Ok(Self(file, View::default()))
+    }
+
+    /// The same directory with another view.
+    pub(in crate::sys) fn seen(self, view: View) -> Self {
+        Self(self.0, view)
     }
 }
 
@@ -114,7 +120,7 @@ impl Dir for FdDir {
 
     fn names(&self) -> io::Result<Names> {
         // A fresh open, since reading moves the handle's position.
-        let mut stream = Stream::new(openat(self, c".", DIR_FLAGS, Mode::empty())?)?;
+        let mut stream = Stream::new(self.1.open_dir(self.as_fd(), OsStr::new("."))?)?;
         let mut names = Names::default();
         while let Some((name, kind)) = stream.next()? {
             if name != c"." && name != c".." {
@@ -126,15 +132,15 @@ impl Dir for FdDir {
     }
 
     fn stat(&self, name: &OsStr) -> io::Result<Meta> {
-        native::stat_at(self.as_fd(), name)
+        self.1.stat(self.as_fd(), name)
     }
 
     fn open_dir(&self, name: &OsStr) -> io::Result<Self> {
-        Ok(Self(openat(self, name, DIR_FLAGS, Mode::empty())?.into()))
+        Ok(Self(self.1.open_dir(self.as_fd(), name)?.into(), self.1.clone()))
     }
 
     fn open_parent(&self) -> io::Result<Self> {
-        Ok(Self(openat(self, c"..", DIR_FLAGS, Mode::empty())?.into()))
+        self.open_dir(OsStr::new(".."))
     }
 
     fn open_file(&self, name: &OsStr) -> io::Result<FdFile> {

@@ -15,6 +15,7 @@ use nix::libc;
 use nix::sys::stat::{Mode, fchmod};
 use nix::unistd::{Gid, Uid};
 
+pub(in crate::sys) use self::dir::DIR_FLAGS;
 pub use self::dir::FdDir;
 pub use self::file::FdFile;
 pub use self::lock::{Lock, LockState};

@@ -129,7 +129,7 @@ static void disturb(int fd) {
     if (length < (ssize_t)strlen(end)) return;
     path[length] = 0;
     if (strcmp(path + length - strlen(end), end)) return;
-    int writer = open(path, O_WRONLY | O_CLOEXEC | (strcmp(how, "grow") ? 0 : O_APPEND));
+    int writer = open(link, O_WRONLY | O_CLOEXEC | (strcmp(how, "grow") ? 0 : O_APPEND));
     ssize_t (*write)(int, const void *, size_t) = dlsym(RTLD_NEXT, "write");
     count++;
     if (write(writer, &count, 1) != 1) abort();

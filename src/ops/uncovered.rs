@@ -1,0 +1,34 @@
+//! A file system as it is below what is mounted on its own directories.
+
+use std::io;
+use std::path::Path;
+
+use crate::error::Result;
+use crate::record::packages::{self, Software};
+use crate::slot::view::View;
+use crate::sys::{FsType, Generation, Os};
+use crate::ufs::{Superblock, generation};
+
+/// Opens the root of the file system that is mounted on `point`, and of that one alone: a memory
+/// disk on `/etc`, as NanoBSD has it, hides what the root's start depends on.
+pub(super) fn open<O: Os>(os: &O, view: &View, point: &Path) -> Result<O::Dir> {
+    let mount = view.mount_at(point).filter(|mount| mount.fs == FsType::Ufs2.name());
+    let provider = mount.and_then(|mount| view.provider_of(mount));
+    let Some(provider) = provider.map(|id| view.devices.get(id)) else {
+        return os.open_uncovered(point, Box::new(|_| Err(io::ErrorKind::Unsupported.into())));
+    };
+    let (device, size) = (os.open_device(&provider.path())?, provider.size);
+    let of: Generation = Box::new(move |inode| {
+        let fs = Superblock::read(&device, size);
+        fs.and_then(|fs| generation(&device, &fs, inode)).map_err(io::Error::other)
+    });
+    os.open_uncovered(point, of)
+}
+
+/// What is known of the software of `root`, the running root or a moment of it. Databases that lie
+/// on other file systems (a `/var` of its own) are those of the running system.
+pub(super) fn software<O: Os>(os: &O, view: &View, root: &O::Dir) -> Result<Software> {
+    let told = os.packages(&view.root)?;
+    let here = packages::scan(root, told.clone())?;
+    Ok(here.or(packages::scan(&os.open_dir(&view.root)?, told)?))
+}
