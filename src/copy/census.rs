@@ -91,8 +91,8 @@ impl Census {
     }
 }
 
-/// Counts the tree at `root`, its own file system only, or what is selected of it, as it will lie
-/// in the copy.
+/// Counts the tree at `root`, on which nothing else is seen mounted, or what is selected of it, as it
+/// will lie in the copy.
 ///
 /// # Errors
 /// A directory cannot be read, a signal came, or something selected is not there. What vanishes
@@ -108,7 +108,6 @@ pub fn take<D: Dir>(
     let mut several = HashSet::new();
     let mut path = PathBuf::new();
     let meta = root.meta().doing_to("reading", "/")?;
-    let device = meta.dev;
     census.add(&meta, grain);
     let names = root.names().doing_to("listing", "/")?;
     let mut stack: Stack<D, (Names, usize)> =
@@ -139,12 +138,12 @@ pub fn take<D: Dir>(
         let Some(meta) = if_there(dir.stat(name)).doing_to("reading", path.join(name))? else {
             continue;
         };
-        // One inode, however many names; a mount point is an empty directory.
+        // One inode, however many names.
         if meta.kind != Kind::Dir && meta.nlink > 1 && !several.insert(meta.ino) {
             continue;
         }
         census.add(&meta, grain);
-        if meta.kind == Kind::Dir && meta.dev == device {
+        if meta.kind == Kind::Dir {
             let below = match if_there(dir.open_dir(name)) {
                 Err(e) if replaced(&e) => continue,
                 below => below.doing_to("opening", path.join(name))?,

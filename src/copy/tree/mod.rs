@@ -178,7 +178,8 @@ type BatchResult<D> = (Arc<Pair<D>>, Vec<(OsString, Result<Outcome>)>);
 type TreeFeed<D> = Feed<Batch<D>, BatchResult<D>, Event<D>>;
 
 /// Copies everything on `source`'s file system, on which nothing else is seen mounted, or what is
-/// selected of it, into `target`, and writes the manifest to `manifest`. `target` is an empty root, or an older copy whose manifest is `old`.
+/// selected of it, into `target`, and writes the manifest to `manifest`. `target` is an empty root, or
+/// an older copy whose manifest is `old`.
 ///
 /// # Errors
 /// The first failure in walk order: an object that could not be copied whole, with all its
