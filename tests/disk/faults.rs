@@ -442,7 +442,7 @@ fn somebody_enters_the_copy_for_a_moment() {
 /// One system call of the whole run fails: what the message says.
 const CALLS: [(Call<'static>, i32, &str); 18] = [
     (("mount-rw", "/altroot", 0), 1, "copying / to /altroot: mounting "),
-    (("read", "root/zz/large", 1), 1, "copying / to /altroot: reading zz/large at "),
+    (("read", "/zz/large", 1), 1, "copying / to /altroot: reading zz/large at "),
     (("write", "altroot/zz/large", 1), 1, "copying / to /altroot: writing zz/large at "),
     (("create", "20.txt", 0), 1, "copying / to /altroot: creating usr/share/doc/20.txt: "),
     (("open", "20.txt", 0), 1, "copying / to /altroot: opening usr/share/doc/20.txt: "),
