@@ -13,11 +13,12 @@ use crate::ufs::{Superblock, generation};
 /// disk on `/etc`, as NanoBSD has it, hides what the root's start depends on.
 pub(super) fn open<O: Os>(os: &O, view: &View, point: &Path) -> Result<O::Dir> {
     let mount = view.mount_at(point).filter(|mount| mount.fs == FsType::Ufs2.name());
-    let provider = mount.and_then(|mount| view.provider_of(mount));
-    let Some(provider) = provider.map(|id| view.devices.get(id)) else {
+    let mounted = mount.and_then(|mount| Some((mount, view.provider_of(mount)?)));
+    let Some((mount, id)) = mounted else {
         return os.open_uncovered(point, Box::new(|_| Err(io::ErrorKind::Unsupported.into())));
     };
-    let (device, size) = (os.open_device(&provider.path())?, provider.size);
+    // By the name that it is mounted by: below a label that is in use GEOM may have withdrawn others.
+    let (device, size) = (os.open_device(Path::new(&mount.source))?, view.devices.get(id).size);
     let of: Generation = Box::new(move |inode| {
         let fs = Superblock::read(&device, size);
         fs.and_then(|fs| generation(&device, &fs, inode)).map_err(io::Error::other)
