@@ -228,7 +228,8 @@ pub fn ufs(data: &[u8]) {
         }
     }
     assert_eq!(used, image.used());
-    let again = Image::read(&target, SIZE as u64, identity()).expect("the copy of a file system");
+    // What its own bitmaps call free is not copied, though a damaged root may lie there.
+    let Ok(again) = Image::read(&target, SIZE as u64, identity()) else { return };
     assert_eq!((again.used(), again.superblock()), (image.used(), image.superblock()));
 }
 
