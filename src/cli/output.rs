@@ -14,7 +14,7 @@ use crate::ops::{
     auto_snapshot, boot, check, clean, factory, history, partitions, show, snapshot, table, verify,
 };
 use crate::plan::size::human as size;
-use crate::record::journal::{Auto, Operation};
+use crate::record::journal::Auto;
 use crate::slot::State;
 use crate::sys::terminal_width;
 
@@ -88,25 +88,13 @@ pub fn show(report: &show::Report) -> String {
         let _ = writeln!(text, "Trial: slot {slot} from slot {from}, since {armed}{by}: {stage}");
     }
     if let Some(operation) = &report.interrupted {
-        let _ = writeln!(text, "Interrupted: {}", interrupted(operation));
+        let (operation, begun) = (visible(&operation.to_string()), date(operation.begun));
+        let _ = writeln!(text, "Interrupted: {operation}, begun {begun}");
     }
     if let Some(why) = &report.journal {
         let _ = writeln!(text, "Journal: {}", visible(why));
     }
     text
-}
-
-/// `snapshot of /dev/da0s1a to /dev/da0s2a, begun Sep 1 08:25:17 2020`
-fn interrupted(operation: &Operation) -> String {
-    let Operation { verb, source, target, begun, .. } = operation;
-    let mut text = verb.clone();
-    for (word, device) in [("of", source), ("to", target)] {
-        if let Some(device) = device {
-            let _ = write!(text, " {word} {device}");
-        }
-    }
-    let _ = write!(text, ", begun {}", date(*begun));
-    visible(&text)
 }
 
 /// `slot 2 (/dev/da0p3), once; then slot 1 (/dev/da0p2)`

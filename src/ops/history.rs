@@ -343,10 +343,7 @@ impl Whole {
 
 /// A run that was interrupted, in words.
 pub fn describe(operation: &Operation) -> String {
-    let Operation { verb, source, target, begun, .. } = operation;
-    let from = source.as_ref().map_or(String::new(), |s| format!(" of {s}"));
-    let to = target.as_ref().map_or(String::new(), |t| format!(" to {t}"));
-    format!("{verb}{from}{to}, begun {begun:.0}, was interrupted")
+    format!("{operation}, begun {:.0}, was interrupted", operation.begun)
 }
 
 /// Whether the journal could not be kept for want of a place, which is told, and not because it must

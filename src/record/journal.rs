@@ -119,6 +119,18 @@ pub struct Operation {
     pub target: Option<String>,
 }
 
+impl Display for Operation {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.verb)?;
+        for (word, device) in [("of", &self.source), ("to", &self.target)] {
+            if let Some(device) = device {
+                write!(f, " {word} {device}")?;
+            }
+        }
+        Ok(())
+    }
+}
+
 /// A start of the system.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -187,6 +199,11 @@ pub enum Auto {
 }
 
 impl Auto {
+    /// Whether a repair was begun, and is not done: then the boot flags do not tell what was meant.
+    pub fn is_unfinished(self) -> bool {
+        matches!(self, Self::InProgress | Self::Failed)
+    }
+
     /// The word for it.
     pub fn name(self) -> &'static str {
         match self {

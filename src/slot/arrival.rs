@@ -3,7 +3,7 @@
 use super::Slot;
 use super::discover::Layout;
 use super::flags::Next;
-use crate::record::journal::{Auto, How, Journal, Place};
+use crate::record::journal::{How, Journal, Place};
 
 /// How a system came up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,8 +30,7 @@ pub fn arrival(
 ) -> Arrival {
     let running = layout.running().number;
     let number = |known: &Place| layout.slots.iter().find(|s| place(s) == *known).map(|s| s.number);
-    let state = journal.auto_snapshot.as_ref().map(|auto| auto.state);
-    let repairing = matches!(state, Some(Auto::InProgress | Auto::Failed));
+    let repairing = journal.auto_snapshot.as_ref().is_some_and(|auto| auto.state.is_unfinished());
     if several && !repairing && was_started_once(running, next) {
         return Arrival { how: How::Trial, meant: running };
     }
@@ -63,7 +62,7 @@ mod tests {
     use jiff::Timestamp;
 
     use super::*;
-    use crate::record::journal::{AutoSnapshot, By, Trial};
+    use crate::record::journal::{Auto, AutoSnapshot, By, Trial};
     use crate::slot::discover::{Layout, Purpose};
 
     fn layout(running: u32) -> Layout {

@@ -9,7 +9,7 @@ use crate::error::{Error, Result};
 use crate::ops::flags::{self, Now};
 use crate::ops::history::Diary;
 use crate::ops::{Session, arrival, journal, record, show};
-use crate::record::journal::{Auto, AutoSnapshot, By, Journal, Place, Trial};
+use crate::record::journal::{By, Journal, Place, Trial};
 use crate::slot::discover::Layout;
 use crate::slot::flags::Selection;
 use crate::slot::view::View;
@@ -103,9 +103,7 @@ impl Work {
     /// Somebody has chosen a slot: no repair of the other one is to go on.
     pub(super) fn intend(&self, journal: &mut Journal, number: u32) {
         journal.intended = Some(self.place(number));
-        let goes_on =
-            |auto: &mut AutoSnapshot| matches!(auto.state, Auto::InProgress | Auto::Failed);
-        journal.auto_snapshot.take_if(goes_on);
+        journal.auto_snapshot.take_if(|auto| auto.state.is_unfinished());
     }
 
     pub(super) fn slot(&self, number: u32) -> &Slot {

@@ -31,7 +31,7 @@ use super::{Session, arrival, journal};
 use crate::copy::progress::interrupted;
 use crate::error::{Error, Result};
 use crate::plan::{Method, Reading};
-use crate::record::journal::{Auto, AutoSnapshot, Journal};
+use crate::record::journal::{Auto, Journal};
 use crate::slot::discover::Layout;
 use crate::slot::view::View;
 use crate::slot::{Pair, Part};
@@ -164,8 +164,7 @@ fn attempt<O: Os>(
     if options.only.is_none()
         && !options.repair
         && let Err(error) = diary.note(|journal| {
-            let open = |auto: &mut AutoSnapshot| auto.state != Auto::Completed;
-            journal.auto_snapshot.take_if(open);
+            journal.auto_snapshot.take_if(|auto| auto.state != Auto::Completed);
         })
     {
         log::warn!("{error}");
