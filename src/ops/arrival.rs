@@ -1,7 +1,6 @@
 //! How the running slot came up: told once per start, kept in the journal, shown while it matters.
 
 use std::ffi::OsStr;
-use std::path::Path;
 
 use jiff::Timestamp;
 
@@ -47,13 +46,12 @@ pub(super) fn adopt<O: Os>(
     layout: &Layout,
     journal: &mut Journal,
 ) -> Result<Arrival> {
-    let started = os.boot()?;
+    let started = observe::started(os, view)?;
     let place = |slot: &Slot| journal::place(view, slot);
     let [running, other] = [layout.running(), layout.alternate()].map(place);
     let seen = journal.boot.as_ref().filter(|b| b.id == started.id && b.slot == running);
     let seen = seen.map(|boot| boot.how);
     if seen.is_none()
-        && view.root == Path::new("/")
         && let Some(trial) = view.nextboot_trial(layout, &started)
         && trial.slot == running
     {
@@ -77,7 +75,7 @@ pub(super) fn adopt<O: Os>(
         prove(journal, &other);
     }
     // What was found and done after an earlier start says nothing of this one.
-    journal.auto_snapshot.take_if(|auto| matches!(auto.state, Auto::Completed | Auto::Disabled));
+    journal.auto_snapshot.take_if(|auto| !auto.state.is_unfinished());
     if how == How::Trial && journal.trial.as_ref().is_none_or(|trial| trial.slot != running) {
         take_up(journal, Trial { slot: running, from: other, armed: time, by: By::Flags });
     }

@@ -1,8 +1,6 @@
 //! `dualroot auto-snapshot`: at boot, tell how the system came up, and repair the other slot where
 //! that was an unplanned fall-back and the slot is broken.
 
-use std::path::Path;
-
 use jiff::Timestamp;
 use nix::errno::Errno;
 use serde::Serialize;
@@ -188,10 +186,7 @@ impl<'a, O: Os> Work<'a, O> {
     /// Whether this start has the kernel of one slot and the root of the other.
     fn half_boot(&self) -> Result<Option<String>> {
         let Observed { view, layout, .. } = &self.observed;
-        if view.root != Path::new("/") {
-            return Ok(None);
-        }
-        let found = view.half_boot(layout, &self.os.boot()?).into_iter().next();
+        let found = view.half_boot(layout, &observe::started(self.os, view)?).into_iter().next();
         Ok(found.map(|finding| finding.what))
     }
 

@@ -13,7 +13,7 @@ use crate::slot::fstab;
 use crate::slot::media::WORDS;
 use crate::slot::nextboot::{self, Nextboot};
 use crate::slot::view::View;
-use crate::sys::Os;
+use crate::sys::{Boot, Os};
 use crate::table::reading::Reading;
 use crate::table::{Scheme, Table, bsd, superblock};
 
@@ -68,6 +68,16 @@ pub(super) fn whatever_fstab_says<O: Os>(os: &O, session: &Session) -> Result<(V
         view.kept = table::is_kept(os, &view, medium);
     }
     Ok((view, wrong))
+}
+
+/// How the system was started. Of another root than `/` that tells nothing but which start it is.
+///
+/// # Errors
+/// The system does not tell.
+pub(super) fn started<O: Os>(os: &O, view: &View) -> Result<Boot> {
+    let boot = os.boot()?;
+    let live = view.root == Path::new("/");
+    Ok(if live { boot } else { Boot { id: boot.id, ..Boot::default() } })
 }
 
 /// What every verb needs.

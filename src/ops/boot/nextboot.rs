@@ -8,7 +8,7 @@ use nix::errno::Errno;
 use super::same_kernel;
 use crate::error::{Context, During, Error, Kind, Result, if_there};
 use crate::ops::mounted::Mounted;
-use crate::ops::{Session, durable};
+use crate::ops::{Session, durable, observe};
 use crate::record::packages;
 use crate::slot::discover::Layout;
 use crate::slot::fstab;
@@ -29,8 +29,7 @@ pub(super) type Fit<T> = std::result::Result<T, String>;
 /// The system does not tell.
 pub(super) fn is_read<O: Os>(os: &O, view: &View, layout: &Layout) -> Result<Fit<()>> {
     let no = |why: &str| Ok(Err(why.to_owned()));
-    // What started this system says nothing of another one's root.
-    let boot = if view.root == Path::new("/") { os.boot()? } else { crate::sys::Boot::default() };
+    let boot = observe::started(os, view)?;
     let (Some(file), Some(loader)) = (boot.nextboot, boot.loader) else {
         return no("no loader(8) that reads such a file has started this system");
     };

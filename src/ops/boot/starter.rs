@@ -1,8 +1,7 @@
 //! Who reads the boot flags of a medium: told from what starts it.
 
-use std::path::Path;
-
 use crate::error::Result;
+use crate::ops::observe;
 use crate::slot::flags::Selection;
 use crate::slot::view::View;
 use crate::sys::Os;
@@ -32,7 +31,7 @@ pub(super) enum Starter {
 /// # Errors
 /// It cannot be read.
 pub(super) fn look<O: Os>(os: &O, view: &View, selection: &Selection) -> Result<Starter> {
-    let firmware = if view.root == Path::new("/") { os.boot()?.firmware } else { None };
+    let firmware = observe::started(os, view)?.firmware;
     let of_kind = |kind: &str| selection.table.entries.iter().find(|e| e.kind == kind);
     let (code, efi) = (of_kind("freebsd-boot"), of_kind("efi"));
     let efi = efi.filter(|_| firmware != Some(Firmware::Bios));

@@ -5,7 +5,6 @@ mod copy;
 mod names;
 
 use std::collections::BTreeSet;
-use std::path::Path;
 
 use serde::Serialize;
 
@@ -47,7 +46,7 @@ pub fn run<O: Os>(os: &O, session: &Session) -> Result<Report> {
     let (view, wrong) = observe::whatever_fstab_says(os, session)?;
     let layout = view.discover();
     let mut findings = Vec::new();
-    let boot = if view.root == Path::new("/") { os.boot()? } else { crate::sys::Boot::default() };
+    let boot = observe::started(os, &view)?;
     let running = view.mount_at(&view.root).and_then(|m| view.provider_of(m));
     let own = running.and_then(|id| view.devices.medium(id));
     let Media { all, bootable } = media(&view, layout.as_ref().ok(), running);
