@@ -17,7 +17,6 @@ use super::{Session, durable, record};
 use crate::copy::selection::{Admission, Selection};
 use crate::copy::stack::open_below;
 use crate::error::{Context, During, Error, Result, if_there};
-use crate::mounts::Mount;
 use crate::record::manifest::{Line, Object, Reader};
 use crate::record::{DIR, MANIFEST};
 use crate::slot::config::RESCUE;
@@ -171,9 +170,7 @@ pub fn save<O: Os>(os: &O, session: &Session) -> Result<Report> {
     if view.mount_at(&view.root).is_some_and(|m| m.read_only) {
         return Err(Error::refused("the root is mounted read-only").path(directory));
     }
-    let covers = |m: &Mount| m.point != view.root && directory.starts_with(&m.point);
-    if let Some(mount) = view.mounts.iter().rfind(|m| m.point.starts_with(&view.root) && covers(m))
-    {
+    if let Some(mount) = view.covering(&directory) {
         let cause = format!(
             "{} is mounted on {}: the list would not be the root's",
             mount.fs,

@@ -31,5 +31,8 @@ pub(super) fn open<O: Os>(os: &O, view: &View, point: &Path) -> Result<O::Dir> {
 pub(super) fn software<O: Os>(os: &O, view: &View, root: &O::Dir) -> Result<Software> {
     let told = os.packages(&view.root)?;
     let here = packages::scan(root, told.clone())?;
+    if !packages::PLACES.iter().any(|place| view.covering(&view.below(place)).is_some()) {
+        return Ok(here);
+    }
     Ok(here.or(packages::scan(&os.open_dir(&view.root)?, told)?))
 }

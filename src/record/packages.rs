@@ -16,6 +16,12 @@ const LIMIT: u64 = 64 << 20;
 
 /// Where os-release(5) lies; on FreeBSD and Debian the first one is usually a symbolic link.
 const OS_RELEASE: [&str; 2] = ["etc/os-release", "usr/lib/os-release"];
+const PKG: &str = "var/db/pkg";
+const JUNOS: &str = "packages/db";
+const DPKG: &str = "var/lib/dpkg/status";
+const FREEBSD: &str = "bin/freebsd-version";
+/// What [`scan`] looks at.
+pub(crate) const PLACES: [&str; 6] = [OS_RELEASE[0], OS_RELEASE[1], PKG, JUNOS, DPKG, FREEBSD];
 
 /// One installed package.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -196,14 +202,14 @@ fn lossy(bytes: &[u8]) -> Option<String> {
 /// [`ErrorKind::Failed`] with the path below `root`.
 pub fn scan<D: Dir>(root: &D, pkg_tool: Option<Vec<(String, String)>>) -> Result<Software> {
     let told = pkg_tool.unwrap_or_default();
-    let mut packages = databases(root, "var/db/pkg", &[Kind::Dir])?;
+    let mut packages = databases(root, PKG, &[Kind::Dir])?;
     packages.retain(|package| !told.iter().any(|(name, _)| *name == package.name));
     packages.extend(told.into_iter().map(|(name, version)| Package { name, version }));
-    packages.append(&mut databases(root, "packages/db", &[Kind::Dir, Kind::File])?);
-    if let Some(status) = read(root, "var/lib/dpkg/status")? {
+    packages.append(&mut databases(root, JUNOS, &[Kind::Dir, Kind::File])?);
+    if let Some(status) = read(root, DPKG)? {
         packages.append(&mut parse_dpkg_status(&status));
     }
-    let script = read(root, "bin/freebsd-version")?;
+    let script = read(root, FREEBSD)?;
     let userland = script.as_deref().and_then(parse_freebsd_version);
     if let Some(version) = &userland {
         packages.push(Package { name: "FreeBSD".to_owned(), version: version.clone() });

@@ -61,6 +61,13 @@ impl View {
         self.root.join(point.trim_start_matches('/'))
     }
 
+    /// What is mounted between the root and a path below it, and covers what the root has there.
+    pub fn covering(&self, path: &Path) -> Option<&Mount> {
+        self.mounts.iter().rfind(|m| {
+            m.point != self.root && m.point.starts_with(&self.root) && path.starts_with(&m.point)
+        })
+    }
+
     /// The topmost mount at a point.
     pub fn mount_at(&self, point: &Path) -> Option<&Mount> {
         self.mounts.iter().rev().find(|m| m.point == point)
