@@ -165,7 +165,6 @@ pub fn take<D: Dir>(
 mod tests {
     use super::*;
     use crate::sys::FdDir;
-    use crate::sys::tree::Time;
 
     const KB: u64 = 1024;
     const UFS: Grain =
@@ -173,24 +172,7 @@ mod tests {
 
     /// KB that an object of so many bytes takes, for which the source has `used` KB.
     fn takes(grain: Grain, kind: Kind, size: u64, used: u64) -> u64 {
-        let now = Time::default();
-        let meta = Meta {
-            kind,
-            dev: 1,
-            ino: 2,
-            nlink: 1,
-            mode: 0o644,
-            uid: 0,
-            gid: 0,
-            size,
-            blocks: used * 2,
-            rdev: (0, 0),
-            atime: now,
-            mtime: now,
-            ctime: now,
-            birth: None,
-            flags: 0,
-        };
+        let meta = Meta { size, blocks: used * 2, ..Meta::sample(kind) };
         let bytes = grain.room(&meta);
         assert_eq!(bytes % KB, 0);
         bytes / KB
@@ -242,6 +224,7 @@ mod tests {
         let xfs = Grain { fs: FileSystem::Xfs, ..ext4 };
         assert_eq!(takes(xfs, Kind::File, 4 * KB, 64), 4, "room for what is not there yet");
     }
+
     #[test]
     fn snapshots_and_the_journal_of_a_ufs_are_not_counted() {
         let dir = tempfile::tempdir().unwrap();

@@ -39,23 +39,8 @@ mod tests {
     #[test]
     fn another_file_system_number_or_moment_is_another_object() {
         let of = |id: &str, ino: u64, sec: i64, nsec: u32| {
-            let meta = Meta {
-                kind: Kind::File,
-                dev: 1,
-                ino,
-                nlink: 1,
-                mode: 0o644,
-                uid: 0,
-                gid: 0,
-                size: 9,
-                blocks: 8,
-                rdev: (0, 0),
-                atime: Time::default(),
-                mtime: Time::default(),
-                ctime: Time { sec, nsec },
-                birth: None,
-                flags: 0,
-            };
+            let ctime = Time { sec, nsec };
+            let meta = Meta { ino, ctime, ..Meta::sample(Kind::File) };
             Provenance::new(id).of(&meta)
         };
         let here = of("id", 5, 1_600_000_000, 7);

@@ -103,27 +103,10 @@ mod tests {
 
     use super::*;
     use crate::record::manifest::Writer;
-    use crate::sys::tree::{Kind, Meta, Time};
+    use crate::sys::tree::{Kind, Meta};
 
     fn object(kind: Kind) -> Object {
-        let meta = Meta {
-            kind,
-            dev: 1,
-            ino: 2,
-            nlink: 1,
-            mode: 0o755,
-            uid: 0,
-            gid: 0,
-            size: 0,
-            blocks: 0,
-            rdev: (0, 0),
-            atime: Time::default(),
-            mtime: Time::default(),
-            ctime: Time::default(),
-            birth: None,
-            flags: 0,
-        };
-        Object::new(&meta, false)
+        Object::new(&Meta::sample(kind), false)
     }
 
     /// A list of paths: a directory ends with a slash, and is left where the next path leaves it.

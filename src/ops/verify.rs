@@ -56,8 +56,8 @@ pub struct Difference {
 /// Verifies the chosen slot, by default the alternate one.
 ///
 /// # Errors
-/// The slot has no valid record, or cannot be mounted (exit 3); or it is in use (exit 4). Differences are no error here:
-/// they are in the report.
+/// The slot has no valid record, or cannot be mounted (exit 3); or it is in use (exit 4). Differences
+/// are no error here: they are in the report.
 pub fn run<O: Os>(os: &O, session: &Session, choice: Choice) -> Result<Report> {
     let check = |_: &View, layout: &Layout| {
         let slot = layout.pick(choice);

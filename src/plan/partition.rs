@@ -96,13 +96,15 @@ impl Wish {
             Some(Some(bytes)) => Ok(Some(bytes)),
             None => Ok(None),
         };
+        let none = |option: &str, size: Option<Size>, why: &str| {
+            let size = size.unwrap_or(Size::Bytes(0));
+            Error::refused(format!("--{option} {size}: less than 1 MB, and {why}"))
+        };
         let third = |bytes: u64| bytes / 3 / MIB * MIB;
         let config = match asked(self.sizes.config, "config-size")? {
             Some(0) if self.config => {
-                let asked = self.sizes.config.unwrap_or(Size::Bytes(0));
-                return Err(Error::refused(format!(
-                    "--config-size {asked}: less than 1 MB, and the running system has a /config"
-                )));
+                let why = "the running system has a /config";
+                return Err(none("config-size", self.sizes.config, why));
             }
             Some(bytes) => bytes,
             None if self.config => Size::Percent(10).on(self.medium).unwrap_or(0).max(MIB),
@@ -114,11 +116,7 @@ impl Wish {
         let taken = [config, data, swap].into_iter().try_fold(0_u64, u64::checked_add);
         let left = taken.and_then(|taken| self.medium.checked_sub(taken));
         let root = match asked(self.sizes.root, "root-size")? {
-            Some(0) => {
-                let asked = self.sizes.root.unwrap_or(Size::Bytes(0));
-                let cause = format!("--root-size {asked}: less than 1 MB, and a root needs room");
-                return Err(Error::refused(cause));
-            }
+            Some(0) => return Err(none("root-size", self.sizes.root, "a root needs room")),
             Some(bytes) => bytes,
             None => third(left.unwrap_or(0)),
         };

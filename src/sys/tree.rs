@@ -84,6 +84,31 @@ pub struct Meta {
     pub flags: u32,
 }
 
+#[cfg(test)]
+impl Meta {
+    /// An empty object of root's, with one name.
+    pub(crate) fn sample(kind: Kind) -> Self {
+        let time = Time::default();
+        Self {
+            kind,
+            dev: 1,
+            ino: 2,
+            nlink: 1,
+            mode: 0o755,
+            uid: 0,
+            gid: 0,
+            size: 0,
+            blocks: 0,
+            rdev: (0, 0),
+            atime: time,
+            mtime: time,
+            ctime: time,
+            birth: None,
+            flags: 0,
+        }
+    }
+}
+
 /// The names in a directory, sorted by their bytes, in one allocation.
 #[derive(Clone, Debug, Default)]
 pub struct Names {

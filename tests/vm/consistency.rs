@@ -280,8 +280,6 @@ fn a_root_made_without_its_snapshot_directory() {
     disk.dualroot(&["verify"]).exits(0);
 }
 
-/// A snapshot shows what lies below a mount point; the copy has an empty directory there all the
-/// same, as without one.
 /// Memory disks over `/etc` and `/var`, as NanoBSD has them: they are not copied, and what they cover
 /// is, whether the root is read from a snapshot, as it lies, or as it is used.
 fn what_a_mount_covers_is_copied() {

@@ -155,11 +155,12 @@ impl<D: Dir> Walk<'_, D> {
         listing: &mut Listing,
     ) -> StdResult<Option<(Arc<Pair<D>>, OsString, Listing)>, Stopped> {
         let mut batch = Vec::new();
+        let options = self.options;
         while let Some((name, hint)) = listing.names.get(listing.next) {
             listing.next += 1;
             push_name(&mut self.path, name);
-            let excluded = self.options.exclude.contains(&self.path);
-            let replace = self.options.replace.get(&self.path).cloned();
+            let excluded = options.exclude.contains(&self.path);
+            let replace = options.replace.get_key_value(&self.path);
             let left_out = match &mut self.selection {
                 Some(selection) => selection.admits(name)?.is_none(),
                 None => false,
@@ -197,11 +198,10 @@ impl<D: Dir> Walk<'_, D> {
                 }
                 continue;
             }
-            if replace.is_some() {
-                push_name(&mut self.path, name);
-                self.unmet.remove(self.path.as_slice());
-                pop_name(&mut self.path);
-            }
+            let replace = replace.map(|(path, content)| {
+                self.unmet.remove(path.as_slice());
+                Arc::clone(content)
+            });
             batch.push(Entry { name: name.to_owned(), hint, replace, old });
             if batch.len() == BATCH {
                 self.hand_out(pair, &mut batch)?;

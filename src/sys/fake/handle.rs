@@ -47,7 +47,12 @@ impl Handle {
         } else {
             volume_name(turn, node)
         };
-        let mut handle = Self::new(&self.machine, turn, node, &place);
+        self.beside(turn, node, &place)
+    }
+
+    /// A handle of another node, of which the same is seen.
+    fn beside(&self, turn: &mut Turn<'_>, node: Node, place: &str) -> Self {
+        let mut handle = Self::new(&self.machine, turn, node, place);
         handle.uncovered = self.uncovered;
         handle
     }
@@ -276,9 +281,7 @@ impl Dir for FakeDir {
             Some((above, _)) if above.contains(':') => above.to_owned(),
             _ => volume_name(&mut turn, node),
         };
-        let mut handle = Handle::new(&self.0.machine, &mut turn, node, &above);
-        handle.uncovered = self.0.uncovered;
-        Ok(Self(handle))
+        Ok(Self(self.0.beside(&mut turn, node, &above)))
     }
 
     fn open_file(&self, name: &OsStr) -> io::Result<FakeFile> {
