@@ -1,0 +1,304 @@
+//! A fall-back, and its repair.
+
+use std::collections::HashSet;
+use std::hash::{DefaultHasher, Hasher};
+
+use dualroot::error::{Error, Kind};
+use dualroot::ops::auto_snapshot;
+use dualroot::record::journal::{Auto, How};
+use dualroot::slot::State;
+use dualroot::sys::fake::{Action, Loss, Machine, When};
+use dualroot::table::Scheme;
+use nix::errno::Errno;
+
+use crate::findings::Findings;
+use crate::machine::{
+    FILE, SIGINT, by_loader, choose, confirm, done, how, machine, session, show, snapshot,
+};
+use crate::start::{fingerprint, losses, start, started};
+
+/// The first slot was destroyed, and the machine has come up from the second.
+fn fallen_back() -> Machine {
+    let machine = machine(Scheme::Gpt);
+    machine.world(|w| {
+        w.edit("da0p3", |tree| tree.file("etc/dualroot.conf", b"auto-snapshot = true\n"));
+        w.put("da0p2", 64 << 10, &[0; 8192]);
+    });
+    let (machine, slot) = started(&machine);
+    assert_eq!(slot, 2);
+    machine
+}
+
+fn auto(machine: &Machine) -> Result<auto_snapshot::Report, Error> {
+    auto_snapshot::run(machine, &session(machine), false, &mut |_| {})
+}
+
+/// The first slot, a copy that never ran, lacks its kernel, and the machine has come up from the second.
+fn fallen_back_from_a_copy() -> Machine {
+    let machine = machine(Scheme::Gpt);
+    done(choose(&machine, 2, false));
+    let (machine, _) = started(&machine);
+    machine.world(|w| {
+        w.edit("da0p3", |tree| {
+            tree.file("etc/dualroot.conf", b"auto-snapshot = true\n");
+            tree.file("etc/motd.template", b"Welcome\n");
+        });
+    });
+    done(snapshot(&machine));
+    done(choose(&machine, 1, false));
+    machine.world(|w| w.edit("da0p2", |tree| tree.remove("boot/kernel")));
+    let (machine, slot) = started(&machine);
+    assert_eq!(slot, 2);
+    machine
+}
+
+/// A reboot ends fsck, and this program; another time there is no memory for either.
+#[test]
+fn what_the_running_system_lacks_is_no_damage() {
+    let begin = fallen_back_from_a_copy();
+    let hash = |machine: &Machine| {
+        let mut hasher = DefaultHasher::new();
+        machine.world(|w| w.hash("da0p2", &mut hasher));
+        hasher.finish()
+    };
+    let broken = hash(&begin);
+    assert!(done(auto(&begin.fork())).repaired);
+    let faults = [("os.inspect", Errno::EIO), ("os.mount", Errno::ENOMEM)];
+    for (call, errno) in faults {
+        let machine = begin.fork();
+        machine.inject(When::Each(call, "/dev/da0p2".to_owned()), Action::Fail(errno as i32));
+        let report = done(auto(&machine));
+        assert!(!report.repaired && report.is_open(), "{call}: {report:?}");
+        let note = report.status.note.unwrap_or_default();
+        assert!(note.contains("nothing tells what is wrong"), "{call}: {note}");
+        assert_eq!(hash(&machine), broken);
+    }
+    let machine = begin.fork();
+    let inspect = || When::Each("os.inspect", "/dev/da0p2".to_owned());
+    machine.inject(inspect(), Action::Signal(SIGINT));
+    assert_eq!(auto(&machine).unwrap_err().kind, Kind::Signal(SIGINT));
+    assert_eq!(hash(&machine), broken);
+    let stored = done(auto_snapshot::status(&machine, &session(&machine)));
+    assert_ne!(stored.state, Auto::InProgress, "nothing of it was begun");
+}
+
+/// On a root that is read-only the notice cannot be put up; the slot is repaired all the same.
+#[test]
+fn a_notice_that_cannot_be_written_keeps_nobody_from_the_repair() {
+    let machine = fallen_back_from_a_copy();
+    let assess = |m: &Machine| done(auto_snapshot::run(m, &session(m), true, &mut |_| {}));
+    assert!(assess(&machine.fork()).notice);
+    let create = When::Each("dir.create_file", "da0p3:motd.template.new".to_owned());
+    machine.inject(create, Action::Fail(Errno::EROFS as i32));
+    assert!(!assess(&machine).notice);
+    assert!(done(auto(&machine)).repaired);
+}
+
+/// The kernel of the slot that was meant to run came up, and mounted the other root: the slot was
+/// changed since it was copied, and that is no damage.
+#[test]
+fn a_half_boot_is_told_and_its_slot_left_alone() {
+    let machine = by_loader(Scheme::Mbr);
+    done(choose(&machine, 2, false));
+    let (machine, _) = started(&machine);
+    let config = b"auto-snapshot = true\n";
+    machine.world(|w| w.edit("da0s2", |tree| tree.file("etc/dualroot.conf", config)));
+    done(snapshot(&machine));
+    done(choose(&machine, 1, false));
+    let changed = machine.fork();
+    machine.world(|w| {
+        let to = b"nextboot_enable=\"YES\"\nvfs.root.mountfrom=\"ufs:/dev/da0s2\"\n";
+        w.edit("da0s1", |tree| tree.file(FILE, to));
+    });
+    let (machine, slot) = started(&machine);
+    let report = done(auto(&machine));
+    assert_eq!((slot, report.how, report.repaired), (2, How::Fallback, false));
+    let half = report.half_boot.unwrap();
+    assert!(half.contains("/dev/da0s1") && half.contains("two slots in one system"), "{half}");
+    let note = report.status.note.unwrap();
+    assert!(note.contains("intact"), "{note}");
+    // The same change of a slot that gave no sign of life is damage.
+    changed.world(|w| {
+        w.edit("da0s1", |tree| tree.file(FILE, b""));
+        w.boot[0].0 = "/dev/da0s2".into();
+        w.started.id.push('+');
+    });
+    let report = done(auto(&changed.lose_power(Loss::None)));
+    assert_eq!((report.how, report.repaired, report.half_boot), (How::Fallback, true, None));
+}
+
+/// The slot ran once, and nobody noted that the other one runs now: what is written to it from then on
+/// has not run.
+#[test]
+fn a_copy_that_was_cut_off_has_not_run() {
+    let machine = machine(Scheme::Gpt);
+    done(choose(&machine, 2, false));
+    let (machine, _) = started(&machine);
+    assert_eq!(how(&machine), How::Planned);
+    done(choose(&machine, 1, false));
+    let (machine, slot) = started(&machine);
+    assert_eq!(slot, 1);
+    let trace = machine.fork();
+    trace.record();
+    done(snapshot(&trace));
+    machine.stop_at(trace.trace().len() as u64 / 2);
+    assert!(snapshot(&machine).is_err());
+    let (machine, slot) = started(&machine);
+    assert_eq!(slot, 1);
+    assert_ne!(show(&machine).slots[1].state, State::Valid);
+    assert_eq!(how(&machine), How::Planned);
+    assert_eq!(choose(&machine, 2, false).unwrap_err().kind, Kind::Refused);
+}
+
+/// What was found of a slot is forgotten once an operator has settled the matter.
+#[test]
+fn what_was_found_is_told_while_it_matters() {
+    let machine = machine(Scheme::Gpt);
+    assert_eq!(how(&machine), How::Planned);
+    machine.world(|w| w.edit("da0p2", |tree| tree.remove("boot/kernel")));
+    let (machine, slot) = started(&machine);
+    assert_eq!(slot, 2);
+    let note = done(auto(&machine)).status.note.unwrap_or_default();
+    assert!(note.contains("intact"), "{note}");
+    let status = || done(auto_snapshot::status(&machine, &session(&machine)));
+    assert_eq!(status().note, Some(note));
+    done(choose(&machine, 2, false));
+    assert_eq!(how(&machine), How::Planned);
+    assert_eq!(status().note, None);
+}
+
+/// A repair that was cut off in the middle.
+fn cut_off() -> Machine {
+    let machine = fallen_back();
+    let trace = machine.fork();
+    trace.record();
+    assert!(done(auto(&trace)).repaired);
+    machine.stop_at(trace.trace().len() as u64 / 2);
+    assert!(auto(&machine).is_err());
+    let (machine, slot) = started(&machine);
+    let report = done(auto_snapshot::run(&machine, &session(&machine), true, &mut |_| {}));
+    assert_eq!((slot, report.is_open(), report.status.state), (2, true, Auto::InProgress));
+    machine
+}
+
+/// Who makes the copy himself has repaired the slot: nothing says otherwise, and the next one is made
+/// as ever.
+#[test]
+fn a_snapshot_ends_a_repair_that_was_cut_off() {
+    let machine = cut_off();
+    done(snapshot(&machine));
+    let report = done(auto_snapshot::run(&machine, &session(&machine), true, &mut |_| {}));
+    assert_eq!((report.how, report.notice, report.is_open()), (How::Planned, false, false));
+    done(snapshot(&machine));
+    assert_eq!(show(&machine).slots[0].state, State::Valid);
+}
+
+/// Who chooses the slot that runs has given the other one up: it is not told as repaired.
+#[test]
+fn a_choice_ends_a_repair_that_was_cut_off() {
+    let choices = [|m: &Machine| choose(m, 2, false), |m: &Machine| confirm(m)];
+    for (choice, failed) in choices.into_iter().flat_map(|c| [(c, false), (c, true)]) {
+        let machine = cut_off();
+        if failed {
+            let format = When::Each("os.format", "/dev/da0p2".to_owned());
+            machine.inject(format, Action::Fail(Errno::EIO as i32));
+            assert_eq!(auto(&machine).unwrap_err().kind, Kind::Failed);
+        }
+        let status = || done(auto_snapshot::status(&machine, &session(&machine))).state;
+        assert_eq!(status(), if failed { Auto::Failed } else { Auto::InProgress });
+        done(choice(&machine));
+        assert_eq!(status(), Auto::Disabled);
+        let report = done(auto_snapshot::run(&machine, &session(&machine), false, &mut |_| {}));
+        assert_eq!((report.how, report.repaired, report.is_open()), (How::Planned, false, false));
+        assert_eq!(status(), Auto::Disabled);
+        assert_ne!(show(&machine).slots[0].state, State::Valid);
+        let (machine, slot) = started(&machine);
+        assert_eq!((slot, how(&machine)), (2, How::Planned));
+    }
+}
+
+/// What is up after a loss of power is whole, and goes on with the repair until that is done.
+fn goes_on(after: &Machine, how: &str, findings: &mut Findings) {
+    let Some((up, slot)) = start(after, Loss::None) else {
+        findings.add("nothing starts", how);
+        return;
+    };
+    let whole = show(&up).slots[slot as usize - 1].state;
+    findings.check(slot == 2 || whole == State::Valid, "a half copy starts", how);
+    match auto(&up) {
+        Err(e) => findings.add(format!("the repair fails then: {e}"), how),
+        Ok(report) => findings.check(!report.is_open(), "it stays open", how),
+    }
+    let Some((up, slot)) = start(&up, Loss::All) else {
+        findings.add("nothing starts after the repair", how);
+        return;
+    };
+    findings.check(slot == 1, "the repaired slot does not start", how);
+    match auto(&up) {
+        Err(e) => findings.add(format!("it fails on the repaired slot: {e}"), how),
+        Ok(report) => {
+            let settled = report.how == How::Planned && report.status.state != Auto::InProgress;
+            findings.check(settled, &format!("{:?} on the repaired slot", report.how), how);
+        }
+    }
+}
+
+#[test]
+fn a_repair_ends_whenever_the_power_goes() {
+    let begin = fallen_back();
+    let trace = begin.fork();
+    trace.record();
+    assert!(done(auto(&trace)).repaired);
+    let calls = trace.trace();
+    let (mut findings, mut seen, mut cuts) = (Findings::default(), HashSet::new(), 0);
+    for k in 1..=calls.len() as u64 + 1 {
+        let machine = begin.fork();
+        machine.stop_at(k);
+        let _ = auto(&machine); // stopped, but for what is only written down
+        for loss in losses(&machine, k) {
+            cuts += 1;
+            let after = machine.lose_power(loss);
+            if seen.insert(fingerprint(&after)) {
+                let at = machine.hits().first().map_or("the end".to_owned(), ToString::to_string);
+                goes_on(&after, &format!("{loss:?} at {k}: {at}"), &mut findings);
+            }
+        }
+    }
+    println!("repair: {} operations, {cuts} losses of power, {} states", calls.len(), seen.len());
+    findings.none();
+}
+
+/// Whatever fails, the running slot is there afterwards, and an operator can end the matter.
+#[test]
+fn a_repair_that_fails_leaves_what_runs() {
+    let begin = fallen_back();
+    let trace = begin.fork();
+    trace.record();
+    done(auto(&trace));
+    let calls = trace.trace();
+    let mut findings = Findings::default();
+    for (n, call) in calls.iter().enumerate() {
+        for action in [Action::Fail(Errno::EIO as i32), Action::Signal(SIGINT)] {
+            let how = format!("{call} {action:?}");
+            let machine = begin.fork();
+            machine.inject(When::Call(call.clone()), action);
+            let result = auto(&machine);
+            machine.next_process();
+            let Some((up, slot)) = start(&machine, Loss::All) else {
+                findings.add("nothing starts", &how);
+                continue;
+            };
+            let whole = show(&up).slots[slot as usize - 1].state;
+            findings.check(slot == 2 || whole == State::Valid, "a half copy starts", &how);
+            findings.check(result.is_err() || slot == 1 || n > 0, "done, without effect", &how);
+            if slot == 2 {
+                let ended = choose(&up, 2, false).and_then(|_| snapshot(&up));
+                // Of a table of which a write failed the system's own tool makes both copies whole.
+                let told = |e: &Error| e.hint.as_ref().is_some_and(|h| h.contains("gpart recover"));
+                let right = ended.as_ref().map_or_else(told, |()| true);
+                findings.check(right, &format!("no way out: {ended:?}"), &how);
+            }
+        }
+    }
+    findings.none();
+}

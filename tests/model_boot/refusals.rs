@@ -1,0 +1,102 @@
+//! What is refused, and what is told instead.
+
+use dualroot::error::Kind;
+use dualroot::ops::show;
+use dualroot::sys::fake::{Action, Machine, When};
+use dualroot::table::Scheme;
+use nix::errno::Errno;
+
+use crate::machine::{choose, codes, done, machine, parts, show};
+use crate::start::{started, table};
+
+#[test]
+fn refusals_change_no_flag_and_no_journal() {
+    type Change = fn(&Machine);
+    let damage = |machine: &Machine| machine.world(|w| w.edit("da0p3", |t| t.remove(".dualroot")));
+    let cases: [(&str, Scheme, bool, Change); 9] = [
+        ("invalid", Scheme::Gpt, false, damage),
+        ("invalid", Scheme::Gpt, true, damage),
+        ("no flag for one start", Scheme::Mbr, true, |_| {}),
+        ("not gptboot", Scheme::Gpt, true, |m| m.world(|w| w.put("da0p1", 512, &[7; 64]))),
+        ("UEFI", Scheme::Mbr, false, |m| {
+            m.world(|w| w.started.firmware = Some(dualroot::table::boot::Firmware::Uefi));
+        }),
+        ("securelevel", Scheme::Gpt, false, |m| {
+            m.world(|w| w.forbids = Some("securelevel is 2".into()));
+        }),
+        ("version 9", Scheme::Gpt, false, |m| {
+            m.world(|w| {
+                w.edit("da0p4", |t| t.file(".dualroot/journal.json", b"{\"schema\": 9, \"x\": 1}"));
+            });
+        }),
+        ("not understood", Scheme::Gpt, false, |m| {
+            m.world(|w| {
+                w.edit("da0p4", |t| t.file(".dualroot/journal.json", b"{\"schema\": 1, \"x\": 1}"));
+            });
+        }),
+        ("needs root", Scheme::Gpt, false, |m| m.world(|w| w.privileged = false)),
+    ];
+    for (word, scheme, once, change) in cases {
+        let machine = machine(scheme);
+        change(&machine);
+        let content = || {
+            let [one, two, config] = parts(scheme);
+            let trees = machine.world(|w| [&one, &two, &config].map(|d| w.tree(d).listing()));
+            (table(&machine), trees, machine.world(|w| w.pending_tables()))
+        };
+        let before = content();
+        let Err(error) = choose(&machine, 2, once) else { panic!("{word}: not refused") };
+        assert_eq!(error.kind, Kind::Refused, "{word}: {error}");
+        assert!(error.to_string().contains(word), "{word}: {error}");
+        assert!(before == content(), "{word}: something was written");
+    }
+    // A plain choice goes on where only nobody is known who obeys.
+    let machine = machine(Scheme::Gpt);
+    machine.world(|w| w.put("da0p1", 512, &[7; 64]));
+    done(choose(&machine, 2, false));
+}
+
+/// A trial of which nothing would know is none; a plain choice needs nobody to know.
+#[test]
+fn a_trial_needs_a_place_for_the_journal() {
+    let full = |places: &[&str]| {
+        let machine = machine(Scheme::Gpt);
+        for place in places {
+            let full = Action::Fail(Errno::ENOSPC as i32);
+            machine.inject(When::Each("dir.create_file", (*place).to_owned()), full);
+        }
+        machine
+    };
+    let places = ["da0p2:journal.json.new", "da0p4:.dualroot/journal.json.new"];
+    let machine = full(&places);
+    let before = table(&machine);
+    let error = choose(&machine, 2, true).unwrap_err();
+    assert_eq!(error.kind, Kind::Refused, "{error}");
+    assert!(error.to_string().contains("nothing would know"), "{error}");
+    assert_eq!(table(&machine), before);
+    done(choose(&machine, 2, false));
+    assert_eq!(started(&machine).1, 2);
+    // One place is enough.
+    let machine = full(&places[..1]);
+    done(choose(&machine, 2, true));
+    assert_eq!(show(&started(&machine).0).trial.unwrap().stage, show::Stage::Running);
+}
+
+#[test]
+fn boot0_starts_what_it_was_told_and_check_sees_where_it_does_not() {
+    let machine = machine(Scheme::Mbr);
+    machine.world(|w| {
+        let sector = w.table("da0");
+        let start = [0xfc, 0x31, 0xc0, 0x8e, 0xc0, 0x8e, 0xd8, 0x8e, 0xd0, 0xbc, 0x00, 0x7c];
+        sector[..12].copy_from_slice(&start);
+        sector[0x1b2..0x1b8].copy_from_slice(b"Drive ");
+    });
+    assert!(!codes(&machine).contains(&"boot0-differs"));
+    machine.world(|w| w.set_active("da0", 2));
+    assert!(codes(&machine).contains(&"boot0-differs"), "{:?}", codes(&machine));
+    assert_eq!(show(&machine).next[0].slot, 1, "boot0 does not look at the active flag");
+    done(choose(&machine, 2, false));
+    let sector = machine.world(|w| w.table("da0").clone());
+    assert_eq!((sector[0x1b9], sector[446], sector[462]), (1, 0, 0x80));
+    assert!(!codes(&machine).contains(&"boot0-differs"));
+}
