@@ -116,6 +116,27 @@ pub enum Command {
 }
 
 impl Command {
+    /// The verb as it is called.
+    pub fn verb(&self) -> &'static str {
+        match self {
+            Self::Snapshot(_) => "snapshot",
+            Self::Show(_) => "show",
+            Self::Verify(_) => "verify",
+            Self::Partitions => "partitions",
+            Self::Check => "check",
+            Self::Clean(_) => "clean",
+            Self::Boot(_) => "boot",
+            Self::Confirm => "confirm",
+            Self::Reject(_) => "reject",
+            Self::Log => "log",
+            Self::AutoSnapshot(_) => "auto-snapshot",
+            Self::Table(Table::Save) => "table save",
+            Self::Table(Table::Check(_)) => "table check",
+            Self::Table(Table::Restore(_)) => "table restore",
+            Self::Factory(Factory::Save) => "factory save",
+        }
+    }
+
     /// What there is to say where it was done and its result could not be printed.
     pub fn done(&self) -> &'static str {
         match self {

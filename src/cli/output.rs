@@ -23,11 +23,14 @@ pub fn json<T: Serialize>(report: &T) -> String {
     serde_json::to_string(report).unwrap_or_default() + "\n"
 }
 
-/// An error as JSON.
-pub fn json_error(error: &Error) -> String {
+/// An error as JSON. `verb` is what was to be done, where the error says no more of that.
+pub fn json_error(error: &Error, verb: &str) -> String {
     let mut operation = error.context.clone();
     if !error.operation.is_empty() {
         operation.push(error.operation.clone());
+    }
+    if operation.is_empty() {
+        operation.push(verb.to_owned());
     }
     let object = serde_json::json!({"schema": 1, "error": {
         "code": error.kind.code(),

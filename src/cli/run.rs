@@ -56,7 +56,7 @@ pub fn main() -> ExitCode {
         Ok(code) => code,
         Err(error) => {
             if args.json {
-                out.print(&output::json_error(&error));
+                out.print(&output::json_error(&error, args.command.verb()));
             }
             tell(&error)
         }
@@ -87,7 +87,7 @@ fn without_arguments(e: &clap::Error) -> ExitCode {
     if e.use_stderr() {
         let _ = e.print();
         if std::env::args_os().any(|a| a == "--json") {
-            out.print(&output::json_error(&usage(e)));
+            out.print(&output::json_error(&usage(e), ""));
         }
         let _ = out.finish().map_err(|error| tell(&error));
         return ExitCode::from(Kind::Usage.exit_code());
