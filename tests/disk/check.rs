@@ -871,18 +871,3 @@ fn what_the_journal_says_is_compared() {
     let found = findings(&disk);
     assert!(found.contains(&("info".to_owned(), "trial-armed".to_owned())), "{found:?}");
 }
-
-#[test]
-fn not_root() {
-    if !ready(&["setpriv"]) {
-        return;
-    }
-    let dir = tempfile::tempdir().unwrap();
-    let copy = dir.path().join("dualroot");
-    fs::copy(env!("CARGO_BIN_EXE_dualroot"), &copy).unwrap();
-    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
-    fs::set_permissions(dir.path(), mode).unwrap();
-    let mut command = program("setpriv");
-    command.args(["--reuid", "65534", "--regid", "65534", "--clear-groups"]);
-    Run::of(command.arg(&copy).arg("check")).fails(6, "needs root").says("\nhint: ");
-}
