@@ -11,11 +11,16 @@ struct Stderr;
 static LOGGER: Stderr = Stderr;
 
 impl Log for Stderr {
-    fn enabled(&self, _: &Metadata<'_>) -> bool {
-        true
+    /// What libraries say of details is no message of ours.
+    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+        metadata.target().starts_with(env!("CARGO_PKG_NAME"))
+            || log::max_level() == LevelFilter::Debug
     }
 
     fn log(&self, record: &Record<'_>) {
+        if !self.enabled(record.metadata()) {
+            return;
+        }
         let word = match record.level() {
             Level::Error => "error: ",
             Level::Warn => "warning: ",

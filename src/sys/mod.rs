@@ -317,6 +317,9 @@ pub trait Os: Sync {
     fn packages(&self, root: &Path) -> Result<Option<Vec<(String, String)>>>;
     /// What started the system.
     fn boot(&self) -> Result<Boot>;
+    /// The program on an EFI system partition that the firmware has started the system by, as it calls
+    /// it, `\EFI\BOOT\BOOTX64.EFI`; `None` where nothing tells that.
+    fn efi_program(&self) -> Result<Option<String>>;
     /// Where lock files and private mount points live: gone after a reboot, never on a slot.
     fn run_dir(&self) -> PathBuf;
     /// Whether a process of this program is alive under this number.

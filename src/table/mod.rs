@@ -12,6 +12,7 @@ pub mod drawing;
 pub mod flags;
 pub mod gpt;
 pub mod mbr;
+pub mod programs;
 pub mod reading;
 pub mod saved;
 pub mod superblock;

@@ -2,7 +2,10 @@
 //! after us.
 
 use std::fs;
+use std::io::{Cursor, Write};
 use std::os::unix::fs::{FileExt, PermissionsExt};
+
+use fatfs::{FileSystem, FormatVolumeOptions, FsOptions};
 
 use crate::harness::{Disk, Layout, Scheme, ready, tool};
 
@@ -10,19 +13,25 @@ const TOOLS: &[&str] = &["sgdisk"];
 /// freebsd-boot and freebsd-ufs.
 const BOOT: &str = "83BD6B9D-7F41-11DC-BE0B-001560B84F0F";
 const UFS: &str = "516E7CB6-6ECF-11D6-8FF8-00022D09712B";
+const EFI: &str = "C12A7328-F81F-11D2-BA4B-00A0C93EC93B";
 
 /// A disk whose second slot has a copy.
 fn disk(scheme: Scheme) -> Disk {
+    disk_with(scheme, BOOT)
+}
+
+/// The same; on a GPT this kind of a partition holds what starts it.
+fn disk_with(scheme: Scheme, kind: &'static str) -> Disk {
     let mut layout = Layout { scheme, ..Layout::default() };
     if scheme == Scheme::Gpt {
-        // Slots by their type; the last partition holds what starts them.
+        // Slots by their type.
         let last = layout.sizes_mb.len() + 1;
-        layout.sizes_mb.push(1);
-        layout.types = [(1, UFS), (2, UFS), (last, BOOT)].into();
+        layout.sizes_mb.push(4);
+        layout.types = [(1, UFS), (2, UFS), (last, kind)].into();
     }
     let disk = Disk::new(layout);
     disk.fill();
-    if scheme == Scheme::Gpt {
+    if scheme == Scheme::Gpt && kind == BOOT {
         gptboot(&disk, b"no UFS partition was found");
     }
     disk.dualroot(&["snapshot"]).exits(0);
@@ -111,6 +120,54 @@ fn a_trial_on_a_gpt_is_armed_and_given_up() {
     // Nobody is known who would end a trial.
     gptboot(&disk, &[0; 40]);
     disk.dualroot(&["boot", "2", "--once"]).fails(6, "not gptboot");
+}
+
+/// Of an EFI system partition the files count, and not what is left of others in its blocks.
+#[test]
+fn gptboot_efi_is_told_from_loader_efi() {
+    if !ready(TOOLS) {
+        return;
+    }
+    let disk = disk_with(Scheme::Gpt, EFI);
+    let (start, size) = disk.extent(Layout::default().sizes_mb.len() + 1);
+    let medium = fs::OpenOptions::new().read(true).write(true).open(disk.medium()).unwrap();
+    let change = |change: &dyn Fn(Cursor<&mut Vec<u8>>)| {
+        let mut part = vec![0; usize::try_from(size).unwrap()];
+        medium.read_exact_at(&mut part, start).unwrap();
+        change(Cursor::new(&mut part));
+        medium.write_all_at(&part, start).unwrap();
+        medium.sync_all().unwrap();
+    };
+    let refused = |args: &[&str], words: &str| {
+        let before = dump(&disk);
+        disk.dualroot(args).fails(6, words).says("hint: ");
+        assert_eq!(dump(&disk), before);
+    };
+    refused(&["boot", "2"], "no gptboot.efi");
+    change(&|part| fatfs::format_volume(part, FormatVolumeOptions::new()).unwrap());
+    let write = |path: &str, words: &str| {
+        change(&|part| {
+            let system = FileSystem::new(part, FsOptions::new()).unwrap();
+            let dir = system.root_dir().create_dir("EFI").unwrap();
+            let (vendor, name) = path.split_once('/').unwrap();
+            let mut file = dir.create_dir(vendor).unwrap().create_file(name).unwrap();
+            file.write_all(words.as_bytes()).unwrap();
+            file.truncate().unwrap();
+        });
+    };
+    let (gptboot, loader) = ("no UFS partition was found", "EFI loader, Revision 1.1");
+    write("BOOT/BOOTX64.EFI", loader);
+    refused(&["boot", "2"], "no gptboot.efi");
+    write("BOOT/BOOTX64.EFI", &gptboot.repeat(400));
+    disk.dualroot(&["boot", "2", "--once"]).exits(0).prints("once; then slot 1");
+    disk.dualroot(&["reject"]).exits(0);
+    write("FREEBSD/LOADER.EFI", loader);
+    refused(&["boot", "2", "--once"], "may start EFI/BOOT/BOOTX64.EFI");
+    disk.dualroot(&["boot", "2"]).exits(0).says("or EFI/FREEBSD/LOADER.EFI, which is not");
+    write("BOOT/BOOTX64.EFI", loader);
+    let image = fs::read(disk.image()).unwrap();
+    assert!(image.windows(gptboot.len()).any(|bytes| bytes == gptboot.as_bytes()));
+    refused(&["boot", "1"], "no gptboot.efi");
 }
 
 #[test]

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use serde_json::{Value, json};
 
 use crate::disk::{Mounted, dualroot, mounts};
-use crate::harness::{BASE, Run, Test, program, skip, tests, tool};
+use crate::harness::{BASE, Run, Test, note, program, skip, tests, tool, try_tool};
 
 pub const TESTS: &[Test] = tests![
     made_mbr,
@@ -383,8 +383,33 @@ fn other_medium() {
     snapshot(&OTHER, 0, "auto");
 }
 
-/// Its EFI system partition came along.
+/// Its EFI system partition came along. A second program lies there, which the firmware could have
+/// started: where it tells that it has not, the flags can be relied on.
 fn by_uefi_as_well() {
+    const OTHER_PROGRAM: &str = "EFI/FREEBSD/LOADER.EFI";
     assert_eq!(tool("sysctl", &[&"-n", &"machdep.bootmethod"]).trim(), "UEFI");
     runs_from(&OTHER, 0);
+    if !Path::new("/boot/gptboot.efi").exists() {
+        note("no gptboot.efi");
+        return;
+    }
+    let once = || Run::of(dualroot().args(["boot", "2", "--once"]));
+    once().exits(0).prints("once; then slot 1");
+    run(&["reject"]);
+    let shown = tool("gpart", &[&"show", &"-p", &"vtbd0"]);
+    let esp = shown.lines().find(|line| line.contains(" efi ")).unwrap();
+    let esp = format!("/dev/{}", esp.split_whitespace().nth(2).unwrap());
+    let esp = Mounted::new(&["-t", "msdosfs"], &esp, &Path::new(BASE).join("esp"));
+    let other = esp.path().join(OTHER_PROGRAM);
+    fs::create_dir_all(other.parent().unwrap()).unwrap();
+    fs::copy("/boot/loader.efi", &other).unwrap();
+    drop(esp);
+    let name = "cfee69ad-a0de-47a9-93a8-f63106f8ae99-Boot1Path";
+    if try_tool("efivar", &[&"-Nqu", &"-n", &name]).code == 0 {
+        once().exits(0).prints("once; then slot 1");
+        run(&["reject"]);
+    } else {
+        once().fails(6, OTHER_PROGRAM);
+        note("the kernel has no efirt(9)");
+    }
 }

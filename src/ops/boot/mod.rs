@@ -91,7 +91,7 @@ fn select<O: Os>(
         return Err(Error::refused(format!("slot {number} ({node}) is {why}"))
             .hint("dualroot snapshot makes a copy that can be started"));
     }
-    if let Way::Flags(Some(why)) = way {
+    if let Way::Flags(Some(why)) = &way {
         log::warn!("{}: {why}", view.node(selection.medium));
     }
     let (from, to) = (work.place(running), work.place(number));
@@ -142,7 +142,7 @@ fn select<O: Os>(
 /// By what a slot is started.
 enum Way {
     /// Flags; a warning where it is not sure that anybody reads them.
-    Flags(Option<&'static str>),
+    Flags(Option<String>),
     /// The loader's file, since flags cannot start it once. Why that is so.
     Nextboot(Error),
 }
@@ -169,7 +169,7 @@ fn way<O: Os>(os: &O, view: &View, selection: &Selection, once: bool, number: u3
         return Err(Error::refused(cause).path(medium));
     }
     let started = starter::look(os, view, selection)?;
-    let ignored = |why: &str| Error::refused(why).path(&medium).hint(OBEYED);
+    let ignored = |why: String| Error::refused(why).path(&medium).hint(OBEYED);
     Ok(match started {
         Starter::Ignores(why) if once => Way::Nextboot(ignored(why)),
         Starter::Ignores(why) => return Err(ignored(why)),
@@ -193,7 +193,7 @@ fn rely_on_flags<O: Os>(os: &O, view: &View, selection: &Selection, number: u32)
         let cause = format!("no flag would start it again: {}", e.cause);
         Error { cause, ..e }
     })?;
-    if let Way::Flags(Some(why)) = way {
+    if let Way::Flags(Some(why)) = &way {
         log::warn!("{}: {why}", view.node(selection.medium));
     }
     Ok(())

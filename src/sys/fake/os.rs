@@ -332,6 +332,10 @@ impl Os for Machine {
         self.ask("os.boot", "reading what started the system", |w| w.started.clone())
     }
 
+    fn efi_program(&self) -> Result<Option<String>> {
+        self.ask("os.efi_program", "asking for the firmware's program", |w| w.efi_program.clone())
+    }
+
     fn run_dir(&self) -> PathBuf {
         self.world(|w| w.run_dir.clone())
     }

@@ -85,6 +85,8 @@ pub struct World {
     pub idents: BTreeMap<String, String>,
     /// What started the system.
     pub started: Boot,
+    /// What the firmware has started.
+    pub efi_program: Option<String>,
     /// How programs of the administrator's end, by their names; others end with 0.
     pub hooks: BTreeMap<String, Ended>,
     /// What is mounted at boot: node and point, the root first.
@@ -120,6 +122,7 @@ impl World {
             transfer_max: usize::MAX,
             idents: BTreeMap::new(),
             started: Boot::default(),
+            efi_program: None,
             boot: Vec::new(),
             boot_read_only: false,
             run_dir,

@@ -2,6 +2,7 @@
 
 mod cache;
 mod device;
+mod efi;
 pub(super) mod extattr;
 mod gpart;
 mod kenv;
@@ -279,6 +280,10 @@ impl Os for Native {
             trial: kenv::value(MARK),
             id: start_id()?,
         })
+    }
+
+    fn efi_program(&self) -> Result<Option<String>> {
+        Ok(efi::program())
     }
 
     fn run_dir(&self) -> PathBuf {

@@ -288,6 +288,10 @@ impl Os for Native {
         Ok(Boot { roots, firmware, id, ..Boot::default() })
     }
 
+    fn efi_program(&self) -> Result<Option<String>> {
+        Ok(None) // no program of FreeBSD's has started this kernel
+    }
+
     fn run_dir(&self) -> PathBuf {
         PathBuf::from("/run/dualroot")
     }
