@@ -62,6 +62,14 @@ impl Program {
     }
 }
 
+/// The program that lies in a partition without a file system, at its beginning.
+///
+/// # Errors
+/// Those of reading.
+pub fn alone(reader: impl Read + Seek, start: u64, size: u64) -> io::Result<Program> {
+    Program::of(&mut Part::new(reader, start, size))
+}
+
 /// The programs of an EFI system partition that begins at `start` of what is read and has `size` bytes:
 /// those in the directories below `EFI`, as `EFI/BOOT/BOOTX64.EFI`.
 ///
@@ -72,8 +80,7 @@ pub fn on_esp(
     start: u64,
     size: u64,
 ) -> io::Result<Vec<(String, Program)>> {
-    let part = Part { reader, start, size, at: 0, chunks: BTreeMap::new(), left: MOST };
-    let part = FileSystem::new(part, FsOptions::new())?;
+    let part = FileSystem::new(Part::new(reader, start, size), FsOptions::new())?;
     let mut found = Vec::new();
     for (_, efi) in directories(&part.root_dir(), |name| name == "EFI")? {
         for (vendor, programs) in directories(&efi, |name| !name.starts_with('.'))? {
@@ -106,7 +113,7 @@ fn directories<'a, T: ReadWriteSeek>(
     Ok(found)
 }
 
-/// A partition, read in chunks, and never written.
+/// A partition, read in chunks, since a device wants whole sectors, and never written.
 struct Part<R> {
     reader: R,
     start: u64,
@@ -117,6 +124,10 @@ struct Part<R> {
 }
 
 impl<R: Read + Seek> Part<R> {
+    fn new(reader: R, start: u64, size: u64) -> Self {
+        Self { reader, start, size, at: 0, chunks: BTreeMap::new(), left: MOST }
+    }
+
     /// The bytes from `at` to the end of their chunk.
     fn chunk(&mut self) -> io::Result<&[u8]> {
         let within = usize::try_from(self.at % CHUNK as u64).map_err(io::Error::other)?;
@@ -126,9 +137,9 @@ impl<R: Read + Seek> Part<R> {
                 self.chunks.clear();
             }
             let length = self.size.saturating_sub(begin).min(CHUNK as u64);
+            let mut bytes = vec![0; usize::try_from(length).map_err(io::Error::other)?];
             self.reader.seek(SeekFrom::Start(self.start + begin))?;
-            let mut bytes = Vec::new();
-            self.reader.by_ref().take(length).read_to_end(&mut bytes)?;
+            self.reader.read_exact(&mut bytes)?;
             self.chunks.insert(begin, bytes);
         }
         Ok(self.chunks[&begin].get(within..).unwrap_or_default())
@@ -279,6 +290,25 @@ mod tests {
             assert_eq!(Program::of(&mut Slow(&text)).unwrap(), Program::Gptboot, "{before}");
             assert_eq!(Program::of(&mut Slow(&text[1 + before..])).unwrap(), Program::Other);
         }
+    }
+
+    #[test]
+    fn a_device_is_read_by_whole_sectors() {
+        struct Sectors(Cursor<Vec<u8>>);
+        impl Read for Sectors {
+            fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+                assert_eq!((self.0.position() % 512, buffer.len() % 512), (0, 0));
+                self.0.read(buffer)
+            }
+        }
+        impl Seek for Sectors {
+            fn seek(&mut self, position: SeekFrom) -> io::Result<u64> {
+                self.0.seek(position)
+            }
+        }
+        let device = || Sectors(Cursor::new(medium(FatType::Fat12, SIZE / 2, &[])));
+        assert_eq!(on_esp(device(), START, SIZE / 2).unwrap(), []);
+        assert_eq!(alone(device(), START, SIZE / 2).unwrap(), Program::Other);
     }
 
     /// A directory whose clusters lead in circles.

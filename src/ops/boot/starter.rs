@@ -1,7 +1,5 @@
 //! Who reads the boot flags of a medium: told from what starts it.
 
-use std::io::{Read, Seek, SeekFrom};
-
 use crate::error::{Context, Error, Result};
 use crate::ops::observe::{self, DeviceReader};
 use crate::slot::flags::Selection;
@@ -121,11 +119,9 @@ fn freebsd_boot<O: Os>(
     part: &Entry,
 ) -> Result<Program> {
     let device = view.devices.get(selection.medium).path();
-    let mut reader = DeviceReader::new(os, &device);
-    let program = reader
-        .seek(SeekFrom::Start(part.start))
-        .and_then(|_| Program::of(&mut reader.take(part.size.min(LOOKED_AT))));
-    program.doing_to("reading the boot partition of", &device)
+    let reader = DeviceReader::new(os, &device);
+    programs::alone(reader, part.start, part.size.min(LOOKED_AT))
+        .doing_to("reading the boot partition of", &device)
 }
 
 #[cfg(test)]

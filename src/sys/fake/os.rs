@@ -12,7 +12,7 @@ use super::fault::Place;
 use super::handle::FakeDir;
 use super::tree::{Attributes, Body, Change, Inode};
 use super::volume::{self, Volume};
-use super::world::{Node, World};
+use super::world::{Node, SECTOR, World};
 use super::{Machine, Turn};
 use crate::device::{Class, Devices, Id};
 use crate::error::{Context, Error, Kind as ErrorKind, Result, if_there};
@@ -117,6 +117,10 @@ impl Os for Machine {
     fn read_device(&self, device: &Path, offset: u64, length: usize) -> Result<Vec<u8>> {
         self.with_path("os.read_device", device, |turn| {
             let id = turn.world().provider(device)?;
+            // As a character device has it.
+            if [offset, length as u64].iter().any(|n| !n.is_multiple_of(SECTOR)) {
+                return Err(Errno::EINVAL.into());
+            }
             turn.world().read_bytes(id, offset, length)
         })
         .doing_to("reading", device)
