@@ -27,6 +27,7 @@ pub const TESTS: &[Test] = tests![
     too_full_for_a_snapshot,
     no_more_snapshots_than_twenty,
     what_other_snapshots_there_are_stays,
+    a_snapshot_among_the_files_is_empty_in_the_copy,
     a_root_made_without_its_snapshot_directory,
     what_a_mount_covers_is_copied,
     by_label_and_looked_at_meanwhile,
@@ -271,6 +272,33 @@ fn what_other_snapshots_there_are_stays() {
     assert_eq!(fs::read_dir(copy.path().join(".snap")).unwrap().count(), 0);
     drop(copy);
     source_is_sound(&disk);
+}
+
+/// Its size is that of the file system, and it reads as that.
+fn a_snapshot_among_the_files_is_empty_in_the_copy() {
+    for consistency in ["snapshot", "read-only", "change-detection"] {
+        let disk = disk(Layout::default());
+        let kept = disk.write("var/backups/monday", "");
+        fs::remove_file(&kept).unwrap();
+        tool("mksnap_ffs", &[&kept]);
+        match consistency {
+            "read-only" => drop(tool("mount", &[&"-u", &"-o", &"ro", &disk.root()])),
+            "change-detection" => disk.configure("file_system_snapshots = false\n"),
+            _ => {}
+        }
+        // Also where the older copy is brought up to date.
+        for _ in 0..2 {
+            copied(&disk, 0, consistency);
+            let copy = disk.mount_copy();
+            let there = copy.path().join("var/backups/monday");
+            assert_eq!(
+                tool("stat", &[&"-f", &"%z %b %Sf", &there]).trim(),
+                "0 0 -",
+                "{consistency}"
+            );
+        }
+        assert!(tool("snapinfo", &[&disk.root()]).contains("backups/monday"));
+    }
 }
 
 fn a_root_made_without_its_snapshot_directory() {

@@ -44,6 +44,9 @@ fn time(sec: libc::time_t, nsec: libc::c_long) -> io::Result<Time> {
     Ok(Time { sec, nsec: u32::try_from(nsec).map_err(invalid)? })
 }
 
+/// `SF_SNAPSHOT` of chflags(2).
+const SNAPSHOT: u32 = 0x0020_0000;
+
 fn meta_of(s: &FileStat) -> io::Result<Meta> {
     let kind = match s.st_mode & libc::S_IFMT {
         libc::S_IFREG => Kind::File,
@@ -65,6 +68,10 @@ fn meta_of(s: &FileStat) -> io::Result<Meta> {
     };
     // stat(2): -1 where the file system keeps no birth time.
     let birth = (s.st_birthtime != -1).then(|| time(s.st_birthtime, s.st_birthtime_nsec));
+    // A snapshot of the file system that it lies in (mksnap_ffs(8)) reads as all of it. It is nothing
+    // anywhere else: empty, as dump(8) has it, and as a later snapshot shows it.
+    let snapshot = s.st_flags & SNAPSHOT != 0;
+    let length = |n: i64| if snapshot { Ok(0) } else { u64::try_from(n).map_err(invalid) };
     Ok(Meta {
         kind,
         dev: s.st_dev,
@@ -73,14 +80,14 @@ fn meta_of(s: &FileStat) -> io::Result<Meta> {
         mode: u32::from(s.st_mode) & 0o7777,
         uid: s.st_uid,
         gid: s.st_gid,
-        size: u64::try_from(s.st_size).map_err(invalid)?,
-        blocks: u64::try_from(s.st_blocks).map_err(invalid)?,
+        size: length(s.st_size)?,
+        blocks: length(s.st_blocks)?,
         rdev,
         atime: time(s.st_atime, s.st_atime_nsec)?,
         mtime: time(s.st_mtime, s.st_mtime_nsec)?,
         ctime: time(s.st_ctime, s.st_ctime_nsec)?,
         birth: birth.transpose()?,
-        flags: s.st_flags,
+        flags: s.st_flags & !SNAPSHOT,
     })
 }
 
