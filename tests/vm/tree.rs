@@ -285,6 +285,7 @@ fn every_name_of_the_root() {
         for (own, other) in names {
             disk.write_fstab(&own);
             for words in [&[][..], &["-o", "ro"]] {
+                println!("{scheme:?}, {own} {words:?}");
                 tool("umount", &[&disk.root()]);
                 wait_until("the slot is there", || Path::new(&disk.node(1)).exists());
                 disk.taste(1);
