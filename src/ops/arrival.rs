@@ -51,16 +51,15 @@ pub(super) fn adopt<O: Os>(
     let [running, other] = [layout.running(), layout.alternate()].map(place);
     let seen = journal.boot.as_ref().filter(|b| b.id == started.id && b.slot == running);
     let seen = seen.map(|boot| boot.how);
-    if seen.is_none()
-        && let Some(trial) = view.nextboot_trial(layout, &started)
-        && trial.slot == running
-    {
+    let marked = view.nextboot_trial(layout, &started).filter(|trial| trial.slot == running);
+    let is_marked = marked.is_some();
+    if let (None, Some(trial)) = (seen, marked) {
         take_up(journal, trial);
     }
     let selection = view.selection_of(layout);
     let several = selection.as_ref().is_some_and(|s| s.table.scheme == Scheme::Gpt);
     let next = selection.map(|s| s.next()).unwrap_or_default();
-    let mut arrival = arrival(layout, &next, several, journal, place);
+    let mut arrival = arrival(layout, &next, several, is_marked, journal, place);
     if let Some(how) = seen {
         // What was chosen since is for the next one.
         if arrival.how == How::Fallback || how != How::Fallback {
@@ -68,6 +67,7 @@ pub(super) fn adopt<O: Os>(
         }
         return Ok(arrival);
     }
+    journal.trial.take_if(|_| arrival.stale_trial);
     let (time, how) = (Timestamp::now(), arrival.how);
     let boot = Boot { id: started.id, time, slot: running.clone(), how };
     // What ran before is a system that came up, and nobody has written to its slot since.
@@ -111,6 +111,15 @@ pub(super) fn look<O: Os>(os: &O, view: &View, layout: &Layout) -> Result<Found>
         end_repair(&mut journal, place(layout.running()));
     }
     Ok(Found { arrival, journal })
+}
+
+/// Takes the slot that runs for the one that was chosen: it was, and its journal did not know that.
+pub(super) fn choose(journal: &mut Journal, running: Place) {
+    journal.intended = Some(running);
+    journal.auto_snapshot = None;
+    if let Some(boot) = &mut journal.boot {
+        boot.how = How::Planned;
+    }
 }
 
 /// The slot that runs was meant to: nothing of the other one is open any more.

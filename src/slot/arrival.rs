@@ -3,7 +3,7 @@
 use super::Slot;
 use super::discover::Layout;
 use super::flags::Next;
-use crate::record::journal::{How, Journal, Place};
+use crate::record::journal::{By, How, Journal, Place};
 
 /// How a system came up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -12,11 +12,15 @@ pub struct Arrival {
     pub how: How,
     /// The slot that was meant to run.
     pub meant: u32,
+    /// Whether the flags contradict the trial that the journal knows of. It was ended where another
+    /// journal is kept, or its end was not written down.
+    pub stale_trial: bool,
 }
 
 /// Tells from the boot flags and from the journal how this start came about. `next` is what the flags
 /// select, and `several` whether the boot code goes on with the next where one cannot be started
-/// (gptboot(8)). `place` tells how the journal calls a slot.
+/// (gptboot(8)); `marked`, whether the kernel was told that it is a trial of the running slot by the
+/// loader's file. `place` tells how the journal calls a slot.
 ///
 /// The flags say what was meant to run: whoever chooses a slot, with this program or without, sets
 /// them. Only while the other slot is being repaired they are on the running one, and then the
@@ -25,30 +29,47 @@ pub fn arrival(
     layout: &Layout,
     next: &[Next],
     several: bool,
+    marked: bool,
     journal: &Journal,
     place: impl Fn(&Slot) -> Place,
 ) -> Arrival {
     let running = layout.running().number;
     let number = |known: &Place| layout.slots.iter().find(|s| place(s) == *known).map(|s| s.number);
     let repairing = journal.auto_snapshot.as_ref().is_some_and(|auto| auto.state.is_unfinished());
+    let known = |how, meant| Arrival { how, meant, stale_trial: false };
     if several && !repairing && was_started_once(running, next) {
-        return Arrival { how: How::Trial, meant: running };
+        return known(How::Trial, running);
     }
+    let flagged = next.iter().find(|n| !n.once).map(|n| n.slot);
+    let mut stale_trial = false;
     if let Some(trial) = &journal.trial {
         let armed = next.first().is_some_and(|n| n.once);
         match (number(&trial.slot), number(&trial.from)) {
-            (Some(slot), _) if slot == running => return Arrival { how: How::Trial, meant: slot },
+            (Some(slot), _) if slot == running => {
+                // What was confirmed, or chosen, bears a flag.
+                let begun = match trial.by {
+                    By::Flags => next.iter().all(|n| n.once || n.slot != running),
+                    By::Nextboot => marked,
+                };
+                if begun {
+                    return known(How::Trial, slot);
+                }
+                stale_trial = true;
+            }
             (Some(slot), Some(from)) if from == running && !armed => {
-                return Arrival { how: How::Returned, meant: slot };
+                if flagged.is_none_or(|first| first == running) {
+                    return known(How::Returned, slot);
+                }
+                stale_trial = true;
             }
             _ => {}
         }
     }
-    let flagged = next.iter().find(|n| !n.once).map(|n| n.slot);
     let intended = journal.intended.as_ref().and_then(number);
     let meant = if repairing { intended.or(flagged) } else { flagged.or(intended) };
     let meant = meant.unwrap_or(running);
-    Arrival { how: if meant == running { How::Planned } else { How::Fallback }, meant }
+    let how = if meant == running { How::Planned } else { How::Fallback };
+    Arrival { how, meant, stale_trial }
 }
 
 /// gptboot(8) falls back on nothing without a flag: what runs without one was started once, though
@@ -62,7 +83,7 @@ mod tests {
     use jiff::Timestamp;
 
     use super::*;
-    use crate::record::journal::{Auto, AutoSnapshot, By, Trial};
+    use crate::record::journal::{Auto, AutoSnapshot, Trial};
     use crate::slot::discover::{Layout, Purpose};
 
     fn layout(running: u32) -> Layout {
@@ -92,15 +113,15 @@ mod tests {
 
     fn tell(running: u32, next: &[(u32, bool)], journal: &Journal) -> (How, u32) {
         let next: Vec<_> = next.iter().map(|&(slot, once)| Next { slot, once }).collect();
-        let Arrival { how, meant } = arrival(&layout(running), &next, false, journal, place);
-        (how, meant)
+        let found = arrival(&layout(running), &next, false, false, journal, place);
+        (found.how, found.meant)
     }
 
     #[test]
     fn gptboot_falls_back_on_what_is_flagged() {
         let tell = |next: &[u32]| {
             let next: Vec<_> = next.iter().map(|&slot| Next { slot, once: false }).collect();
-            arrival(&layout(2), &next, true, &Journal::default(), place).how
+            arrival(&layout(2), &next, true, false, &Journal::default(), place).how
         };
         assert_eq!(tell(&[1, 2]), How::Fallback);
         assert_eq!(tell(&[1]), How::Trial, "a trial that the other slot's journal knows of");
@@ -138,6 +159,31 @@ mod tests {
         assert_eq!(tell(2, &[(1, false)], &journal), (How::Trial, 2));
         assert_eq!(tell(1, &[(1, false)], &journal), (How::Returned, 2));
         assert_eq!(tell(1, &[(2, true), (1, false)], &journal), (How::Planned, 1), "not yet tried");
+    }
+
+    /// Where each slot has a journal of its own, one of them knows nothing of how the trial ended.
+    #[test]
+    fn the_flags_know_of_trials_that_were_ended() {
+        let trial = |slot, by| {
+            let trial =
+                Trial { slot: at(slot), from: at(3 - slot), armed: Timestamp::UNIX_EPOCH, by };
+            Journal { trial: Some(trial), ..Journal::default() }
+        };
+        let tell = |running, next: &[u32], marked, journal: &Journal| {
+            let next: Vec<_> = next.iter().map(|&slot| Next { slot, once: false }).collect();
+            let found = arrival(&layout(running), &next, true, marked, journal, place);
+            (found.how, found.meant, found.stale_trial)
+        };
+        let own = trial(2, By::Flags);
+        assert_eq!(tell(2, &[1], false, &own), (How::Trial, 2, false));
+        assert_eq!(tell(2, &[1, 2], false, &own), (How::Fallback, 1, true), "rejected, and chosen");
+        assert_eq!(tell(2, &[2], false, &own), (How::Planned, 2, true), "confirmed");
+        let others = trial(1, By::Flags);
+        assert_eq!(tell(2, &[2], false, &others), (How::Returned, 1, false));
+        assert_eq!(tell(2, &[1, 2], false, &others), (How::Fallback, 1, true), "confirmed there");
+        let by_file = trial(2, By::Nextboot);
+        assert_eq!(tell(2, &[1, 2], true, &by_file), (How::Trial, 2, false));
+        assert_eq!(tell(2, &[1, 2], false, &by_file), (How::Fallback, 1, true));
     }
 
     #[test]

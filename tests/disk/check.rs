@@ -816,7 +816,8 @@ fn what_the_journal_says_is_compared() {
     }});
     for (journal, severity, code) in [
         (serde_json::json!({"intended": place(2)}), "warning", "intended-not-next"),
-        (trial(1, 2), "warning", "trial-unconfirmed"),
+        // The running slot bears a flag: it was confirmed.
+        (trial(1, 2), "", ""),
         (trial(2, 1), "warning", "trial-over"),
         (operation, "warning", "run-interrupted"),
         (serde_json::json!({"mood": 1}), "warning", "journal-unreadable"),
@@ -870,4 +871,16 @@ fn what_the_journal_says_is_compared() {
     disk.write("var/db/dualroot/journal.json", journal.to_string());
     let found = findings(&disk);
     assert!(found.contains(&("info".to_owned(), "trial-armed".to_owned())), "{found:?}");
+    // One that runs, as gptboot(8) leaves the flags.
+    for (index, attributes) in [("1", "GUID:58"), ("2", "GUID:59")] {
+        tool("sfdisk", &[&"--no-reread", &"--part-attrs", &disk.medium(), &index, &attributes]);
+    }
+    let trial = serde_json::json!({"slot": place(1), "from": place(2), "armed": armed});
+    let journal = serde_json::json!({
+        "schema": 1, "sequence": 10, "tool": "a test", "written": armed, "trial": trial,
+    });
+    disk.write("var/db/dualroot/journal.json", journal.to_string());
+    let found = findings(&disk);
+    let expected = ("warning".to_owned(), "trial-unconfirmed".to_owned());
+    assert!(found.contains(&expected), "{found:?}");
 }
