@@ -11,7 +11,7 @@ use super::journal::{self, Store};
 use super::lock::{self, Observed};
 use super::{Session, durable, flags, history, observe, show, snapshot};
 use crate::error::{During, Error, Kind, Result};
-use crate::record::journal::{Auto, AutoSnapshot, How, Place};
+use crate::record::journal::{Auto, AutoSnapshot, How, Journal, Place};
 use crate::slot::config::{self, Config};
 use crate::slot::view::View;
 use crate::sys::Os;
@@ -131,15 +131,22 @@ pub fn run<O: Os>(
     }
     let Observed { view, layout, .. } = &work.observed;
     let other = journal::place(view, layout.alternate());
-    let resumed = auto(&work.found) == Some(Auto::InProgress);
-    let past = match resumed {
-        true => Past::Writing,
-        false if work.found.journal.proven.contains(&other) => Past::Ran,
+    let begun = work.found.journal.auto_snapshot.as_ref();
+    let begun = begun.filter(|auto| auto.state == Auto::InProgress).map(|auto| auto.when);
+    let mut past = match begun {
+        Some(begun) => Past::Writing(begun),
+        None if work.found.journal.proven.contains(&other) => Past::Ran,
         // Its kernel did.
-        false if work.half_boot()?.is_some() => Past::Ran,
-        false => Past::Unknown,
+        None if work.half_boot()?.is_some() => Past::Ran,
+        None => Past::Unknown,
     };
-    let verdict = diagnosis::diagnose(os, session, view, layout, past)?;
+    let verdict = diagnosis::diagnose(os, session, view, layout, &mut past)?;
+    let resumed = begun.is_some() && past != Past::Ran;
+    if begun.is_some() && !resumed && work.is_selected() {
+        // It ran when it was repaired, and then somebody chose this one.
+        work.settle()?;
+        return work.report(None);
+    }
     let (number, running) = (layout.alternate().number, layout.running().number);
     let give_up = format!("dualroot boot {running}, then dualroot snapshot, writes it anew.");
     let why = match verdict {
@@ -148,7 +155,12 @@ pub fn run<O: Os>(
             None => return work.repair(why, say),
             Some(reason) => return Err(Error::refused(reason).during("repairing the other slot")),
         },
-        Verdict::Broken(why) => format!("Slot {number} is broken: {why}. {give_up}"),
+        Verdict::Broken(why) => {
+            let why = format!("Slot {number} is broken: {why}. {give_up}");
+            // What was begun is told until somebody ends it.
+            work.set(if resumed { Auto::Failed } else { Auto::Disabled }, Some(why))?;
+            return work.report(None);
+        }
         // Only the flags are missing.
         Verdict::Intact if resumed => {
             work.finish(number)?;
@@ -158,6 +170,12 @@ pub fn run<O: Os>(
             "Slot {number} is intact and was left as it is: it may hold newer software. dualroot \
              boot {number} --reboot tries it again. {give_up}"
         ),
+        Verdict::Unknown(why) if resumed => {
+            let why =
+                format!("the next start goes on with it, since now nothing tells more: {why}.");
+            work.put_off(why)?;
+            return work.report(None);
+        }
         Verdict::Unknown(why) => {
             format!(
                 "Slot {number} was left as it is, since nothing tells what is wrong: {why}. {give_up}"
@@ -213,11 +231,48 @@ impl<'a, O: Os> Work<'a, O> {
         })
     }
 
+    /// Whether the flags let the running slot start, before the other one.
+    fn is_selected(&self) -> bool {
+        let Observed { view, layout, .. } = &self.observed;
+        let next = view.selection_of(layout).map(|s| s.next()).unwrap_or_default();
+        next.iter().find(|n| !n.once).is_some_and(|n| n.slot == layout.running().number)
+    }
+
+    /// Nothing is open any more: what runs was chosen.
+    fn settle(&mut self) -> Result<()> {
+        let running = journal::place(&self.observed.view, self.observed.layout.running());
+        self.write(|journal| arrival::choose(journal, running))?;
+        self.found = arrival::look(self.os, &self.observed.view, &self.observed.layout)?;
+        Ok(())
+    }
+
+    /// Whether the repair is still to be done: a choice ends it, also while nobody has the locks.
+    fn is_going_on(&self) -> Result<bool> {
+        let store = Store::of(&self.observed.view, &self.observed.layout);
+        let auto = store.read(self.os).current()?.auto_snapshot;
+        Ok(auto.is_some_and(|auto| auto.state == Auto::InProgress))
+    }
+
     /// Writes down where it stands.
     fn set(&mut self, state: Auto, why: Option<String>) -> Result<()> {
+        self.write(|journal| {
+            journal.auto_snapshot = Some(AutoSnapshot { state, why, when: Timestamp::now() });
+        })
+    }
+
+    /// A repair that was begun stays begun, when it was.
+    fn put_off(&mut self, why: String) -> Result<()> {
+        self.write(|journal| {
+            if let Some(auto) = &mut journal.auto_snapshot {
+                auto.why = Some(why);
+            }
+        })
+    }
+
+    fn write(&mut self, change: impl FnOnce(&mut Journal)) -> Result<()> {
         let store = Store::of(&self.observed.view, &self.observed.layout);
         let mut journal = store.read(self.os).current()?;
-        journal.auto_snapshot = Some(AutoSnapshot { state, why, when: Timestamp::now() });
+        change(&mut journal);
         store.write(self.os, &mut journal)?;
         self.found.journal = journal;
         Ok(())
@@ -235,6 +290,11 @@ impl<'a, O: Os> Work<'a, O> {
 
     /// The flags go back to the slot that is whole again.
     fn finish(&mut self, meant: u32) -> Result<()> {
+        if !self.is_going_on()? {
+            let cause =
+                "a slot was chosen meanwhile: the copy is whole, and the flags stay as they are";
+            return Err(Error::new(Kind::Failed, "", cause));
+        }
         self.select(meant, true)?;
         self.set(Auto::Completed, None)
     }
@@ -273,6 +333,7 @@ impl<'a, O: Os> Work<'a, O> {
             Ok((work, snapshot)) => work.report(Some(snapshot)),
             // Stopped, or in somebody's way: the next start goes on with it.
             Err(error) if matches!(error.kind, Kind::Signal(_) | Kind::Busy) => Err(error),
+            Err(error) if !self.is_going_on().unwrap_or(true) => Err(error),
             Err(error) => {
                 let said = self.set(Auto::Failed, Some(error.to_string()));
                 if let Err(e) = said.and_then(|()| self.report(None).map(drop)) {

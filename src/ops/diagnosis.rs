@@ -5,9 +5,11 @@ use std::ffi::OsStr;
 use std::io::BufReader;
 use std::path::Path;
 
+use jiff::Timestamp;
 use nix::errno::Errno;
 
 use super::mounted::{Mounted, drop_cache};
+use super::record::Traces;
 use super::{Session, clear, record, uncovered};
 use crate::copy::progress::{Phase, interrupted};
 use crate::copy::verify::{Difference, verify};
@@ -41,11 +43,11 @@ pub(super) enum Past {
     /// It has run since it was last written: it need have no record, and has changed since it had
     /// one.
     Ran,
-    /// A repair of it did not come to its end.
-    Writing,
+    /// A repair of it, begun then, did not come to its end; as far as is known here.
+    Writing(Timestamp),
 }
 
-/// Looks at the alternate slot.
+/// Looks at the alternate slot, and finds out more of its past.
 ///
 /// # Errors
 /// It is in use, or a signal came. What cannot be read is a verdict.
@@ -54,13 +56,13 @@ pub(super) fn diagnose<O: Os>(
     session: &Session,
     view: &View,
     layout: &Layout,
-    mut past: Past,
+    past: &mut Past,
 ) -> Result<Verdict> {
     // What is mounted would be read from memory, not from the medium.
     clear::gently(os, view, &layout.pairs)?;
     for pair in &layout.pairs {
         let point = pair.part.alternate();
-        let found = part(os, session, view, pair, &mut past);
+        let found = part(os, session, view, pair, past);
         let found = found.during(format!("examining {point}"));
         // It ends what we run, too, whatever that says then.
         if let Some(signal) = session.monitor.stopped() {
@@ -124,19 +126,24 @@ fn part<O: Os>(
     let mounted = Mounted::private(os, &device, superblock.fs.name(), "examine")?;
     let root = os.open_dir(mounted.point())?;
     let found = record::read(&root);
-    // What nobody copied has no directory of ours, and no record.
-    let installed = root.stat(OsStr::new(DIR)).is_err() && *past != Past::Writing;
-    if pair.part == Part::Root && *past == Past::Unknown {
-        // A copy is unmounted when it is done.
-        let used = !superblock.clean && found.record.is_some();
-        if used || has_run(os, view, pair, &root, found.record.as_ref())? {
+    if pair.part == Part::Root {
+        let ran = match (*past, &found.record) {
+            // All of the repair was done, and that was not written down here.
+            (Past::Writing(begun), Some(copy)) => copy.created >= begun && record::has_run(&root),
+            // A copy is unmounted when it is done.
+            (Past::Unknown, Some(_)) if !superblock.clean => true,
+            (Past::Unknown, copy) => has_run(os, view, pair, &root, copy.as_ref())?,
+            _ => false,
+        };
+        if ran {
             *past = Past::Ran;
         }
     }
-    let proven = *past == Past::Ran;
+    let (proven, writing) = (*past == Past::Ran, matches!(past, Past::Writing(_)));
+    let installed = found.traces == Traces::None && !writing;
     let verdict = match (&found.record, found.state) {
         (Some(record), _) => against_manifest(os, session, view, pair, root, record, proven),
-        (None, State::Invalid) if proven || installed => {
+        (None, State::Invalid) if installed || proven && found.traces == Traces::Finished => {
             session.monitor.begin(Phase {
                 name: format!("reading {}", pair.part.alternate()),
                 ..Phase::default()

@@ -69,19 +69,41 @@ pub struct Found {
     pub reason: Option<String>,
     /// The record.
     pub record: Option<Record>,
+    /// What of a copy is there, well or not.
+    pub traces: Traces,
+}
+
+/// How far a copy has come, by the files that are there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Traces {
+    /// None was made: what is there was installed. Or nobody can tell.
+    None,
+    /// A manifest and no record.
+    Begun,
+    /// A record.
+    Finished,
 }
 
 impl Found {
     fn new(state: State, reason: &str) -> Self {
-        Self { state, reason: Some(reason.to_owned()), record: None }
+        Self { state, reason: Some(reason.to_owned()), record: None, traces: Traces::None }
     }
 }
 
 /// Reads the record on `root` and checks that the manifest is the record's.
 pub fn read<D: Dir>(root: &D) -> Found {
-    match try_read(root) {
-        Ok(found) => found,
-        Err(e) => Found::new(State::Unknown, &crate::error::describe(&e)),
+    let found =
+        try_read(root).unwrap_or_else(|e| Found::new(State::Unknown, &crate::error::describe(&e)));
+    Found { traces: traces(root), ..found }
+}
+
+fn traces<D: Dir>(root: &D) -> Traces {
+    let Ok(own) = root.open_dir(OsStr::new(DIR)) else { return Traces::None };
+    let has = |name: &str| own.stat(OsStr::new(name)).is_ok();
+    match (has(RECORD), has(MANIFEST) || has(MANIFEST_NEW)) {
+        (true, _) => Traces::Finished,
+        (false, true) => Traces::Begun,
+        (false, false) => Traces::None,
     }
 }
 
@@ -111,7 +133,8 @@ fn try_read<D: Dir>(root: &D) -> io::Result<Found> {
     if hashing.finish().1 != record.manifest_sha256 {
         return Ok(Found::new(State::Invalid, "the manifest is not the record's"));
     }
-    Ok(Found { state: State::Valid, reason: None, record: Some(record) })
+    let (state, traces) = (State::Valid, Traces::Finished);
+    Ok(Found { state, reason: None, record: Some(record), traces })
 }
 
 /// A fresh file system has only its own directories.

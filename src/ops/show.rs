@@ -5,7 +5,7 @@ use serde::Serialize;
 
 use super::journal::{self, Store};
 use super::mounted::Mounted;
-use super::record::{self, Found};
+use super::record::{self, Found, Traces};
 use super::{Session, arrival, lock, observe, uncovered};
 use crate::device::Id;
 use crate::error::Result;
@@ -186,7 +186,7 @@ pub(super) struct Seen {
 
 impl Seen {
     fn without_content(state: State, reason: String) -> Self {
-        let found = Found { state, reason: Some(reason), record: None };
+        let found = Found { state, reason: Some(reason), record: None, traces: Traces::None };
         Self { found, software: Software::default(), unmountable: false }
     }
 }
@@ -234,7 +234,8 @@ fn all(layout: &Layout, mut see: impl FnMut(Id, Part) -> Result<Seen>) -> Result
             let why = part.reason.unwrap_or_default();
             let reason = format!("{} is {}: {why}", pair.part.alternate(), part.state.name());
             let state = if part.state == State::Empty { State::Invalid } else { part.state };
-            seen.found = Found { state, reason: Some(reason), record: None };
+            let traces = part.traces;
+            seen.found = Found { state, reason: Some(reason), record: None, traces };
         }
     }
     Ok(seen)

@@ -241,6 +241,29 @@ fn ran(disk: &Disk, n: usize) {
     fs::write(&path, serde_json::to_vec(&journal).unwrap()).unwrap();
 }
 
+/// Both slots were installed, each with a `/config` of its own, in which the journal is.
+#[test]
+fn a_journal_is_no_copy() {
+    if !ready(&[]) {
+        return;
+    }
+    let disk = disk();
+    disk.dualroot(&["auto-snapshot", "--enable"]).exits(0);
+    for slice in [2, 4] {
+        let part = disk.mount_slice(slice, false);
+        fs::remove_dir_all(part.path().join(".dualroot")).unwrap();
+    }
+    let config = disk.mount_slice(4, false);
+    let journal = disk.root().join("config/.dualroot/journal.json");
+    fs::create_dir(config.path().join(".dualroot")).unwrap();
+    fs::copy(journal, config.path().join(".dualroot/journal.json")).unwrap();
+    drop(config);
+    let before = [2, 4].map(|n| disk.hash_device(n));
+    let report = run(&disk, 3);
+    assert!(report["note"].as_str().unwrap().contains("Slot 2 is intact"), "{report}");
+    assert_eq!([2, 4].map(|n| disk.hash_device(n)), before);
+}
+
 /// A root that was installed and never copied has no record: it is none the worse for it.
 #[test]
 fn an_installed_root_needs_no_record() {

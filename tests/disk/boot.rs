@@ -189,6 +189,32 @@ fn flags_that_nobody_obeys_are_not_written() {
     }
 }
 
+/// The slot has run; then a copy of `/config` alone was cut off.
+#[test]
+fn a_slot_with_half_a_config_is_not_started() {
+    if !ready(TOOLS) {
+        return;
+    }
+    let disk = disk(Scheme::Dos);
+    let root = disk.mount_slice(2, false);
+    fs::write(root.path().join(".dualroot/used"), "").unwrap();
+    fs::remove_file(root.path().join(".dualroot/record.json")).unwrap();
+    fs::remove_file(root.path().join(".dualroot/manifest.mtree")).unwrap();
+    drop(root);
+    disk.dualroot(&["boot", "2"]).exits(0);
+    disk.dualroot(&["boot", "1"]).exits(0);
+    disk.dualroot(&["snapshot"]).exits(0);
+    let root = disk.mount_slice(2, false);
+    fs::write(root.path().join(".dualroot/used"), "").unwrap();
+    drop(root);
+    let config = disk.mount_slice(4, false);
+    fs::remove_file(config.path().join(".dualroot/record.json")).unwrap();
+    drop(config);
+    let before = dump(&disk);
+    disk.dualroot(&["boot", "2"]).fails(6, "/altconfig is invalid");
+    assert_eq!(dump(&disk), before);
+}
+
 #[test]
 fn a_slot_without_a_record_is_not_started() {
     if !ready(TOOLS) {

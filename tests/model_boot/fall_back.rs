@@ -2,18 +2,20 @@
 
 use std::collections::HashSet;
 use std::hash::{DefaultHasher, Hasher};
+use std::path::Path;
 
 use dualroot::error::{Error, Kind};
 use dualroot::ops::auto_snapshot;
-use dualroot::record::journal::{Auto, How};
+use dualroot::record::journal::{Auto, How, Journal};
 use dualroot::slot::State;
-use dualroot::sys::fake::{Action, Loss, Machine, When};
+use dualroot::sys::fake::{Action, Loss, Machine, When, World};
 use dualroot::table::Scheme;
 use nix::errno::Errno;
 
 use crate::findings::Findings;
 use crate::machine::{
     FILE, SIGINT, by_loader, choose, confirm, done, how, machine, session, show, snapshot,
+    without_config,
 };
 use crate::start::{fingerprint, losses, start, started};
 
@@ -301,4 +303,114 @@ fn a_repair_that_fails_leaves_what_runs() {
         }
     }
     findings.none();
+}
+
+/// The same where each slot has a journal of its own.
+fn fallen_back_alone() -> Machine {
+    let machine = without_config(&machine(Scheme::Gpt));
+    machine.world(|w| {
+        w.edit("da0p3", |tree| tree.file("etc/dualroot.conf", b"auto-snapshot = true\n"));
+        w.put("da0p2", 64 << 10, &[0; 8192]);
+    });
+    let (machine, slot) = started(&machine);
+    assert_eq!(slot, 2);
+    machine
+}
+
+/// The flags were back when the power went, and the journal of the slot that ran does not know it. The
+/// slot that was repaired ran, and got newer software; then the other one was chosen.
+#[test]
+fn a_repair_whose_end_was_not_written_down_is_not_done_again() {
+    let begin = fallen_back_alone();
+    let trace = begin.fork();
+    trace.record();
+    assert!(done(auto(&trace)).repaired);
+    let mut cases = 0;
+    for k in 1..=trace.trace().len() as u64 {
+        let machine = begin.fork();
+        machine.stop_at(k);
+        let _ = auto(&machine); // stopped
+        let Some((machine, 1)) = start(&machine, Loss::None) else { continue };
+        assert_eq!(how(&machine), How::Planned, "at {k}");
+        machine.world(|w| w.edit("da0p2", |tree| tree.file("boot/newer", b"software")));
+        done(choose(&machine, 2, false));
+        let (machine, slot) = started(&machine);
+        assert_eq!(slot, 2);
+        let report = done(auto(&machine));
+        assert_eq!((report.repaired, report.is_open()), (false, false), "at {k}: {report:?}");
+        assert!(machine.world(|w| w.tree("da0p2").has("boot/newer")), "at {k}");
+        assert_eq!(how(&machine), How::Planned, "at {k}");
+        assert_eq!(started(&machine).1, 2, "at {k}");
+        cases += 1;
+    }
+    assert!(cases > 0);
+}
+
+/// What nobody can tell now is told at the next start, and until then it stays open.
+#[test]
+fn a_repair_that_was_cut_off_is_not_forgotten() {
+    let machine = cut_off();
+    let mount = || When::Each("os.mount", "/dev/da0p2".to_owned());
+    let once = machine.fork();
+    once.inject(mount(), Action::Fail(Errno::ENOMEM as i32));
+    let report = done(auto(&once));
+    assert_eq!((report.status.state, report.is_open()), (Auto::InProgress, true), "{report:?}");
+    let (once, slot) = started(&once);
+    assert_eq!((slot, how(&once)), (2, How::Fallback));
+    assert!(done(auto(&once)).repaired);
+    // Switched off meanwhile: it is told until somebody does something.
+    machine.world(|w| w.edit("da0p3", |tree| tree.file("etc/dualroot.conf", b"")));
+    for _ in 0..2 {
+        let report = done(auto(&machine));
+        assert_eq!((report.status.state, report.is_open()), (Auto::Failed, true), "{report:?}");
+    }
+    done(snapshot(&machine));
+    let report = done(auto(&machine));
+    assert_eq!((report.how, report.is_open()), (How::Planned, false));
+}
+
+/// Somebody says that what runs is to stay, while nobody holds the locks.
+#[test]
+fn a_choice_in_the_middle_of_a_repair_stands() {
+    let begin = fallen_back();
+    let trace = begin.fork();
+    trace.record();
+    assert!(done(auto(&trace)).repaired);
+    // Before the first of them everything is as it was before.
+    let calls = trace.trace();
+    let locks: Vec<_> = calls.iter().filter(|c| c.op == "os.make_dir").skip(1).collect();
+    let (mut early, mut late) = (0, 0);
+    for call in locks {
+        let machine = begin.fork();
+        let choice = Action::Change(Box::new(|w: &mut World| {
+            for (device, path) in
+                [("da0p3", "var/db/dualroot/journal.json"), ("da0p4", ".dualroot/journal.json")]
+            {
+                let found = w.tree(device).listing().get(Path::new(path)).cloned();
+                let Some(file) = found else { continue };
+                let text = &file.data.first().unwrap().1;
+                let mut journal: Journal = serde_json::from_slice(text).unwrap();
+                if journal.auto_snapshot.take().is_some() {
+                    journal.intended = journal.boot.as_ref().map(|boot| boot.slot.clone());
+                    let text = serde_json::to_vec(&journal).unwrap();
+                    w.edit(device, |tree| tree.file(path, &text));
+                }
+            }
+        }));
+        machine.inject(When::Call(call.clone()), choice);
+        let ended = auto(&machine);
+        let slots = show(&machine).slots;
+        let Err(error) = ended else {
+            // Between two that are for mounts, with the locks held.
+            continue;
+        };
+        let cause = error.to_string();
+        assert!(cause.contains("a slot was chosen meanwhile"), "{call}: {cause}");
+        let count = if slots[0].state == State::Valid { &mut late } else { &mut early };
+        *count += 1;
+        let status = done(auto_snapshot::status(&machine, &session(&machine)));
+        assert_eq!(status.state, Auto::Disabled, "{call}");
+        assert_eq!(started(&machine).1, 2, "{call}");
+    }
+    assert!(early > 0 && late > 0, "{early} {late}");
 }

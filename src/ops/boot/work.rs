@@ -8,6 +8,7 @@ use super::nextboot;
 use crate::error::{Error, Result};
 use crate::ops::flags::{self, Now};
 use crate::ops::history::Diary;
+use crate::ops::record::Traces;
 use crate::ops::{Session, arrival, journal, record, show};
 use crate::record::journal::{By, Journal, Place, Trial};
 use crate::slot::discover::Layout;
@@ -153,7 +154,8 @@ impl Work {
         let proven = ran || self.journal.proven.iter().any(|p| self.is(p, alternate));
         let good = match seen.state {
             State::Valid => Ok(()),
-            State::Invalid if proven => Ok(()),
+            // Of a part of which a copy was begun nothing runs that ran before.
+            State::Invalid if proven && seen.traces != Traces::Begun => Ok(()),
             state => Err(format!("{} ({})", state.name(), seen.reason.unwrap_or_default())),
         };
         // What cannot be read does nothing at the next start, either.

@@ -17,7 +17,7 @@ use crate::ops::table::{self, save::Home};
 use crate::ops::{Session, clear, flags, fsck, journal, observe, uncovered};
 use crate::plan::consistency::{self, Wanted};
 use crate::plan::{self, Method, Reading, Step, Way};
-use crate::record::journal::Journal;
+use crate::record::journal::{Auto, Journal};
 use crate::slot::discover::{Layout, Purpose};
 use crate::slot::names::is_identity;
 use crate::slot::view::View;
@@ -56,7 +56,11 @@ pub(super) fn prepare<'a, O: Os>(
 ) -> Result<Prepared<'a, O>> {
     let Work { locks, view, layout, partitioning } = Work::new(os, session, options)?;
     let layout = chosen(&view, layout, options)?;
-    guard_trial(&view, &layout, &diary.journal(&view, &layout)?)?;
+    let journal = diary.journal(&view, &layout)?;
+    guard_trial(&view, &layout, &journal)?;
+    if options.repair {
+        guard_repair(&journal)?;
+    }
     if partitioning.is_none() && !options.force && !options.repair {
         direction::guard(os, &view, &layout)?;
     }
@@ -150,6 +154,15 @@ fn guard_trial(view: &View, layout: &Layout, journal: &Journal) -> Result<()> {
         .hint("dualroot confirm or dualroot reject ends the trial")),
         _ => Ok(()),
     }
+}
+
+/// Nobody has the locks between the journal and here.
+fn guard_repair(journal: &Journal) -> Result<()> {
+    let state = journal.auto_snapshot.as_ref().map(|auto| auto.state);
+    if state == Some(Auto::InProgress) {
+        return Ok(());
+    }
+    Err(Error::refused("a slot was chosen meanwhile: nothing is repaired"))
 }
 
 /// What must not start while it is written, and may once it is whole. Of a part that is copied alone
