@@ -6,6 +6,8 @@ use std::io::{self, Read, Seek, SeekFrom, Write};
 
 use fatfs::{Dir, FileSystem, FsOptions, ReadWriteSeek};
 
+use super::mbr;
+
 /// What a program is to the boot flags of a GPT.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Program {
@@ -71,16 +73,22 @@ pub fn alone(reader: impl Read + Seek, start: u64, size: u64) -> io::Result<Prog
 }
 
 /// The programs of an EFI system partition that begins at `start` of what is read and has `size` bytes:
-/// those in the directories below `EFI`, as `EFI/BOOT/BOOTX64.EFI`.
+/// those in the directories below `EFI`, as `EFI/BOOT/BOOTX64.EFI`. None where it does not begin with a
+/// boot sector, as one that was never formatted.
 ///
 /// # Errors
-/// Those of reading; it is no FAT file system, or a damaged one.
+/// Those of reading; it is no FAT file system, a damaged one, or one that only others understand: FAT32
+/// with so few clusters that by their number it would be FAT16.
 pub fn on_esp(
     reader: impl Read + Seek,
     start: u64,
     size: u64,
 ) -> io::Result<Vec<(String, Program)>> {
-    let part = FileSystem::new(Part::new(reader, start, size), FsOptions::new())?;
+    let mut part = Part::new(reader, start, size);
+    if !mbr::has_signature(part.chunk()?) {
+        return Ok(Vec::new());
+    }
+    let part = FileSystem::new(part, FsOptions::new())?;
     let mut found = Vec::new();
     for (_, efi) in directories(&part.root_dir(), |name| name == "EFI")? {
         for (vendor, programs) in directories(&efi, |name| !name.starts_with('.'))? {
@@ -148,6 +156,10 @@ impl<R: Read + Seek> Part<R> {
 
 impl<R: Read + Seek> Read for Part<R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        // Not an end: a directory that lies there would be an empty one.
+        if self.at > self.size {
+            return Err(io::Error::other("it leads beyond the partition"));
+        }
         let bytes = self.chunk()?;
         let length = bytes.len().min(buffer.len());
         buffer[..length].copy_from_slice(&bytes[..length]);
@@ -270,8 +282,30 @@ mod tests {
             system.root_dir().remove("EFI/BOOT/BOOTX64.EFI").unwrap();
         }
         assert_eq!((count(&medium), programs(&medium, SIZE).unwrap()), (1, Vec::new()));
-        assert_eq!(programs(&vec![0; 6 << 20], SIZE).map_err(|_| ()), Err(()), "no FAT");
         assert_eq!(programs(&file(&loader()), SIZE).unwrap()[0].1, Program::Loader);
+    }
+
+    /// Nothing could start from the first; from the others somebody else perhaps could.
+    #[test]
+    fn what_is_not_understood_is_not_empty() {
+        let nothing = vec![0; 6 << 20];
+        assert_eq!(programs(&nothing, SIZE).unwrap(), []);
+        let mut unknown = nothing;
+        unknown[usize::try_from(START).unwrap() + 510..][..2].copy_from_slice(&[0x55, 0xaa]);
+        assert!(programs(&unknown, SIZE).is_err());
+        let files: [(&str, &[u8]); 1] = [("EFI/BOOT/BOOTX64.EFI", &gptboot())];
+        let mut small = medium(FatType::Fat32, 34 << 20, &files);
+        let total = usize::try_from(START).unwrap() + 32;
+        let sectors = u32::try_from(SIZE / 512).unwrap();
+        small[total..total + 4].copy_from_slice(&sectors.to_le_bytes());
+        let why = programs(&small, SIZE).unwrap_err().to_string();
+        assert!(why.contains("FAT32 determination"), "{why}");
+        // Of a damaged one not even a part is told: a directory whose first cluster is another.
+        let mut damaged = medium(FatType::Fat16, SIZE, &files);
+        let name = damaged.windows(11).position(|w| w == b"EFI        ").unwrap();
+        damaged[name + 26..name + 28].copy_from_slice(&[0xf0, 0x7f]);
+        let why = programs(&damaged, SIZE).unwrap_err().to_string();
+        assert_eq!(why, "it leads beyond the partition");
     }
 
     #[test]

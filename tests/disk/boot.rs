@@ -5,7 +5,7 @@ use std::fs;
 use std::io::{Cursor, Write};
 use std::os::unix::fs::{FileExt, PermissionsExt};
 
-use fatfs::{FileSystem, FormatVolumeOptions, FsOptions};
+use fatfs::{FatType, FileSystem, FormatVolumeOptions, FsOptions};
 
 use crate::harness::{Disk, Layout, Scheme, ready, tool};
 
@@ -144,6 +144,20 @@ fn gptboot_efi_is_told_from_loader_efi() {
         assert_eq!(dump(&disk), before);
     };
     refused(&["boot", "2"], "no gptboot.efi");
+    // FAT32 with few clusters, as mkfs.fat(8) makes it where it is told to: firmware goes by its fields.
+    change(&|part| {
+        let mut large = vec![0; 40 << 20];
+        let options = FormatVolumeOptions::new().fat_type(FatType::Fat32).bytes_per_cluster(512);
+        fatfs::format_volume(Cursor::new(&mut large), options).unwrap();
+        large.truncate(part.get_ref().len());
+        let sectors = u32::try_from(large.len() / 512).unwrap();
+        large[32..36].copy_from_slice(&sectors.to_le_bytes());
+        part.into_inner().copy_from_slice(&large);
+    });
+    let unread = "the EFI system partition cannot be read: ";
+    refused(&["boot", "2", "--once"], unread);
+    disk.dualroot(&["boot", "2"]).exits(0).says(unread);
+    disk.dualroot(&["boot", "1"]).exits(0).says(unread);
     change(&|part| fatfs::format_volume(part, FormatVolumeOptions::new()).unwrap());
     let write = |path: &str, words: &str| {
         change(&|part| {

@@ -1,5 +1,7 @@
 //! Who reads the boot flags of a medium: told from what starts it.
 
+use std::io;
+
 use crate::error::{Context, Error, Result};
 use crate::ops::observe::{self, DeviceReader};
 use crate::slot::flags::Selection;
@@ -44,7 +46,11 @@ pub(super) fn look<O: Os>(os: &O, view: &View, selection: &Selection) -> Result<
     }
     if let Some(efi) = efi {
         let started = if firmware == Some(Firmware::Uefi) { os.efi_program()? } else { None };
-        let by_efi = by_efi(&esp(os, view, selection, efi)?, started.as_deref());
+        let by_efi = match esp(os, view, selection, efi)? {
+            Ok(programs) => by_efi(&programs, started.as_deref()),
+            // The firmware may understand what is not understood here.
+            Err(why) => Starter::Unknown(format!("the EFI system partition cannot be read: {why}")),
+        };
         if by_efi != Starter::Obeys {
             return Ok(by_efi);
         }
@@ -94,22 +100,21 @@ fn is_path(name: &str, path: &str) -> bool {
     path.trim_start_matches('\\').replace('\\', "/").eq_ignore_ascii_case(name)
 }
 
-/// The programs of an EFI system partition; none where it holds no FAT.
+/// The programs of an EFI system partition, or why what it holds is no FAT file system that can be read.
 fn esp<O: Os>(
     os: &O,
     view: &View,
     selection: &Selection,
     part: &Entry,
-) -> Result<Vec<(String, Program)>> {
+) -> Result<io::Result<Vec<(String, Program)>>> {
     let device = view.devices.get(selection.medium).path();
     let reader = DeviceReader::new(os, &device);
-    programs::on_esp(reader, part.start, part.size).or_else(|e| {
-        if e.raw_os_error().is_some() {
-            return Err(Error::io("reading the EFI system partition of", &e).path(&device));
+    match programs::on_esp(reader, part.start, part.size) {
+        Err(e) if e.raw_os_error().is_some() => {
+            Err(Error::io("reading the EFI system partition of", &e).path(&device))
         }
-        log::info!("{}: the EFI system partition: {e}", device.display());
-        Ok(Vec::new())
-    })
+        read => Ok(read),
+    }
 }
 
 fn freebsd_boot<O: Os>(
