@@ -2,6 +2,8 @@
 //! written in its code, and the active flag says nothing to it (`stand/i386/boot0/boot0.S`,
 //! boot0cfg(8)).
 
+use std::ops::Range;
+
 /// How every version begins.
 const START: [u8; 12] = [0xfc, 0x31, 0xc0, 0x8e, 0xc0, 0x8e, 0xd8, 0x8e, 0xd0, 0xbc, 0x00, 0x7c];
 /// What the versions are told apart by, where it is, and where they keep their default.
@@ -15,6 +17,12 @@ pub fn place(sector: &[u8]) -> Option<usize> {
     let is_there = |at: usize, what: &[u8]| sector.get(at..).is_some_and(|s| s.starts_with(what));
     let version = VERSIONS.into_iter().find(|&(word, _)| is_there(word, WORD));
     version.filter(|_| is_there(0, &START)).map(|(_, place)| place)
+}
+
+/// What boot0 writes back when it has started something, if this first sector holds it: the next drive
+/// (`nxtdrv`), and the default behind it.
+pub fn remembered(sector: &[u8]) -> Option<Range<usize>> {
+    place(sector).map(|place| place - 1..place + 1)
 }
 
 /// The slice that boot0 starts by itself, from 1; 0 where it is another drive or the network. `None`

@@ -3,11 +3,11 @@
 //! Logical slices of an extended one are not followed: it is an entry of kind `ebr`, and nothing
 //! that FreeBSD boots lies in there.
 
-use super::{Entry, Fault, Scheme, Table, check_entries, check_sector, le16, le32};
+use super::{Entry, Fault, Scheme, Table, boot0, check_entries, check_sector, le16, le32};
 
 /// Bytes that matter of the first sector, whatever its size.
 const LENGTH: usize = 512;
-/// Disk signature, little-endian 32 bits.
+/// Disk signature, little-endian 32 bits, behind the boot code.
 const DISK_ID: usize = 440;
 /// First of four entries of 16 bytes.
 const ENTRIES: usize = 446;
@@ -69,7 +69,7 @@ pub fn entries(bytes: &[u8], size: u64, sector: u32) -> Option<Vec<Entry>> {
         return None;
     }
     let sector_bytes = u64::from(sector);
-    let disk_id = disk_id(bytes);
+    let signature = signature(bytes);
     let entries: Vec<Entry> = raw
         .iter()
         .filter(|raw| raw.code != 0 && raw.start != 0 && raw.count != 0)
@@ -80,7 +80,7 @@ pub fn entries(bytes: &[u8], size: u64, sector: u32) -> Option<Vec<Entry>> {
             kind: kind(raw.code),
             active: raw.status == 0x80,
             // Linux's PARTUUID: the disk's signature and the slice's number.
-            uuid: disk_id.as_ref().map(|id| format!("{id}-{:02x}", raw.index)),
+            uuid: signature.as_ref().map(|id| format!("{id}-{:02x}", raw.index)),
             ..Entry::default()
         })
         .collect();
@@ -126,8 +126,15 @@ pub fn set_active(sector: &mut [u8], index: u32, active: bool) {
 }
 
 /// The disk signature as 8 hex digits.
-fn disk_id(bytes: &[u8]) -> Option<String> {
+fn signature(bytes: &[u8]) -> Option<String> {
     le32(bytes, DISK_ID).filter(|&id| id != 0).map(|id| format!("{id:08x}"))
+}
+
+/// What tells the medium from others: its signature, unless boot0 keeps in its place what it started
+/// last, as the older version does.
+pub fn disk_id(bytes: &[u8]) -> Option<String> {
+    let taken = boot0::remembered(bytes).is_some_and(|kept| kept.end > DISK_ID);
+    signature(bytes).filter(|_| !taken)
 }
 
 /// The four entries; fewer where the sector is too short.

@@ -99,7 +99,8 @@ pub struct Table {
     /// Bytes in a sector.
     pub sector: u32,
     /// MBR: the disk signature as 8 hex digits (Linux's PARTUUID is this, `-` and the index as two
-    /// hex digits). GPT: the disk's GUID. `None` where there is none, as in a BSD label.
+    /// hex digits). GPT: the disk's GUID. `None` where there is none, as in a BSD label or behind the
+    /// older boot0.
     pub disk_id: Option<String>,
     /// In index order, unused ones left out.
     pub entries: Vec<Entry>,

@@ -4,7 +4,7 @@ use std::io::{Read, Seek};
 
 use super::super::gpt::{self, Copy, Raw};
 use super::super::{
-    Entry, Failure, Fault, Scheme, Table, bsd, le16, le32, mbr, read, read_sectors, superblock,
+    Entry, Failure, Fault, Scheme, Table, bsd, le32, mbr, read, read_sectors, superblock,
 };
 use super::{FileSystem, Piece, What};
 
@@ -225,8 +225,7 @@ impl<R: Read + Seek> Reading<'_, R> {
     }
 }
 
-/// The identity in a first sector whose table need not make sense: the signature of an MBR.
+/// The identity in a first sector whose table need not make sense.
 pub fn mbr_id(sector: &[u8]) -> Option<String> {
-    let id = le32(sector, 440).filter(|&id| id != 0)?;
-    (le16(sector, 510) == Some(0xaa55)).then(|| format!("{id:08x}"))
+    mbr::disk_id(sector).filter(|_| mbr::has_signature(sector))
 }

@@ -1,15 +1,11 @@
 //! In what a medium differs from what was kept of it, and what would make it equal.
 //!
 //! Which slice boots is not a difference: the active flag of an MBR, the boot attributes of a GPT
-//! and the choice that boot0 remembers are taken from the medium as long as it tells them.
+//! and what boot0 remembers are taken from the medium as long as it tells them.
 
-use super::super::gpt;
+use super::super::{boot0, gpt};
 use super::{Medium, Piece, What};
 
-/// Where boot0 keeps the slice that it started last (`boot0cfg.c`, block with a serial number).
-const BOOT0_CHOICE: usize = 0x1b5;
-/// In boot0's menu.
-const BOOT0_WORDS: &[u8] = b"FreeBS";
 /// The four entries of an MBR.
 const ENTRIES: std::ops::Range<usize> = 446..510;
 
@@ -89,9 +85,10 @@ fn keep_choice(wanted: &mut [u8], now: &[u8]) {
             wanted[ENTRIES.start + n * 16] = now[ENTRIES.start + n * 16];
         }
     }
-    let boot0 = |sector: &[u8]| sector.windows(BOOT0_WORDS.len()).any(|w| w == BOOT0_WORDS);
-    if boot0(wanted) && boot0(now) {
-        wanted[BOOT0_CHOICE] = now[BOOT0_CHOICE];
+    if let Some(kept) =
+        boot0::remembered(wanted).filter(|_| boot0::place(wanted) == boot0::place(now))
+    {
+        wanted[kept.clone()].copy_from_slice(&now[kept]);
     }
 }
 

@@ -3,8 +3,8 @@ use std::io::Cursor;
 use proptest::prelude::*;
 
 use super::super::bsd::tests::slice;
-use super::super::{mbr, tests};
-use super::capture::{Captured, capture};
+use super::super::{boot0, mbr, tests};
+use super::capture::{Captured, capture, mbr_id};
 use super::compare::{Change, compare};
 use super::identity::{Seen, Verdict, identify};
 use super::*;
@@ -260,12 +260,66 @@ fn what_boots_is_no_difference() {
     bytes[446..478].copy_from_slice(&[two, one].concat());
     assert_eq!(kinds(&repair(&kept, &mut bytes)), [What::Mbr]);
     assert_eq!(bytes, whole);
-    // boot0 remembers what it started last.
-    let mut whole = whole;
-    whole[300..306].copy_from_slice(b"FreeBS");
-    let kept = medium(&whole);
-    whole[0x1b5] ^= 3;
-    assert_eq!(compare(&kept, &now(&kept, &whole)), []);
+}
+
+/// An MBR whose code is boot0 of a version, with slice 1 for its default.
+fn with_boot0(version: usize) -> Vec<u8> {
+    let mut bytes = mbr();
+    let code = boot0::tests::sector(version, 0);
+    bytes[..440].copy_from_slice(&code[..440]);
+    if version == 0 {
+        bytes[440..446].copy_from_slice(&code[440..446]);
+    }
+    bytes
+}
+
+/// What it started last, and the drive that would be next.
+#[test]
+fn what_boot0_remembers_is_no_difference() {
+    for version in 0..2 {
+        let whole = with_boot0(version);
+        let kept = medium(&whole);
+        let mut bytes = whole.clone();
+        let remembered = boot0::remembered(&bytes).unwrap();
+        boot0::set_default(&mut bytes, 2);
+        bytes[remembered.start] = 0xb1;
+        assert_eq!(compare(&kept, &now(&kept, &bytes)), [], "{version}");
+        // It stays while the code around it is repaired.
+        let started = bytes.clone();
+        bytes[20] ^= 1;
+        assert_eq!(kinds(&repair(&kept, &mut bytes)), [What::Mbr]);
+        assert!(bytes == started);
+        // Where the code is another one, all of it is what was kept.
+        bytes[..12].fill(0);
+        repair(&kept, &mut bytes);
+        assert_eq!(bytes[..446], whole[..446]);
+        for at in [remembered.start - 1, remembered.end] {
+            let mut bytes = whole.clone();
+            bytes[at] ^= 1;
+            assert_eq!(kinds(&repair(&kept, &mut bytes)), [What::Mbr], "{version} {at}");
+        }
+    }
+}
+
+/// The older version keeps that in the place of the disk's signature.
+#[test]
+fn behind_the_older_boot0_there_is_no_identity() {
+    for (version, id) in [(0, None), (1, Some("12345678"))] {
+        let mut bytes = with_boot0(version);
+        let kept = medium(&bytes);
+        assert_eq!(kept.disk_id.as_deref(), id);
+        boot0::set_default(&mut bytes, 2);
+        let seen = Seen {
+            size: kept.size,
+            sector: 512,
+            scheme: kept.scheme,
+            disk_id: medium(&bytes).disk_id,
+            file_system: true,
+            ..Seen::default()
+        };
+        assert_eq!(identify(&kept, &seen), Verdict::Same);
+        assert_eq!(mbr_id(&bytes[..512]).as_deref(), id, "of a damaged table too");
+    }
 }
 
 /// Sets attribute bits of entry 2 as GEOM does: in both copies, with their checksums.
