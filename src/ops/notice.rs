@@ -12,7 +12,7 @@ use crate::sys::Os;
 use crate::sys::tree::{Dir, Kind};
 
 /// FreeBSD makes the third of the first at boot (rc.d/motd), and shows it; elsewhere it is the
-/// second. Those that are there as files get the notice.
+/// second. Those that are there as files get the notice: with a read-only root the third one alone.
 pub(super) const FILES: [&str; 3] = ["etc/motd.template", "etc/motd", "var/run/motd"];
 
 /// Puts the notice into the files below `root`, or takes it out. Returns whether any has it now. One

@@ -6,7 +6,7 @@ use std::os::unix::fs::PermissionsExt;
 
 use serde_json::Value;
 
-use crate::harness::{Disk, Layout, pattern, ready, tool};
+use crate::harness::{Disk, Layout, pattern, ready, tool, unmount};
 
 const TITLE: &str = "WARNING: THIS DEVICE HAS BOOTED FROM THE BACKUP EXAMPLE OS ";
 
@@ -395,6 +395,28 @@ fn old_does_not_replace_new() {
     assert_eq!(disk.hash_device(2), before);
     disk.dualroot(&["snapshot", "--force"]).exits(0);
     disk.snapshot();
+}
+
+/// What rc.d/motd has made at boot takes the notice where its template cannot.
+#[test]
+fn on_a_read_only_root_the_notice_is_in_the_motd_of_this_start() {
+    if !ready(&["mount"]) {
+        return;
+    }
+    let disk = disk();
+    let (var, shown) = (disk.root().join("var"), disk.root().join("var/run/motd"));
+    disk.remount(true);
+    tool("mount", &[&"-t", &"tmpfs", &"tmpfs", &var]);
+    let assess = || disk.dualroot(&["auto-snapshot", "--assess", "--json"]).exits(3).json();
+    assert_eq!(assess()["notice"], false, "there is nothing that takes it");
+    disk.write("var/run/motd", "FreeBSD 13.2-RELEASE\nWelcome.\n");
+    assert_eq!(assess()["notice"], true);
+    let text = fs::read_to_string(&shown).unwrap();
+    assert!(text.contains(TITLE) && text.ends_with("\nFreeBSD 13.2-RELEASE\nWelcome.\n"), "{text}");
+    disk.dualroot(&["boot", "1"]).exits(0);
+    assert_eq!(fs::read_to_string(&shown).unwrap(), "FreeBSD 13.2-RELEASE\nWelcome.\n");
+    assert_eq!(motd(&disk), "Welcome.\n");
+    unmount(&var);
 }
 
 /// The operation that failed is the first one that was tried.

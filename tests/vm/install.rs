@@ -7,12 +7,13 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use crate::disk::{Disk, Layout, dualroot};
-use crate::harness::{BASE, Run, Running, Test, program, tests, tool, try_tool};
+use crate::harness::{BASE, Run, Running, Test, program, skip, tests, tool, try_tool, wait_until};
 
 pub const TESTS: &[Test] = tests![
     into_a_directory,
     in_its_place,
     the_order_of_the_boot,
+    the_notice_outlives_the_making_of_motd,
     switched_on_and_off,
     a_leftover_is_removed_and_the_slot_reported,
     the_boot_itself,
@@ -199,6 +200,41 @@ fn the_order_of_the_boot() {
     assert!(!jailed.stdout.contains(SCRIPT), "{jailed}");
 }
 
+/// Both scripts in the order of the boot, with a template that takes no notice, as on a read-only root. A
+/// program in the place of ours puts it where it would go.
+fn the_notice_outlives_the_making_of_motd() {
+    const SHOWN: &str = "/var/run/motd";
+    const TEMPLATE: &str = "/etc/motd.template";
+    let installed = Installed::new();
+    stand_in(
+        "case $* in *--assess) exit 3;; esac; [ ! -f /var/run/motd ] || echo WARNING >>/var/run/motd",
+    );
+    let _ = fs::remove_file(SHOWN);
+    if !Path::new(TEMPLATE).exists() {
+        skip("motd is made otherwise here");
+    }
+    tool("chflags", &[&"schg", &TEMPLATE]);
+    let lines = "autoboot=yes; rc_fast=yes; . /etc/rc.subr; load_rc_config; auto_snapshot_enable=YES; \
+        auto_snapshot_log=/dev/null; for script in $(rcorder -s nostart /etc/rc.d/* \
+        /usr/local/etc/rc.d/* 2>/dev/null); do case $script in \
+        */motd | */auto-snapshot) run_rc_script $script faststart;; esac; done";
+    let run = Run::of(program("/bin/sh").args(["-c", lines]));
+    let read = || fs::read_to_string(SHOWN).unwrap_or_default();
+    wait_until("the notice is up", || read().ends_with("WARNING\n"));
+    tool("chflags", &[&"noschg", &TEMPLATE]);
+    run.exits(0).says("BOOTED FROM THE BACKUP");
+    assert!(read().starts_with("FreeBSD"), "{}", read());
+    tool("service", &[&"motd", &"onestart"]);
+    drop(installed);
+}
+
+/// Puts a shell script in the place of the program.
+fn stand_in(lines: &str) {
+    fs::remove_file("/usr/local/sbin/dualroot").unwrap();
+    fs::write("/usr/local/sbin/dualroot", format!("#!/bin/sh\n{lines}\n")).unwrap();
+    fs::set_permissions("/usr/local/sbin/dualroot", fs::Permissions::from_mode(0o555)).unwrap();
+}
+
 fn switched_on_and_off() {
     let installed = Installed::new();
     installed.service(&["enabled"]).exits(1);
@@ -334,9 +370,7 @@ fn what_else_goes_wrong() {
     reports(installed.service(&["onestart"]), &[]);
 
     // A program that hangs is not waited for.
-    fs::remove_file("/usr/local/sbin/dualroot").unwrap();
-    fs::write("/usr/local/sbin/dualroot", "#!/bin/sh\nexec sleep 100\n").unwrap();
-    fs::set_permissions("/usr/local/sbin/dualroot", fs::Permissions::from_mode(0o555)).unwrap();
+    stand_in("exec sleep 100");
     installed.configure("dualroot_timeout=1\n");
     let line = "dualroot: no answer within 1 seconds".to_owned();
     reports(installed.service(&["onestart"]), &[line]);
