@@ -9,7 +9,7 @@ use std::path::Path;
 use crc32fast::Hasher;
 
 use crate::error::{Context, Result};
-use crate::sys::tree::{Dir, File, Meta, Xattrs};
+use crate::sys::tree::{Dir, File, Meta, Xattrs, is_acl};
 
 /// CRC-32 over names and values; `None` where there are none.
 pub fn checksum(xattrs: &Xattrs) -> Option<u32> {
@@ -26,6 +26,20 @@ pub fn checksum(xattrs: &Xattrs) -> Option<u32> {
     }
     Some(hasher.finalize())
 }
+
+/// Whether what is made in a directory with these attributes may get ACLs from it.
+pub fn pass_on(xattrs: &Xattrs) -> bool {
+    xattrs.iter().any(|(name, _)| is_acl(name))
+}
+
+/// Takes the ACLs away that a new object has from its directory, where there is one already that
+/// passes them on: that of an older copy.
+pub fn disinherit(xattrs: &Xattrs, remove: impl Fn(&OsStr) -> io::Result<()>) -> io::Result<()> {
+    xattrs.iter().filter(|(name, _)| is_acl(name)).try_for_each(|(name, _)| remove(name))
+}
+
+/// What that is called in messages.
+pub const DISINHERITING: &str = "taking the inherited ACL from the copy of";
 
 /// What is set.
 enum Attribute<'a> {

@@ -157,6 +157,21 @@ impl Names {
 /// Extended attributes: full name (`user.x`, `system.posix1e.acl_access`) and value, sorted.
 pub type Xattrs = Vec<(OsString, Vec<u8>)>;
 
+/// The attributes that ACLs are kept in: of acl(5) on Linux, of POSIX.1e and of NFSv4 on FreeBSD
+/// (acl(9), extattr(9)). They alone come to a new object from its directory.
+const ACLS: [&str; 5] = [
+    "system.posix_acl_access",
+    "system.posix_acl_default",
+    "system.posix1e.acl_access",
+    "system.posix1e.acl_default",
+    "system.nfs4.acl",
+];
+
+/// Whether this attribute is an ACL.
+pub fn is_acl(name: &OsStr) -> bool {
+    ACLS.iter().any(|acl| name == *acl)
+}
+
 /// An open regular file.
 pub trait File: io::Read + io::Write + io::Seek + Send {
     /// Its metadata.
@@ -177,6 +192,8 @@ pub trait File: io::Read + io::Write + io::Seek + Send {
     fn xattrs(&self) -> io::Result<Xattrs>;
     /// Sets one extended attribute.
     fn set_xattr(&self, name: &OsStr, value: &[u8]) -> io::Result<()>;
+    /// Removes one that is there.
+    fn remove_xattr(&self, name: &OsStr) -> io::Result<()>;
     /// fchown(2).
     fn set_owner(&self, uid: u32, gid: u32) -> io::Result<()>;
     /// fchmod(2), then birth, access and modification time.
@@ -234,6 +251,8 @@ pub trait Dir: Sized + Send + Sync {
     fn xattrs(&self) -> io::Result<Xattrs>;
     /// Sets one of the directory's own extended attributes.
     fn set_xattr(&self, name: &OsStr, value: &[u8]) -> io::Result<()>;
+    /// Removes one of them that is there.
+    fn remove_xattr(&self, name: &OsStr) -> io::Result<()>;
     /// fchown(2) of the directory.
     fn set_owner(&self, uid: u32, gid: u32) -> io::Result<()>;
     /// Mode and times of the directory.
@@ -245,6 +264,8 @@ pub trait Dir: Sized + Send + Sync {
     fn xattrs_of(&self, name: &OsStr) -> io::Result<Xattrs>;
     /// Sets an extended attribute of such an entry.
     fn set_xattr_of(&self, name: &OsStr, key: &OsStr, value: &[u8]) -> io::Result<()>;
+    /// Removes one that such an entry has.
+    fn remove_xattr_of(&self, name: &OsStr, key: &OsStr) -> io::Result<()>;
     /// Owner of an entry.
     fn set_owner_of(&self, name: &OsStr, uid: u32, gid: u32) -> io::Result<()>;
     /// Mode (where the system keeps one for it) and times of an entry.

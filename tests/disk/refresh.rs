@@ -565,3 +565,54 @@ fn a_clock_that_was_set_back_is_not_trusted() {
     assert!(refreshed(&disk, &["--verify", "changed"]) > 0);
     verified(&disk);
 }
+
+/// A directory of the copy has its default ACL while things are made in it that have none.
+#[test]
+fn a_default_acl_is_not_passed_on_to_the_copy() {
+    if !ready(&["setfacl", "mkfs.xfs"]) {
+        return;
+    }
+    for (fs, mb) in [("ext4", 48), ("xfs", 320)] {
+        let disk = Disk::new(Layout { fs, ..Layout::roots(mb, mb) });
+        disk.fill();
+        let at = |name: &str| disk.root().join(name);
+        for name in ["acl/bare", "acl/holes", "plain/file", "plain/dir/below/file", "plain/a"] {
+            disk.write(name, pattern(200_000, 4));
+        }
+        symlink("file", at("plain/link")).unwrap();
+        nix::unistd::mkfifo(&at("plain/fifo"), nix::sys::stat::Mode::S_IRUSR).unwrap();
+        fs::hard_link(at("plain/a"), at("plain/b")).unwrap();
+        disk.write("root-of-both", "x");
+        tool("setfacl", &[&"-m", &"u:99:r", &at("acl/bare")]);
+        tool("setfacl", &[&"-d", &"-m", &"u:1234:rwx", &at("acl"), &disk.root()]);
+        disk.snapshot();
+        let move_in = |name: &str| {
+            let to = at("acl").join(name);
+            fs::rename(at("plain").join(name), to).unwrap();
+        };
+        let changes: [(&str, &dyn Fn()); 5] = [
+            ("a file without an ACL comes", &|| move_in("file")),
+            ("a directory without one", &|| move_in("dir")),
+            ("other kinds, and several names", &|| {
+                ["link", "fifo", "a", "b"].into_iter().for_each(move_in);
+                fs::rename(at("root-of-both"), at("moved-in-the-root")).unwrap();
+            }),
+            ("an ACL goes", &|| drop(tool("setfacl", &[&"-b", &at("acl/bare")]))),
+            ("holes come", &|| {
+                let file = File::create(at("acl/holes")).unwrap();
+                file.set_len(900_000).unwrap();
+                file.write_all_at(b"end", 899_000).unwrap();
+            }),
+        ];
+        for (what, change) in changes {
+            settle();
+            change();
+            println!("{fs}: {what}");
+            refreshed(&disk, &[]);
+            verified(&disk);
+        }
+        let text = manifest(&disk);
+        snapshot(&disk, &["--fresh"]);
+        assert_eq!(manifest(&disk), text, "{fs}");
+    }
+}

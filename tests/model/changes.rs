@@ -8,6 +8,7 @@ use dualroot::plan::consistency::Consistency;
 use dualroot::slot::{Choice, State};
 use dualroot::sys::Snapshots;
 use dualroot::sys::fake::{Action, Call, Machine, Tree, When};
+use dualroot::sys::tree::Kind as Object;
 use nix::errno::Errno;
 
 use crate::judge::{
@@ -224,4 +225,29 @@ fn a_directory_that_became_a_link_is_not_followed() {
     assert_eq!(copy[Path::new("usr/bin")].link, b"/etc");
     assert!(!copy.contains_key(Path::new("usr/bin/fstab")));
     assert_eq!(state(&machine), State::Valid);
+}
+
+/// A directory of an older copy has its default ACL while things are made in it that have none.
+#[test]
+fn a_default_acl_is_not_passed_on_to_the_copy() {
+    let machine = base().machine;
+    let edit = |f: fn(&mut Tree)| machine.world(|w| w.edit("da0s1", f));
+    edit(|tree| {
+        tree.dir("acl");
+        let acl = tree.attributes("acl");
+        acl.xattrs.insert("system.posix1e.acl_default".into(), b"u:1234:rwx".to_vec());
+    });
+    done(run(&machine));
+    assert_eq!(against_source(&machine), [""; 0]);
+    edit(|tree| {
+        tree.file("acl/file", b"a file");
+        tree.link("acl/name", "acl/file");
+        tree.dir("acl/dir");
+        tree.dir("acl/dir/below");
+        tree.file("acl/dir/below/file", b"deeper");
+        tree.symlink("acl/link", "file");
+        tree.special("acl/fifo", Object::Fifo, (0, 0));
+    });
+    done(run(&machine));
+    assert_eq!(against_source(&machine), [""; 0]);
 }

@@ -18,6 +18,8 @@ pub const TESTS: &[Test] = tests![
     what_nobody_touched_is_not_read,
     what_came_to_another_place_is_read,
     with_config_on_a_gpt,
+    a_posix_acl_is_not_passed_on,
+    an_nfs4_acl_is_not_passed_on,
 ];
 
 /// A snapshot that brings a copy up to date: bytes that were written.
@@ -200,4 +202,44 @@ fn with_config_on_a_gpt() {
     assert_eq!(disk.state(), "valid");
     disk.dualroot(&["verify"]).exits(0);
     assert_sound(&disk.config(2));
+}
+
+/// A directory of the copy has its ACL while things are made in it that have none: `words` gives the
+/// directory `acl` one that is passed on, and the file `acl/bare` any.
+fn not_passed_on(words: &str, tunefs: &'static str) {
+    let disk = Disk::new(Layout { tunefs: vec![tunefs, "enable"], ..Layout::default() });
+    disk.fill();
+    for name in ["acl/bare", "acl/holes", "plain/file", "plain/dir/below/file", "plain/a"] {
+        disk.write(name, pattern(100_000, 4));
+    }
+    sh(&disk.root(), "cd plain; ln a b; ln -s file link; mkfifo fifo; mknod null c 2 2");
+    sh(&disk.root(), words);
+    disk.snapshot();
+    for change in [
+        "mv plain/file acl",
+        "mv plain/dir acl",
+        "cd plain; mv a b link fifo null ../acl",
+        "setfacl -b acl/bare",
+        "chmod 0640 acl/holes; : >acl/holes; truncate -s 900000 acl/holes",
+    ] {
+        settle();
+        sh(&disk.root(), change);
+        refreshed(&disk, &[]);
+        disk.dualroot(&["verify"]).exits(0);
+    }
+    is_new(&disk);
+}
+
+fn a_posix_acl_is_not_passed_on() {
+    not_passed_on(
+        "setfacl -d -m u::rwx,u:1234:rwx,g::rx,m::rwx,o::- acl; setfacl -m u:99:r acl/bare",
+        "-a",
+    );
+}
+
+fn an_nfs4_acl_is_not_passed_on() {
+    not_passed_on(
+        "setfacl -a 0 u:1234:rwx:fd:allow acl; setfacl -a 0 u:99:r::allow acl/bare",
+        "-N",
+    );
 }

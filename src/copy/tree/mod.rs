@@ -26,6 +26,7 @@ use std::sync::Arc;
 
 use nix::errno::Errno;
 
+use super::attributes;
 use super::beside::Beside;
 use super::pool::{self, Feed};
 use super::progress::Monitor;
@@ -105,13 +106,23 @@ pub struct Done<W> {
 struct Pair<D> {
     source: D,
     target: D,
+    /// What is made in the copy may get ACLs from it. A new one gets its own when all in it is made.
+    passes_on: bool,
+}
+
+impl<D: Dir> Pair<D> {
+    /// `target` is, or is in, an older copy.
+    fn over(source: D, target: D) -> io::Result<Self> {
+        let passes_on = attributes::pass_on(&target.xattrs()?);
+        Ok(Self { source, target, passes_on })
+    }
 }
 
 impl<D: Dir> Place for Pair<D> {
     type Id = ((u64, u64), (u64, u64));
 
     fn parent(&self) -> io::Result<Self> {
-        Ok(Self { source: self.source.open_parent()?, target: self.target.open_parent()? })
+        Self::over(self.source.open_parent()?, self.target.open_parent()?)
     }
 
     fn id(&self) -> io::Result<Self::Id> {
@@ -194,7 +205,12 @@ pub fn copy<D: Dir, W: Write>(
     manifest: W,
 ) -> Result<Done<W>> {
     let over = old.is_some();
-    let root = Arc::new(Pair { source, target });
+    let root = if over {
+        Pair::over(source, target).doing_to("reading the copy of", "/")?
+    } else {
+        Pair { source, target, passes_on: false }
+    };
+    let root = Arc::new(root);
     let workers = options.workers.max(1);
     let writer = Writer::new(manifest).doing("writing the manifest")?;
     let mut finisher = Finisher::new(Arc::clone(&root), options, over, monitor, writer);

@@ -183,7 +183,14 @@ impl<D: Dir> Attempt<'_, D> {
     }
 
     pub(super) fn create(&self) -> Result<D::File> {
-        self.pair.target.create_file(&self.entry.name).doing_to("creating", self.path)
+        let file =
+            self.pair.target.create_file(&self.entry.name).doing_to("creating", self.path)?;
+        if self.pair.passes_on {
+            file.xattrs()
+                .and_then(|xattrs| attributes::disinherit(&xattrs, |key| file.remove_xattr(key)))
+                .doing_to(attributes::DISINHERITING, self.path)?;
+        }
+        Ok(file)
     }
 
     fn remove_copy(&self) -> Result<()> {
@@ -280,6 +287,14 @@ impl<D: Dir> Attempt<'_, D> {
             target.make_special(name, meta)
         }
         .doing_to("making", self.path)?;
+        if self.pair.passes_on {
+            target
+                .xattrs_of(name)
+                .and_then(|xattrs| {
+                    attributes::disinherit(&xattrs, |key| target.remove_xattr_of(name, key))
+                })
+                .doing_to(attributes::DISINHERITING, self.path)?;
+        }
         attributes::set_on_entry(target, name, meta, &xattrs, self.flags(meta), self.path)?;
         let effort = Effort { touched: true, ..Effort::default() };
         Ok(Tried::Copied(Box::new(object), effort))

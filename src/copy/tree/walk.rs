@@ -301,8 +301,8 @@ impl<D: Dir> Walk<'_, D> {
         // Before this run changes it.
         let trust = old.as_ref().and_then(|old| old.trust);
         let trust = trust.filter(|trust| is_as_left(&pair.target.stat(name), *trust));
-        let target = target_dir(pair, name, old.as_ref(), (&meta, &xattrs), &shown)?;
-        let below = Arc::new(Pair { source, target });
+        let (target, passes_on) = target_dir(pair, name, old.as_ref(), (&meta, &xattrs), &shown)?;
+        let below = Arc::new(Pair { source, target, passes_on });
         let listing = self.enter(&below, name, meta, xattrs, trust)?;
         Ok(Some((below, listing)))
     }
@@ -315,21 +315,21 @@ fn is_as_left(there: &io::Result<Meta>, trust: Trust) -> bool {
 }
 
 /// The directory that gets the copy of one with these attributes: that of an older copy, where it can
-/// become that; else a new one.
+/// become that; else a new one. And whether it passes ACLs on.
 fn target_dir<D: Dir>(
     pair: &Pair<D>,
     name: &OsStr,
     old: Option<&Old>,
     wanted: (&Meta, &Xattrs),
     shown: &Path,
-) -> Result<D> {
+) -> Result<(D, bool)> {
     if old.is_some() {
         match open_unprotected(&pair.target, name) {
             Ok(dir) => {
                 let attributes = dir.meta().and_then(|meta| Ok((meta, dir.xattrs()?)));
                 let (there, xattrs) = attributes.doing_to("reading the copy of", shown)?;
                 if can_become::<D>((&there, &xattrs), wanted) {
-                    return Ok(dir);
+                    return Ok((dir, attributes::pass_on(&xattrs)));
                 }
             }
             Err(e) if replaced(&e) || vanished(&e) => {}
@@ -338,7 +338,13 @@ fn target_dir<D: Dir>(
         remove(&pair.target, name, shown)?;
     }
     make_dir(&pair.target, name).doing_to("making", shown)?;
-    pair.target.open_dir(name).doing_to("opening the copy of", shown)
+    let dir = pair.target.open_dir(name).doing_to("opening the copy of", shown)?;
+    if pair.passes_on {
+        dir.xattrs()
+            .and_then(|xattrs| attributes::disinherit(&xattrs, |key| dir.remove_xattr(key)))
+            .doing_to(attributes::DISINHERITING, shown)?;
+    }
+    Ok((dir, false))
 }
 
 /// A fresh file system brings a directory or two of its own (`lost+found`).

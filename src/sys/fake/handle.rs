@@ -13,6 +13,10 @@ use super::world::Node;
 use super::{Machine, Turn};
 use crate::sys::tree::{Dir, File, Kind, Meta, Names, Xattrs};
 
+/// A directory's ACL for what will be in it, and the one of an object (POSIX.1e).
+const ACL_DEFAULT: &str = "system.posix1e.acl_default";
+const ACL_ACCESS: &str = "system.posix1e.acl_access";
+
 /// No name: the operation is on the handle itself.
 const SELF: &str = "";
 
@@ -156,6 +160,10 @@ impl Handle {
             a.xattrs.insert(key.to_owned(), value.to_vec());
         })
     }
+
+    fn remove_xattr(&self, op: &'static str, name: &OsStr, key: &OsStr) -> io::Result<()> {
+        self.set(op, name, |a, _| drop(a.xattrs.remove(key)))
+    }
 }
 
 /// `da0s1:`, or the type of a file system in memory.
@@ -193,7 +201,16 @@ impl FakeDir {
         self.0.tree(turn).room(u64::from(matches!(body, Body::Dir { .. })), 1)?;
         let now = turn.world().now;
         let ino = turn.world().volumes[self.0.node.volume].allocate();
-        let inode = Inode::new(body, Attributes::new(mode, now));
+        let mut attributes = Attributes::new(mode, now);
+        // acl(3): the default ACL of a directory is everything's in it, and a directory's own too.
+        let above = &self.0.tree(turn).get(dir)?.attributes.xattrs;
+        if let Some(acl) = above.get(OsStr::new(ACL_DEFAULT)) {
+            attributes.xattrs.insert(ACL_ACCESS.into(), acl.clone());
+            if matches!(body, Body::Dir { .. }) {
+                attributes.xattrs.insert(ACL_DEFAULT.into(), acl.clone());
+            }
+        }
+        let inode = Inode::new(body, attributes);
         self.0.change(turn, ino, Change::Make(Arc::new(inode)));
         self.0.change(turn, dir, Change::Link(name.to_owned(), ino));
         Ok(ino)
@@ -431,6 +448,10 @@ impl Dir for FakeDir {
         self.0.set_xattr("dir.set_xattr", SELF.as_ref(), name, value)
     }
 
+    fn remove_xattr(&self, name: &OsStr) -> io::Result<()> {
+        self.0.remove_xattr("dir.remove_xattr", SELF.as_ref(), name)
+    }
+
     fn set_owner(&self, uid: u32, gid: u32) -> io::Result<()> {
         self.0.set_owner("dir.set_owner", SELF.as_ref(), uid, gid)
     }
@@ -449,6 +470,10 @@ impl Dir for FakeDir {
 
     fn set_xattr_of(&self, name: &OsStr, key: &OsStr, value: &[u8]) -> io::Result<()> {
         self.0.set_xattr("dir.set_xattr_of", name, key, value)
+    }
+
+    fn remove_xattr_of(&self, name: &OsStr, key: &OsStr) -> io::Result<()> {
+        self.0.remove_xattr("dir.remove_xattr_of", name, key)
     }
 
     fn set_owner_of(&self, name: &OsStr, uid: u32, gid: u32) -> io::Result<()> {
@@ -576,6 +601,10 @@ impl File for FakeFile {
 
     fn set_xattr(&self, name: &OsStr, value: &[u8]) -> io::Result<()> {
         self.handle.set_xattr("file.set_xattr", SELF.as_ref(), name, value)
+    }
+
+    fn remove_xattr(&self, name: &OsStr) -> io::Result<()> {
+        self.handle.remove_xattr("file.remove_xattr", SELF.as_ref(), name)
     }
 
     fn set_owner(&self, uid: u32, gid: u32) -> io::Result<()> {

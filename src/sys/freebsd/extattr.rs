@@ -119,6 +119,14 @@ pub(in crate::sys) fn set_xattr_fd(
     Err(io::ErrorKind::WriteZero.into())
 }
 
+/// Removes one attribute.
+pub(in crate::sys) fn remove_xattr_fd(fd: BorrowedFd<'_>, key: &OsStr) -> io::Result<()> {
+    let (namespace, name) = parse(key)?;
+    // SAFETY: extattr_delete_fd(2): the descriptor is open, the name ends with NUL.
+    let removed = unsafe { libc::extattr_delete_fd(fd.as_raw_fd(), namespace, name.as_ptr()) };
+    Ok(Errno::result(removed).map(drop)?)
+}
+
 /// A handle on an entry of any kind that reads and follows nothing (open(2), `O_PATH`).
 fn handle(dir: BorrowedFd<'_>, name: &OsStr) -> io::Result<OwnedFd> {
     Ok(openat(dir, name, OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC, Mode::empty())?)
@@ -137,6 +145,15 @@ pub(in crate::sys) fn set_xattr_at(
     value: &[u8],
 ) -> io::Result<()> {
     set_xattr_fd(handle(dir, name)?.as_fd(), key, value)
+}
+
+/// Removes one attribute of an entry, a symbolic link itself included.
+pub(in crate::sys) fn remove_xattr_at(
+    dir: BorrowedFd<'_>,
+    name: &OsStr,
+    key: &OsStr,
+) -> io::Result<()> {
+    remove_xattr_fd(handle(dir, name)?.as_fd(), key)
 }
 
 #[cfg(test)]
@@ -182,6 +199,15 @@ mod tests {
             .collect();
         assert_eq!(xattrs_at(handle.as_fd(), key("l")).unwrap(), system);
         assert!(set_xattr_fd(file.as_fd(), key("security.x"), b"").is_err());
+        for (name, _) in &wanted {
+            remove_xattr_fd(file.as_fd(), name).unwrap();
+            if name.as_bytes().starts_with(b"system.") {
+                remove_xattr_at(handle.as_fd(), key("l"), name).unwrap();
+            }
+        }
+        assert_eq!(xattrs_fd(file.as_fd()).unwrap(), []);
+        assert_eq!(xattrs_at(handle.as_fd(), key("l")).unwrap(), []);
+        assert!(remove_xattr_fd(file.as_fd(), key("user.empty")).is_err());
     }
 
     #[test]

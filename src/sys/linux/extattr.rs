@@ -79,6 +79,11 @@ pub(in crate::sys) fn set_xattr_fd(
     Handle(fd).set_xattr(key, value)
 }
 
+/// Removes one attribute of an open file or directory.
+pub(in crate::sys) fn remove_xattr_fd(fd: BorrowedFd<'_>, key: &OsStr) -> io::Result<()> {
+    Handle(fd).remove_xattr(key)
+}
+
 /// All attributes of an entry, a symbolic link itself included.
 pub(in crate::sys) fn xattrs_at(dir: BorrowedFd<'_>, name: &OsStr) -> io::Result<Xattrs> {
     let name = Path::new(".").join(name);
@@ -93,4 +98,13 @@ pub(in crate::sys) fn set_xattr_at(
     value: &[u8],
 ) -> io::Result<()> {
     beside(dir, || xattr::set(Path::new(".").join(name), key, value))
+}
+
+/// Removes one attribute of an entry.
+pub(in crate::sys) fn remove_xattr_at(
+    dir: BorrowedFd<'_>,
+    name: &OsStr,
+    key: &OsStr,
+) -> io::Result<()> {
+    beside(dir, || xattr::remove(Path::new(".").join(name), key))
 }

@@ -205,6 +205,10 @@ impl Dir for FdDir {
         extattr::set_xattr_fd(self.as_fd(), name, value)
     }
 
+    fn remove_xattr(&self, name: &OsStr) -> io::Result<()> {
+        extattr::remove_xattr_fd(self.as_fd(), name)
+    }
+
     fn set_owner(&self, uid: u32, gid: u32) -> io::Result<()> {
         set_owner(self.as_fd(), uid, gid)
     }
@@ -224,6 +228,10 @@ impl Dir for FdDir {
 
     fn set_xattr_of(&self, name: &OsStr, key: &OsStr, value: &[u8]) -> io::Result<()> {
         extattr::set_xattr_at(self.as_fd(), name, key, value)
+    }
+
+    fn remove_xattr_of(&self, name: &OsStr, key: &OsStr) -> io::Result<()> {
+        extattr::remove_xattr_at(self.as_fd(), name, key)
     }
 
     fn set_owner_of(&self, name: &OsStr, uid: u32, gid: u32) -> io::Result<()> {

@@ -119,6 +119,10 @@ impl File for FdFile {
         extattr::set_xattr_fd(self.as_fd(), name, value)
     }
 
+    fn remove_xattr(&self, name: &OsStr) -> io::Result<()> {
+        extattr::remove_xattr_fd(self.as_fd(), name)
+    }
+
     fn set_owner(&self, uid: u32, gid: u32) -> io::Result<()> {
         set_owner(self.as_fd(), uid, gid)
     }
