@@ -616,3 +616,32 @@ fn a_default_acl_is_not_passed_on_to_the_copy() {
         assert_eq!(manifest(&disk), text, "{fs}");
     }
 }
+
+/// The copy is mounted without devices: opening one says something else than of any other object.
+#[test]
+fn a_device_in_the_place_of_a_file_goes() {
+    if !ready(&["mknod"]) {
+        return;
+    }
+    let disk = Disk::new(Layout::roots(48, 48));
+    disk.fill();
+    let mknod = |path: &Path| {
+        fs::remove_file(path).ok();
+        tool("mknod", &[&path, &"c", &"10", &"130"]);
+    };
+    let thing = disk.root().join("etc/thing");
+    mknod(&thing);
+    disk.snapshot();
+    fs::remove_file(&thing).unwrap();
+    fs::write(&thing, "a file now").unwrap();
+    refreshed(&disk, &[]);
+    verified(&disk);
+    // The source is what it was, and the copy is not: also in the place of what is rewritten.
+    let copy = disk.mount_alternate(false);
+    for name in ["etc/thing", "etc/fstab"] {
+        mknod(&copy.path().join(name));
+    }
+    drop(copy);
+    refreshed(&disk, &[]);
+    verified(&disk);
+}

@@ -263,6 +263,12 @@ pub(super) fn replaced(error: &io::Error) -> bool {
     )
 }
 
+/// Whether a file that could not be opened is none. What open(2) says of a device depends on the
+/// mount: `EACCES` on Linux where there are to be none (mount(8), `nodev`).
+fn is_other<D: Dir>(dir: &D, name: &OsStr, error: &io::Error) -> bool {
+    replaced(error) || dir.stat(name).is_ok_and(|meta| meta.kind != Kind::File)
+}
+
 #[cfg(test)]
 mod tests {
     use std::fs;

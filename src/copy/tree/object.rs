@@ -7,7 +7,7 @@ use nix::errno::Errno;
 
 use super::remove::remove;
 use super::renew::Target;
-use super::{Batch, BatchResult, Effort, Entry, Outcome, Pair, not_replaced, replaced, vanished};
+use super::{Batch, BatchResult, Effort, Entry, Outcome, Pair, is_other, not_replaced, vanished};
 use crate::copy::attributes;
 use crate::copy::content::{self, Passed};
 use crate::copy::progress::{Monitor, interrupted};
@@ -125,7 +125,9 @@ impl<D: Dir> Attempt<'_, D> {
         let mut source = match self.pair.source.open_file(&self.entry.name) {
             Ok(file) => file,
             Err(e) if vanished(&e) => return Ok(Tried::Vanished),
-            Err(e) if replaced(&e) => return Ok(Tried::Changed),
+            Err(e) if is_other(&self.pair.source, &self.entry.name, &e) => {
+                return Ok(Tried::Changed);
+            }
             Err(e) => return Err(e).doing_to("opening", self.path),
         };
         let mut meta = source.meta().doing_to("reading", self.path)?;

@@ -6,7 +6,7 @@ use std::io::{self, Seek, SeekFrom};
 use super::object::{Attempt, Name, Tried};
 use super::patch::Patch;
 use super::remove::remove;
-use super::{Effort, Old, replaced, vanished};
+use super::{Effort, Old, is_other, vanished};
 use crate::copy::content::{Discard, Passed};
 use crate::error::{Context, Result};
 use crate::record::manifest::Object;
@@ -168,7 +168,7 @@ impl<D: Dir> Attempt<'_, D> {
                 }
             }
             Err(e) if vanished(&e) => return Ok(Present::Gone),
-            Err(e) if replaced(&e) => {}
+            Err(e) if is_other(&self.pair.target, &self.entry.name, &e) => {}
             Err(e) => return Err(e).doing_to("opening the copy of", self.path),
         }
         remove(&self.pair.target, &self.entry.name, self.path)?;
