@@ -1,12 +1,14 @@
 //! Operations that fail, and signals.
 
 use std::collections::HashSet;
+use std::path::Path;
 
 use dualroot::error::Kind;
 use dualroot::ops::show;
 use dualroot::ops::snapshot::Options;
 use dualroot::slot::{Choice, State};
-use dualroot::sys::fake::{Action, Call, When};
+use dualroot::sys::fake::{Action, Call, Machine, When};
+use dualroot::table::superblock;
 use nix::errno::Errno;
 
 use crate::findings::Findings;
@@ -14,7 +16,7 @@ use crate::judge::{
     HALF, against_source, alternate, calls, calls_with, check_failed, check_new, fingerprint, half,
     left, state, work,
 };
-use crate::machine::{Base, SIGINT, base, done, run, run_with, session};
+use crate::machine::{Base, SIGINT, base, done, fstab, run, run_with, session};
 
 /// Operations of the run at which a call of this name on a target can run out of space.
 fn takes_space(call: &Call) -> bool {
@@ -58,6 +60,40 @@ pub fn each_operation_fails(base: &Base, options: Options) {
     }
     println!("{} different states were left", seen.len());
     findings.none();
+}
+
+/// What is made anew for want of room has another identity, and the root's copy is made before.
+#[test]
+fn a_name_that_a_refresh_would_lose_stays() {
+    let base = base();
+    let id = |m: &Machine, d| m.world(|w| superblock::read(&w.head(d)).unwrap().id);
+    for by_identity in [false, true] {
+        let machine = base.machine.fork();
+        let (source, before) = (id(&machine, "da0s3"), id(&machine, "da0s4"));
+        if by_identity {
+            machine.world(|w| fstab(w, "/dev/ufs/config1", &format!("/dev/ufsid/{source}")));
+        }
+        let written = Call { op: "file.write", place: "da0s4:app.conf".into(), nth: 0 };
+        machine.inject(When::Call(written), Action::Fail(Errno::ENOSPC as i32));
+        let result = run(&machine);
+        assert_eq!(machine.hits().len(), 1, "it was not reached");
+        if by_identity {
+            let error = result.unwrap_err();
+            assert_eq!((error.kind, error.errno), (Kind::Failed, Some(Errno::ENOSPC as i32)));
+            assert!(error.hint.as_ref().is_some_and(|h| h.contains("--fresh")), "{error:?}");
+            assert_ne!(state(&machine), State::Valid);
+            assert_eq!(id(&machine, "da0s4"), before, "it was made anew");
+            done(run_with(&machine, Options { fresh: true, ..Options::default() }));
+            let copy = machine.world(|w| w.tree("da0s2").listing());
+            let text = String::from_utf8_lossy(&copy[Path::new("etc/fstab")].data[0].1);
+            let made = id(&machine, "da0s4");
+            assert!(text.contains(&format!("/dev/ufsid/{made}\t/config\t")), "{text}");
+        } else {
+            done(result);
+            assert_ne!(id(&machine, "da0s4"), before, "it was brought up to date");
+        }
+        assert_eq!(state(&machine), State::Valid);
+    }
 }
 
 #[test]

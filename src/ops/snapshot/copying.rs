@@ -11,6 +11,7 @@ use nix::errno::Errno;
 use super::copied::{Copied, Made, Onto};
 use super::draft::Draft;
 use super::frozen::{self, Frozen};
+use super::prepare::known_by_identity;
 use super::rewrite;
 use super::run::Run;
 use crate::copy::beside::Beside;
@@ -53,11 +54,18 @@ impl<'a, O: Os> Run<'a, '_, O> {
     }
 
     /// Brings an older copy up to date. Where both do not fit, the new one is made alone: for that
-    /// there is room.
+    /// there is room. But where the root's copy, which is made already, would not find it then, the
+    /// run fails.
     pub(super) fn refresh(&mut self, refresh: &Refresh) -> Result<()> {
         let onto = Onto::Older(refresh.since, BTreeSet::new());
         match self.copy(refresh.part, &refresh.consistency, &onto) {
             Err(error) if error.errno == Some(Errno::ENOSPC as i32) => {
+                if let Some(spec) = known_by_identity(self.view, self.pair(refresh.part)?.1) {
+                    let hint = format!(
+                        "fstab names {spec}, which a new file system changes: --fresh makes both anew"
+                    );
+                    return Err(error.hint(hint));
+                }
                 log::warn!("{error}: the copy is made anew");
                 self.erase(refresh.part)?;
                 self.format(refresh.part, &refresh.target, &refresh.format)?;

@@ -294,21 +294,27 @@ pub(super) fn chosen(view: &View, mut layout: Layout, options: &Options) -> Resu
     let Some(pair) = layout.pairs.first() else {
         return Err(Error::refused(format!("{} has no second partition", part.point())));
     };
-    // newfs(8) gives a new identity, which the root's copy, left as it is, would not know.
-    let known_by_identity = |e: &&fstab::Entry| {
-        let id = view.find(&e.spec);
-        is_identity(&e.spec) && (id == Some(pair.source) || id == Some(pair.target))
-    };
-    if part == Part::Config
-        && pair.fs == FsType::Ufs2.name()
-        && let Some(entry) = view.fstab.iter().find(known_by_identity)
-    {
-        let spec = String::from_utf8_lossy(&entry.spec);
+    // The root's copy is left as it is.
+    if let Some(spec) = known_by_identity(view, pair) {
         let cause = format!("fstab names {spec}, and a new file system gets a new identity");
         return Err(Error::refused(cause)
             .hint("copy both parts, or name it by its label or device in fstab"));
     }
     Ok(layout)
+}
+
+/// The name by which fstab, and with it the root's copy, knows a configuration whose file system
+/// would lose that name if it was made anew: newfs(8) gives a new identity.
+pub(super) fn known_by_identity(view: &View, pair: &Pair) -> Option<String> {
+    if pair.part != Part::Config || pair.fs != FsType::Ufs2.name() {
+        return None;
+    }
+    let known = |e: &&fstab::Entry| {
+        let id = view.find(&e.spec);
+        is_identity(&e.spec) && (id == Some(pair.source) || id == Some(pair.target))
+    };
+    let entry = view.fstab.iter().find(known)?;
+    Some(String::from_utf8_lossy(&entry.spec).into_owned())
 }
 
 /// The mount points that are to be made.
