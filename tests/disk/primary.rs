@@ -13,8 +13,14 @@ const EFI: &str = "C12A7328-F81F-11D2-BA4B-00A0C93EC93B";
 
 /// A GPT with two roots, two configs and an EFI system partition of odd content.
 fn with_efi() -> Disk {
+    with_efi_of(512)
+}
+
+/// The same with sectors of this size.
+fn with_efi_of(sector: u64) -> Disk {
     let disk = Disk::new(Layout {
         scheme: Scheme::Gpt,
+        sector,
         sizes_mb: vec![24, 24, 8, 8, 5, 4],
         types: [(5, EFI)].into(),
         ..Layout::default()
@@ -177,4 +183,27 @@ fn an_efi_system_partition_that_changes_is_not_half_copied() {
     let report = on(&disk, &medium, &["show", "--json"]).exits(0).json();
     let copy = report["slots"].as_array().unwrap().iter().find(|s| s["booted"] == false);
     assert_eq!(copy.unwrap()["state"], "invalid", "{report}");
+}
+
+/// Its FAT keeps the sectors that it was made with.
+#[test]
+fn an_efi_system_partition_keeps_the_size_of_its_sectors() {
+    if !ready(TOOLS) {
+        return;
+    }
+    let words = ["snapshot", "--partition", "--swap-size", "0"];
+    for (from, to) in [(512, 4096), (4096, 512), (4096, 4096)] {
+        let (disk, medium) = (with_efi_of(from), Medium::new(128, to));
+        let before = medium.hash();
+        if from == u64::from(to) {
+            on(&disk, &medium, &words).exits(0);
+            on(&disk, &medium, &["verify"]).exits(0);
+            continue;
+        }
+        on(&disk, &medium, &[&words[..], &["-n"]].concat()).exits(6);
+        on(&disk, &medium, &words)
+            .fails(6, &format!("is made of sectors of {from} bytes"))
+            .says(&format!("choose a medium with sectors of {from} bytes"));
+        assert_eq!(medium.hash(), before);
+    }
 }

@@ -105,10 +105,27 @@ pub(super) fn plan(view: &View, medium: Id, options: &Options) -> Result<(View, 
             format!("{}-", provider.name.replace('/', "-"))
         },
     };
+    guard_efi(view, medium)?;
     let drawing = wish.draw().map_err(|e| e.path(provider.path()))?;
     let future = view.repartitioned(medium, &drawing, family);
     let rows = rows(&wish, &drawing);
     Ok((future, Repartition { medium: provider.name.clone(), rows, drawing }))
+}
+
+/// The EFI system partition is copied by its blocks, and a FAT keeps the sectors that it was made
+/// with: where its medium has others, not everybody reads it (Linux does not where they are larger,
+/// fs/fat/inode.c).
+fn guard_efi(view: &View, medium: Id) -> Result<()> {
+    let Some(efi) = view.efi() else { return Ok(()) };
+    let (from, to) = (view.devices.get(efi).sector, view.devices.get(medium).sector);
+    if from == to {
+        return Ok(());
+    }
+    let (efi, medium) = (view.node(efi), view.node(medium));
+    let cause = format!(
+        "the EFI system partition {efi} is made of sectors of {from} bytes, those of {medium} have {to}"
+    );
+    Err(Error::refused(cause).hint(format!("choose a medium with sectors of {from} bytes")))
 }
 
 fn rows(wish: &Wish, drawing: &Drawing) -> Vec<Row> {
