@@ -111,6 +111,10 @@ pub struct Format {
     pub id: Option<String>,
     /// At least this many inodes; none takes the default density.
     pub inodes: Option<u64>,
+    /// Bytes in a block; none leaves it to the tool, as on UFS.
+    pub block: Option<u32>,
+    /// Bytes in a sector of its medium.
+    pub sector: u32,
     /// What a UFS2 keeps of its source.
     pub ufs: UfsSwitches,
 }

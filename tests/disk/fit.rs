@@ -4,6 +4,7 @@ use std::fs::{self, File};
 use std::path::Path;
 
 use crate::harness::{Disk, Layout, Run, pattern, ready, tool};
+use crate::medium::{Medium, TOOLS, on};
 
 /// Checks a refusal: `the copy of POINT does not fit DEVICE: it needs A WHAT, B are there, C are
 /// missing`, the numbers being right; A and B.
@@ -76,14 +77,76 @@ fn the_refusal_is_an_error_in_json() {
     assert!(error["cause"].as_str().unwrap().ends_with(" are missing"), "{run}");
 }
 
-fn make_files(disk: &Disk, count: usize) {
+fn make_files(disk: &Disk, count: usize, size: usize) {
+    let content = pattern(size, 1);
     for n in 0..count {
         let dir = disk.root().join(format!("f{}", n / 1000));
         if n % 1000 == 0 {
             fs::create_dir(&dir).unwrap();
         }
-        File::create(dir.join(n.to_string())).unwrap();
+        fs::write(dir.join(n.to_string()), &content).unwrap();
     }
+}
+
+/// On a medium with larger sectors than a file has, small files take more room.
+#[test]
+fn small_files_and_a_medium_with_large_sectors() {
+    if !ready(TOOLS) {
+        return;
+    }
+    let disk = Disk::new(Layout { mkfs: vec!["-N", "20000"], ..Layout::roots(64, 64) });
+    disk.write_fstab();
+    // 12 MB in blocks of 1 KB, 48 MB in the copy's.
+    make_files(&disk, 12_000, 500);
+    sync(disk.root());
+    for sector in [512, 4096] {
+        let medium = Medium::new(96, sector);
+        let before = medium.hash();
+        let words = ["--scheme", "gpt", "--swap-size", "0", "--root-size", "40"];
+        for first in [&["snapshot", "-n"][..], &["snapshot"]] {
+            let run = on(&disk, &medium, &[first, &words].concat());
+            if sector == 4096 {
+                refused(run, "/", medium.part(1).to_str().unwrap(), "bytes");
+                assert_eq!(medium.hash(), before, "something was written");
+            } else {
+                run.exits(0);
+            }
+        }
+    }
+}
+
+/// An attribute that fills a block has to have one as large in the copy, however small its slot is.
+#[test]
+fn the_copy_has_blocks_of_the_size_that_its_source_has() {
+    if !ready(&[]) {
+        return;
+    }
+    let disk = Disk::new(Layout { mkfs: vec!["-b", "4096"], ..Layout::roots(32, 32) });
+    disk.fill();
+    disk.snapshot();
+    // A valid copy with smaller ones, which an attribute would not fit.
+    let kept = disk.tmp().join("kept");
+    let copy = disk.mount_alternate(true);
+    tool("cp", &[&"-a", &copy.path(), &kept]);
+    drop(copy);
+    tool("mkfs.ext4", &[&"-q", &"-F", &"-b", &"1024", &disk.part(2)]);
+    let copy = disk.mount_alternate(false);
+    tool("cp", &[&"-a", &kept.join("."), &copy.path()]);
+    drop(copy);
+    disk.dualroot(&["verify"]).exits(0);
+    let anew = |run: &Run| run.stdout.contains("make a file system on");
+    let plan = disk.dualroot(&["snapshot", "-n"]).exits(0);
+    assert!(anew(&plan), "{plan}");
+    let file = disk.write("var/attributes", "");
+    xattr::set(&file, "user.large", &pattern(2000, 1)).unwrap();
+    disk.snapshot();
+    disk.dualroot(&["verify"]).exits(0);
+    let copy = disk.mount_alternate(true);
+    let found = xattr::get(copy.path().join("var/attributes"), "user.large").unwrap();
+    assert_eq!(found, Some(pattern(2000, 1)));
+    drop(copy);
+    let plan = disk.dualroot(&["snapshot", "-n"]).exits(0);
+    assert!(!anew(&plan), "{plan}");
 }
 
 #[test]
@@ -94,7 +157,7 @@ fn more_inodes_than_usual_are_made_where_the_source_has_them() {
     let disk = Disk::new(Layout { mkfs: vec!["-N", "12000"], ..Layout::roots(24, 24) });
     disk.write_fstab();
     // By default 24 MiB get some 6,000.
-    make_files(&disk, 10_000);
+    make_files(&disk, 10_000, 0);
     disk.dualroot(&["snapshot", "-n"]).exits(0).prints(" inodes");
     disk.snapshot();
     assert_eq!(disk.state(), "valid");
@@ -111,7 +174,7 @@ fn too_small_for_the_inodes() {
     let disk = Disk::new(Layout { mkfs: vec!["-N", "32000"], ..Layout::roots(24, 8) });
     disk.write_fstab();
     disk.snapshot();
-    make_files(&disk, 29_000);
+    make_files(&disk, 29_000, 0);
     sync(disk.root());
     let before = disk.hash_device(2);
     let (needed, there) = refused(disk.dualroot(&["snapshot"]), "/", &disk.node(2), "inodes");

@@ -21,6 +21,10 @@ const MANIFEST_LINE: u64 = 256;
 const SLACK: u64 = 256 << 10;
 /// As much of it is for the partition tables.
 const TABLES: u64 = 64 << 10;
+/// Bytes in a block of most ext4 and XFS.
+const USUAL_BLOCK: u32 = 4096;
+/// What mkfs.ext4(8) makes at least, and mkfs.xfs(8) with checksums.
+const SMALLEST_BLOCK: u32 = 1024;
 
 /// The file system that `pair`'s target will get, proved to be large enough for what is to be
 /// copied of `source` now, and for `tables` bytes of partition tables.
@@ -125,7 +129,13 @@ pub(super) fn wanted(view: &View, pair: &Pair, purpose: Purpose) -> Result<Forma
         s.fs.name() == fs.name() && fs != FsType::Ufs2 && s.id.bytes().any(|b| !b"0-".contains(&b))
     });
     let id = old.map(|s| s.id.clone()).filter(|id| source.is_none_or(|s| s.id != *id));
-    Ok(Format { fs, label, id, inodes: None, ufs: switches(source) })
+    let sector = view.devices.get(pair.target).sector;
+    let block = (fs != FsType::Ufs2).then(|| {
+        // Not what suits the slot's size: an attribute that fills a block of the source needs one as
+        // large. newfs(8) has one size for all.
+        source.map_or(USUAL_BLOCK, |s| s.block).max(sector).max(SMALLEST_BLOCK)
+    });
+    Ok(Format { fs, label, id, inodes: None, block, sector, ufs: switches(source) })
 }
 
 /// The label, or one with the medium's name where another file system bears it already: two of one

@@ -123,6 +123,8 @@ fn same_file_system(
         Err("it has another label")
     } else if switches(Some(there)) != format.ufs {
         Err("it has other switches")
+    } else if format.block.is_some_and(|block| block != there.block) {
+        Err("it has blocks of another size")
     } else if source.is_some_and(|source| source.id == there.id) {
         Err("it has the identity of its source")
     } else {

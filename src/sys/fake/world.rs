@@ -182,7 +182,8 @@ impl World {
     pub fn make_fs(&mut self, device: &str, label: &str) -> Result<()> {
         let label = Some(label.to_owned());
         let ufs = UfsSwitches { soft_updates: true, ..UfsSwitches::default() };
-        let format = Format { fs: FsType::Ufs2, label, id: None, inodes: None, ufs };
+        let (fs, sector) = (FsType::Ufs2, 512);
+        let format = Format { fs, label, id: None, inodes: None, block: None, sector, ufs };
         let (serial, now) = (self.next_serial(), self.now);
         let volume = self.must_find(device);
         self.volumes[volume].format(&format, serial, now)?;

@@ -140,8 +140,15 @@ mod tests {
     use crate::error::Kind;
     use crate::sys::UfsSwitches;
 
-    const PLAIN: Format =
-        Format { fs: FsType::Ufs2, label: None, id: None, inodes: None, ufs: SWITCHES };
+    const PLAIN: Format = Format {
+        fs: FsType::Ufs2,
+        label: None,
+        id: None,
+        inodes: None,
+        block: None,
+        sector: 512,
+        ufs: SWITCHES,
+    };
     const SWITCHES: UfsSwitches = UfsSwitches {
         soft_updates: false,
         journal: false,

@@ -120,10 +120,18 @@ impl Os for Native {
                 if let Some(inodes) = format.inodes {
                     add(&["-N", &inodes.to_string()]);
                 }
+                // By itself it goes by the size of the device, and by its sectors, which a rehearsal's
+                // file does not have.
+                if let Some(block) = format.block {
+                    add(&["-b", &block.to_string()]);
+                }
                 ["/sbin/mkfs.ext4", "/usr/sbin/mkfs.ext4"]
             }
             FsType::Xfs => {
-                add(&["-q", "-f", "-K"]);
+                add(&["-q", "-f", "-K", "-s", &format!("size={}", format.sector)]);
+                if let Some(block) = format.block {
+                    add(&["-b", &format!("size={block}")]);
+                }
                 if let Some(id) = &format.id {
                     add(&["-m", &format!("uuid={id}")]);
                 }

@@ -13,7 +13,8 @@ const NOW: Time = Time { sec: 1_600_000_000, nsec: 0 };
 
 fn format(inodes: Option<u64>) -> Format {
     let ufs = UfsSwitches { soft_updates: true, ..UfsSwitches::default() };
-    Format { fs: FsType::Ufs2, label: Some("root2".to_owned()), id: None, inodes, ufs }
+    let (fs, label) = (FsType::Ufs2, Some("root2".to_owned()));
+    Format { fs, label, id: None, inodes, block: None, sector: 512, ufs }
 }
 
 /// One object of each kind, and files with indirect blocks of two levels.
