@@ -153,8 +153,7 @@ fn finish<S: AsRef<OsStr>>(
         return Err(Error::new(Kind::Signal(signal as i32), operation, cause));
     }
     let complaint = if output.stderr.is_empty() { &output.stdout } else { &output.stderr };
-    let tail = &complaint[complaint.len().saturating_sub(COMPLAINT_MAX)..];
-    let said = String::from_utf8_lossy(tail).trim().replace('\n', "; ");
+    let said = complaint_of(complaint);
     let told = |ended| if said.is_empty() { ended } else { format!("{said} ({ended})") };
     match (output.status.code(), output.status.signal()) {
         (Some(code), _) => {
@@ -166,6 +165,14 @@ fn finish<S: AsRef<OsStr>>(
             Err(Error::new(Kind::Failed, operation, told(ended)))
         }
     }
+}
+
+/// The end of what it said, without the usage that mkfs.xfs(8) tells whatever was wrong.
+fn complaint_of(said: &[u8]) -> String {
+    const USAGE: &[u8] = b"\nUsage:";
+    let end = said.windows(USAGE.len()).position(|w| w == USAGE).unwrap_or(said.len());
+    let tail = &said[end.saturating_sub(COMPLAINT_MAX)..end];
+    String::from_utf8_lossy(tail).trim().replace('\n', "; ")
 }
 
 /// Waits for the program's end, and ends it once a signal has come: by SIGTERM, whatever came, since
@@ -312,6 +319,8 @@ mod tests {
     fn a_failing_program_is_quoted() {
         let error = run(&["/no/such/sh", "/bin/sh"], &["-c", "echo bad block >&2; exit 7"]);
         assert_eq!(error.unwrap_err().to_string(), "running sh: bad block (exit 7)");
+        let error = run(&["/bin/sh"], &["-c", "echo 'too small\nUsage: x\n-a -b' >&2; exit 1"]);
+        assert_eq!(error.unwrap_err().to_string(), "running sh: too small (exit 1)");
     }
 
     #[test]

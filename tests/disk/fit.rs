@@ -212,6 +212,27 @@ fn too_small_for_xfs() {
     assert_eq!(disk.state(), "valid");
 }
 
+/// Partitions that stay empty get their file systems last: told before the table is written.
+#[test]
+fn too_small_for_an_empty_xfs() {
+    if !ready(&[TOOLS, &["mkfs.xfs"]].concat()) {
+        return;
+    }
+    let disk = Disk::new(Layout { fs: "xfs", ..Layout::roots(320, 320) });
+    disk.fill();
+    let medium = Medium::new(1200, 4096);
+    let words = ["--scheme", "gpt", "--swap-size", "0", "--root-size", "320", "--data-size"];
+    for first in [&["snapshot", "-n"][..], &["snapshot"]] {
+        let run = on(&disk, &medium, &[first, &words, &["100"]].concat());
+        let data = medium.part(3);
+        let why = format!("no xfs fits {} for /data: running mkfs.xfs: ", data.display());
+        run.fails(6, &why).says("(exit 1)\nhint: --data-size sets its size\n");
+        assert!(medium.is_blank(), "something was written");
+    }
+    on(&disk, &medium, &[&["snapshot"], &words[..], &["320"]].concat()).exits(0);
+    on(&disk, &medium, &["verify"]).exits(0);
+}
+
 /// The root would fit, the config does not: neither is touched.
 #[test]
 fn a_config_that_does_not_fit_refuses_the_whole() {

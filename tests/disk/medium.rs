@@ -1,6 +1,7 @@
 //! A blank medium beside the running one, for those tests that fill another.
 
 use std::fs::{self, File};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
@@ -55,6 +56,12 @@ impl Medium {
         tool("sync", &[]);
         let bytes = fs::read(self.dir.path().join("medium")).unwrap();
         hex(&Sha256::digest(bytes))
+    }
+
+    /// Whether nothing has been written to it.
+    pub fn is_blank(&self) -> bool {
+        tool("sync", &[]);
+        fs::metadata(self.dir.path().join("medium")).unwrap().blocks() == 0
     }
 
     /// The partitions, as a reader that is not ours tells of them.

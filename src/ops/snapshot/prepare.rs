@@ -85,6 +85,9 @@ pub(super) fn prepare<'a, O: Os>(
         table::save::collect(os, &view, &layout)?.0.encode().len() as u64
     };
     let choices = choices(os, session, &view, &layout, &sources, room, options)?;
+    if partitioning.is_some() {
+        Repartition::preflight(os, &view, &layout, &choices[0].format)?;
+    }
     let tables = tables(os, &view, &layout, room)?;
     let steps =
         plan::snapshot(&view, &layout, &obstacles, &points, &choices, tables, options.force);

@@ -177,8 +177,7 @@ impl Repartition {
             let node = future.node(own.target);
             match (own.role, own.source) {
                 (Role::Var | Role::Data, _) => {
-                    let format = Format { label: None, id: None, inodes: None, ..root.clone() };
-                    all.push(Step::Make(own.role.point(), node, format));
+                    all.push(Step::Make(own.role.point(), node, empty(root)));
                 }
                 (Role::Efi, Some(source)) => {
                     let size = future.devices.get(source).size;
@@ -190,6 +189,36 @@ impl Repartition {
         all.push(Step::Boot(medium, self.drawing.clone()));
         all.extend(steps);
         all
+    }
+
+    /// Checks that the partitions that stay empty are large enough for a file system.
+    ///
+    /// # Errors
+    /// Refused: one is not.
+    pub(super) fn preflight<O: Os>(
+        os: &O,
+        future: &View,
+        layout: &Layout,
+        root: &Format,
+    ) -> Result<()> {
+        let empty = empty(root);
+        for own in layout.own.iter().filter(|own| matches!(own.role, Role::Var | Role::Data)) {
+            let size = future.devices.get(own.target).size;
+            os.rehearse(&empty, size).map_err(|e| match e.kind {
+                Kind::Signal(_) => e,
+                _ => Error::refused(format!(
+                    "no {} fits {} for {}: {e}",
+                    root.fs.name(),
+                    future.node(own.target),
+                    own.role.point()
+                ))
+                .hint(match own.role {
+                    Role::Data => "--data-size sets its size",
+                    _ => "use a larger medium, or leave more of it to /var",
+                }),
+            })?;
+        }
+        Ok(())
     }
 
     /// Writes the table, and observes what the kernel made of it. `planned` is what is expected.
@@ -230,6 +259,11 @@ impl Repartition {
         }
         say(&format!("Partitioning {} ...", self.medium));
     }
+}
+
+/// The file system of a partition that stays empty, like the root's.
+fn empty(root: &Format) -> Format {
+    Format { label: None, id: None, inodes: None, ..root.clone() }
 }
 
 /// The lines of a new table, as Junos prints them.
