@@ -33,6 +33,8 @@ pub struct Grain {
     pub block: u64,
     /// Bytes in a whole block of the source: where its holes begin and end.
     pub source: u64,
+    /// Bytes of the same room that an inode takes; 0 where it has room of its own.
+    pub inode: u64,
 }
 
 /// `UFS_NDADDR` and `UFS_NIADDR` of ufs/ufs/dinode.h: blocks of a file whose addresses are in its
@@ -62,7 +64,7 @@ impl Grain {
             // Extended attributes have blocks, too, of which only their sum with the others is told.
             FileSystem::Ufs2 | FileSystem::Ext4 => content.max(used),
             // It takes more than it needs for what grows.
-            FileSystem::Xfs => content,
+            FileSystem::Xfs => content.saturating_add(self.inode),
         }
     }
 
@@ -168,7 +170,7 @@ mod tests {
 
     const KB: u64 = 1024;
     const UFS: Grain =
-        Grain { fs: FileSystem::Ufs2, unit: 4 * KB, block: 32 * KB, source: 32 * KB };
+        Grain { fs: FileSystem::Ufs2, unit: 4 * KB, block: 32 * KB, source: 32 * KB, inode: 0 };
 
     /// KB that an object of so many bytes takes, for which the source has `used` KB.
     fn takes(grain: Grain, kind: Kind, size: u64, used: u64) -> u64 {
@@ -217,12 +219,13 @@ mod tests {
 
     #[test]
     fn elsewhere_a_block_is_the_smallest_piece() {
-        let ext4 = Grain { fs: FileSystem::Ext4, unit: 4 * KB, block: 4 * KB, source: 4 * KB };
+        let ext4 = Grain { fs: FileSystem::Ext4, block: 4 * KB, source: 4 * KB, ..UFS };
         assert_eq!(takes(ext4, Kind::File, 385 * KB, 388), 388);
         assert_eq!(takes(ext4, Kind::File, 100, 0), 4, "it lay in the inode");
         assert_eq!(takes(ext4, Kind::File, 4 * KB, 8), 8, "attributes");
-        let xfs = Grain { fs: FileSystem::Xfs, ..ext4 };
-        assert_eq!(takes(xfs, Kind::File, 4 * KB, 64), 4, "room for what is not there yet");
+        let xfs = Grain { fs: FileSystem::Xfs, inode: KB, ..ext4 };
+        assert_eq!(takes(xfs, Kind::File, 4 * KB, 64), 5, "room for what is not there yet");
+        assert_eq!(takes(xfs, Kind::Fifo, 0, 0), 1, "its inode alone");
     }
 
     #[test]

@@ -130,6 +130,7 @@ mod tests {
             whole_block: 32768,
             free_blocks: 0,
             free_inodes: 0,
+            inode: 0,
             clean: false,
             flags,
         }

@@ -91,6 +91,8 @@ pub struct Superblock {
     pub free_blocks: u64,
     /// Free inodes. XFS: `u64::MAX`, it makes them as it needs them.
     pub free_inodes: u64,
+    /// XFS: bytes that each of these takes of the free space. Others: 0, their room is set aside.
+    pub inode: u32,
     /// Whether it was unmounted in order. XFS: only that mkfs.xfs came to its end; whether the log
     /// has to be replayed stands in the log.
     pub clean: bool,
@@ -203,6 +205,7 @@ fn ufs2(window: &[u8]) -> Option<Superblock> {
         whole_block: bsize,
         free_blocks: free_blocks.saturating_mul(u64::from(frag)).saturating_add(free_fragments),
         free_inodes,
+        inode: 0,
         clean: fs.get(209) == Some(&1) && flags & UFS_NEEDS_FSCK == 0,
         flags,
     })
@@ -234,6 +237,7 @@ fn ext4(window: &[u8]) -> Option<Superblock> {
         whole_block: block,
         free_blocks: u64::from(high) << 32 | u64::from(le32(fs, 12)?),
         free_inodes: u64::from(le32(fs, 16)?),
+        inode: 0,
         // State: bit 0 unmounted in order, bit 1 errors seen.
         clean: state & 3 == 1 && incompatible & JOURNAL_RECOVERY == 0,
         flags: 0,
@@ -263,6 +267,7 @@ fn xfs(window: &[u8]) -> Option<Superblock> {
         whole_block: block,
         free_blocks: be64(144)?,
         free_inodes: u64::MAX,
+        inode: u32::from(be16(104)?),
         clean: window.get(126) == Some(&0),
         flags: 0,
     })
@@ -327,6 +332,7 @@ pub(crate) mod tests {
             whole_block: 32768,
             free_blocks: 8005,
             free_inodes: 777,
+            inode: 0,
             clean: true,
             flags: UFS_SOFT_UPDATES | UFS_JOURNAL,
         };

@@ -212,6 +212,23 @@ fn too_small_for_xfs() {
     assert_eq!(disk.state(), "valid");
 }
 
+/// XFS makes its inodes of the same room that it gives to files. The source is as large and full.
+#[test]
+fn an_xfs_full_of_small_files() {
+    if !ready(&["mkfs.xfs"]) {
+        return;
+    }
+    let disk = Disk::new(Layout { fs: "xfs", ..Layout::roots(320, 320) });
+    disk.fill();
+    disk.snapshot();
+    make_files(&disk, 53_000, 4096);
+    sync(disk.root());
+    let before = disk.hash_device(2);
+    refused(disk.dualroot(&["snapshot"]), "/", &disk.node(2), "bytes");
+    assert_eq!(disk.hash_device(2), before, "something was written");
+    assert_eq!(disk.state(), "valid");
+}
+
 /// Partitions that stay empty get their file systems last: told before the table is written.
 #[test]
 fn too_small_for_an_empty_xfs() {

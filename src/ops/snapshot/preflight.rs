@@ -13,7 +13,7 @@ use crate::slot::names::{cut, label_for_copy};
 use crate::slot::view::View;
 use crate::sys::tree::Dir;
 use crate::sys::{Format, FsType, Os, UfsSwitches};
-use crate::table::superblock::{self, Superblock};
+use crate::table::superblock::{self, FileSystem, Superblock};
 
 /// Room that the record and the manifest take: a line of about this size per object.
 const MANIFEST_LINE: u64 = 256;
@@ -64,7 +64,7 @@ pub(super) fn format<O: Os>(
     let needed_bytes =
         |census: &Census| needed_bytes(census).saturating_add(tables.saturating_sub(TABLES));
     let bytes = |offered: &Superblock| {
-        offered.free_blocks.saturating_sub(kept_back(format.fs, size, block)).saturating_mul(block)
+        offered.free_blocks.saturating_sub(kept_back(offered, size)).saturating_mul(block)
     };
     let of_source = view.superblocks.get(&pair.source);
     let pieces = |s: &Superblock| (s.fs, s.block, s.whole_block);
@@ -86,7 +86,13 @@ pub(super) fn format<O: Os>(
         purpose.factory.then(|| factory::selection(view, pair, &source.dir)).transpose();
     let whole = |s: &Superblock| u64::from(s.whole_block.max(1));
     let source_block = of_source.map_or(block, whole);
-    let grain = Grain { fs: offered.fs, unit: block, block: whole(&offered), source: source_block };
+    let grain = Grain {
+        fs: offered.fs,
+        unit: block,
+        block: whole(&offered),
+        source: source_block,
+        inode: offered.inode.into(),
+    };
     let census = selection
         .and_then(|selection| census::take(tree, grain, selection, monitor))
         .during(format!("counting {}", pair.part.point()))
@@ -168,14 +174,22 @@ fn needed_inodes(census: &Census) -> u64 {
 }
 
 /// Blocks that the kernel keeps back from everybody, root included.
-fn kept_back(fs: FsType, size: u64, block: u64) -> u64 {
+fn kept_back(offered: &Superblock, size: u64) -> u64 {
+    let block = u64::from(offered.block.max(1));
     let blocks = size / block;
-    match fs {
+    match offered.fs {
         // ext4_calculate_resv_clusters: 2 %, at most 4096.
-        FsType::Ext4 => (blocks / 50).min(4096),
-        // xfs_default_resblks: 5 %, at most 8192.
-        FsType::Xfs => (blocks / 20).min(8192),
-        FsType::Ufs2 => 0,
+        FileSystem::Ext4 => (blocks / 50).min(4096),
+        // xfs_default_resblks: 5 %, at most 8192. And xfs_refcountbt_calc_reserves and
+        // xfs_finobt_calc_reserves: room for a record of 12 bytes for every block, and one of 16 for
+        // every 64 inodes, in blocks that are half full.
+        FileSystem::Xfs => {
+            const HEADER: u64 = 56;
+            let inodes = size / u64::from(offered.inode.max(256));
+            let records = (12 * blocks).saturating_add(16 * (inodes / 64));
+            (blocks / 20).min(8192) + 2 * records / block.saturating_sub(HEADER).max(1)
+        }
+        FileSystem::Ufs2 => 0,
     }
 }
 

@@ -106,6 +106,7 @@ impl Build {
                 whole_block: 32768,
                 free_blocks: 0,
                 free_inodes: 0,
+                inode: 0,
                 clean: true,
                 flags: 0,
             },
