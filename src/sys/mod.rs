@@ -28,11 +28,12 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::device::Devices;
-use crate::error::Result;
+use crate::error::{Error, Kind, Result};
 use crate::mounts::Mount;
 use crate::table::boot::Firmware;
 use crate::table::drawing::Drawing;
 use crate::table::flags::Change;
+use crate::table::superblock::{self, Superblock};
 use command::Ended;
 use offset::ReadAt;
 use tree::Dir;
@@ -214,6 +215,12 @@ fn erase_for<C: Claim>(claim: &mut C, drawing: &Drawing) -> Result<()> {
     claim.flush()
 }
 
+/// What a rehearsal made, told by its first bytes.
+fn rehearsed(window: &[u8]) -> Result<Superblock> {
+    superblock::read(window)
+        .ok_or_else(|| Error::new(Kind::Failed, "rehearsing the format", "no file system was made"))
+}
+
 /// The generation of an inode as the medium has it: with the number it makes a file handle.
 pub type Generation = Box<dyn Fn(u64) -> io::Result<u32> + Send + Sync>;
 
@@ -262,10 +269,10 @@ pub trait Os: Sync {
     /// label of `format`, as far as they are not in it already, and, where `grow` says that there is
     /// more room than its source had, as large as its device.
     fn adopt(&self, device: &Path, format: &Format, grow: bool) -> Result<()>;
-    /// Makes the same file system of `size` bytes in memory and returns its first
-    /// [`WINDOW`](crate::table::superblock::WINDOW) bytes: what a format would offer, told by the
-    /// tool that will make it, before anything is written.
-    fn rehearse(&self, format: &Format, size: u64) -> Result<Vec<u8>>;
+    /// What a format of `size` bytes would offer, told by the tool that will make it, before anything
+    /// is written: its blocks, what is free of them, and inodes. Its label and its identity mean
+    /// nothing.
+    fn rehearse(&self, format: &Format, size: u64) -> Result<Superblock>;
     /// Removes what rehearsals left beside the run directory, where `gone` says of its name, which is
     /// like those there (`PID.word`), that its run is gone.
     fn sweep_rehearsals(&self, gone: &dyn Fn(&OsStr) -> bool) -> Result<()>;

@@ -3,7 +3,7 @@
 use std::fs::{self, File};
 use std::path::Path;
 
-use crate::harness::{Disk, Layout, Run, pattern, ready, tool};
+use crate::harness::{Disk, Layout, Run, pattern, program, ready, tool};
 use crate::medium::{Medium, TOOLS, on};
 
 /// Checks a refusal: `the copy of POINT does not fit DEVICE: it needs A WHAT, B are there, C are
@@ -209,6 +209,22 @@ fn too_small_for_xfs() {
     let before = disk.hash_device(2);
     refused(disk.dualroot(&["snapshot"]), "/", &disk.node(2), "bytes");
     assert_eq!(disk.hash_device(2), before, "something was written");
+    assert_eq!(disk.state(), "valid");
+}
+
+/// Where the run directory has no room for the log of a file system that is only planned.
+#[test]
+fn an_xfs_is_planned_without_room_for_it() {
+    if !ready(&["mkfs.xfs", "unshare"]) {
+        return;
+    }
+    let disk = Disk::new(Layout { fs: "xfs", ..Layout::roots(320, 320) });
+    disk.fill();
+    let command = disk.command(&["snapshot"]);
+    let small = "mount -t tmpfs -o size=4m none /run && exec \"$@\"";
+    let mut unshared = program("unshare");
+    unshared.args(["-m", "sh", "-c", small, "sh"]).arg(command.get_program());
+    Run::of(unshared.args(command.get_args())).exits(0);
     assert_eq!(disk.state(), "valid");
 }
 

@@ -51,7 +51,7 @@ pub(super) fn format<O: Os>(
         ))
         .hint("remove what need not be there, or use a larger slot")
     };
-    let offered = match rehearse(os, &format, size) {
+    let offered = match os.rehearse(&format, size) {
         Ok(offered) => offered,
         Err(e) if matches!(e.kind, Kind::Signal(_)) => return Err(e),
         // What is too small for any file system is refused in numbers, where there are some.
@@ -103,7 +103,7 @@ pub(super) fn format<O: Os>(
     if offered.free_inodes < inodes {
         format.inodes = Some(inodes + inodes / 10 + 16);
         // A tool that cannot make so many says so itself; what counts is what it offered before.
-        match rehearse(os, &format, size) {
+        match os.rehearse(&format, size) {
             Ok(more) if more.free_inodes >= inodes => offered = more,
             _ => return Err(refuse(short("inodes", inodes, offered.free_inodes))),
         }
@@ -198,12 +198,6 @@ fn short(what: &str, needed: u64, offered: u64) -> String {
         "it needs {needed} {what}, {offered} are there, {} are missing",
         needed.saturating_sub(offered)
     )
-}
-
-fn rehearse<O: Os>(os: &O, format: &Format, size: u64) -> Result<Superblock> {
-    let window = os.rehearse(format, size)?;
-    superblock::read(&window)
-        .ok_or_else(|| Error::new(Kind::Failed, "rehearsing the format", "no file system was made"))
 }
 
 /// What a UFS2 keeps of its source.

@@ -23,7 +23,7 @@ use crate::sys::tree::Kind;
 use crate::sys::{self, Access, Boot, Format, Generation, Holder, Os, Rewrite, Snapshots, Usage};
 use crate::table::drawing::Drawing;
 use crate::table::flags;
-use crate::table::superblock::WINDOW;
+use crate::table::superblock::{Superblock, WINDOW};
 
 /// `EBUSY` is somebody else's doing.
 fn busy<T>(result: Result<T>) -> Result<T> {
@@ -195,11 +195,11 @@ impl Os for Machine {
         Ok(())
     }
 
-    fn rehearse(&self, format: &Format, size: u64) -> Result<Vec<u8>> {
+    fn rehearse(&self, format: &Format, size: u64) -> Result<Superblock> {
         let now = self.ask("os.rehearse", "rehearsing the format", |w| w.now)?;
         let mut head = vec![0; WINDOW];
         volume::make(format, size, 0, now)?.read(0, &mut head);
-        Ok(head)
+        sys::rehearsed(&head)
     }
 
     fn sweep_rehearsals(&self, _gone: &dyn Fn(&OsStr) -> bool) -> Result<()> {

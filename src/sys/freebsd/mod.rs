@@ -39,6 +39,7 @@ use crate::slot::loader;
 use crate::table::boot::Firmware;
 use crate::table::drawing::Drawing;
 use crate::table::flags::Change;
+use crate::table::superblock::Superblock;
 use unix::FdDir;
 
 /// `G_F_FOOTSHOOTING` of geom(4)'s `kern.geom.debugflags`: whole disks can then be written to
@@ -138,7 +139,7 @@ impl Os for Native {
         ufs::adopt(device, format, grow)
     }
 
-    fn rehearse(&self, format: &Format, size: u64) -> Result<Vec<u8>> {
+    fn rehearse(&self, format: &Format, size: u64) -> Result<Superblock> {
         ufs::rehearse(format, size)
     }
 

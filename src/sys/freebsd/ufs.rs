@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 
 use super::{device, md};
 use crate::error::{Context, Error, Result};
-use crate::sys::{Format, FsType, command, unix};
-use crate::table::superblock::WINDOW;
+use crate::sys::{Format, FsType, command, rehearsed, unix};
+use crate::table::superblock::{Superblock, WINDOW};
 
 /// newfs(8)'s fragment: there cannot be more than one inode for each.
 const FRAGMENT: u64 = 4096;
@@ -44,14 +44,14 @@ impl Drop for MemoryDisk {
     }
 }
 
-/// Makes the file system on a memory disk and returns its beginning. (newfs(8) takes a plain file
+/// Makes the file system on a memory disk and returns what it offers. (newfs(8) takes a plain file
 /// only with a disk label in it.)
-pub(super) fn rehearse(wanted: &Format, size: u64) -> Result<Vec<u8>> {
+pub(super) fn rehearse(wanted: &Format, size: u64) -> Result<Superblock> {
     newfs_words(wanted, size)?;
     let disk = MemoryDisk::new(size)?;
     // Without the label: /dev/ufs would have it twice, and the later one loses its name.
     format(&disk.0, &Format { label: None, ..wanted.clone() })?;
-    unix::read_device(&disk.0, 0, WINDOW)
+    rehearsed(&unix::read_device(&disk.0, 0, WINDOW)?)
 }
 
 /// Removes the disks of rehearsals that were killed, where `gone` says so of their labels.

@@ -12,6 +12,7 @@ mod scratch;
 mod sfdisk;
 pub(super) mod tree;
 mod view;
+mod xfs;
 
 pub(super) use process::end_with_us;
 pub(super) use view::View;
@@ -23,7 +24,8 @@ use std::time::Duration;
 
 use super::command::Ended;
 use super::{
-    Access, Boot, Format, FsType, Generation, Holder, Os, Rewrite, Snapshots, Usage, command, unix,
+    Access, Boot, Format, FsType, Generation, Holder, Os, Rewrite, Snapshots, Usage, command,
+    rehearsed, unix,
 };
 use crate::device::Devices;
 use crate::error::{Context, Error, Result};
@@ -31,6 +33,7 @@ use crate::mounts::Mount;
 use crate::table::boot::Firmware;
 use crate::table::drawing::Drawing;
 use crate::table::flags::Change;
+use crate::table::superblock::{Superblock, WINDOW};
 use unix::FdDir;
 
 /// The running Linux.
@@ -127,19 +130,7 @@ impl Os for Native {
                 }
                 ["/sbin/mkfs.ext4", "/usr/sbin/mkfs.ext4"]
             }
-            FsType::Xfs => {
-                add(&["-q", "-f", "-K", "-s", &format!("size={}", format.sector)]);
-                if let Some(block) = format.block {
-                    add(&["-b", &format!("size={block}")]);
-                }
-                if let Some(id) = &format.id {
-                    add(&["-m", &format!("uuid={id}")]);
-                }
-                if let Some(label) = &format.label {
-                    add(&["-L", label]);
-                }
-                ["/sbin/mkfs.xfs", "/usr/sbin/mkfs.xfs"]
-            }
+            FsType::Xfs => return xfs::format(device, format),
             FsType::Ufs2 => {
                 return Err(Error::refused("Linux cannot make UFS2 file systems").path(device));
             }
@@ -171,13 +162,16 @@ impl Os for Native {
         Ok(())
     }
 
-    fn rehearse(&self, format: &Format, size: u64) -> Result<Vec<u8>> {
+    fn rehearse(&self, format: &Format, size: u64) -> Result<Superblock> {
         unix::make_dir(&self.run_dir())?;
-        // The run directory is in memory, and the file is sparse: little more than the inode
-        // tables' heads take room there.
+        // The run directory is in memory, and the file is sparse: of an ext4 little more than the inode
+        // tables' heads take room there, of an XFS nothing, whose log would.
         let file = scratch::Scratch::new(&self.run_dir(), size)?;
+        if format.fs == FsType::Xfs {
+            return xfs::rehearse(file.path(), format);
+        }
         self.format(file.path(), format)?;
-        unix::read_device(file.path(), 0, crate::table::superblock::WINDOW)
+        rehearsed(&unix::read_device(file.path(), 0, WINDOW)?)
     }
 
     fn sweep_rehearsals(&self, _gone: &dyn Fn(&OsStr) -> bool) -> Result<()> {
