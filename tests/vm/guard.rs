@@ -338,6 +338,8 @@ fn the_alternate_boots_next() {
     let words = "the boot flags select the alternate slot";
     for layout in [Layout::default(), Layout::gpt()] {
         let disk = disk(layout);
+        // As at boot: what runs was meant to, whatever the flags say of the next start.
+        disk.dualroot(&["auto-snapshot", "--assess"]).exits(0);
         match disk.scheme() {
             Scheme::Mbr => {
                 tool("gpart", &[&"set", &"-a", &"active", &"-i", &"2", &disk.name()]);

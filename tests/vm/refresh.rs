@@ -212,13 +212,14 @@ fn not_passed_on(words: &str, tunefs: &'static str) {
     for name in ["acl/bare", "acl/holes", "plain/file", "plain/dir/below/file", "plain/a"] {
         disk.write(name, pattern(100_000, 4));
     }
-    sh(&disk.root(), "cd plain; ln a b; ln -s file link; mkfifo fifo; mknod null c 2 2");
+    // No device: FreeBSD makes none where it would have to give it an ACL.
+    sh(&disk.root(), "cd plain; ln a b; ln -s file link; mkfifo fifo");
     sh(&disk.root(), words);
     disk.snapshot();
     for change in [
         "mv plain/file acl",
         "mv plain/dir acl",
-        "cd plain; mv a b link fifo null ../acl",
+        "cd plain; mv a b link fifo ../acl",
         "setfacl -b acl/bare",
         "chmod 0640 acl/holes; : >acl/holes; truncate -s 900000 acl/holes",
     ] {
