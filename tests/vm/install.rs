@@ -216,7 +216,7 @@ fn the_notice_outlives_the_making_of_motd() {
         skip("motd is made otherwise here");
     }
     tool("chflags", &[&"schg", &TEMPLATE]);
-    let lines = "autoboot=yes; rc_fast=yes; . /etc/rc.subr; load_rc_config; auto_snapshot_enable=YES; \
+    let lines = "autoboot=yes; rc_fast=yes; . /etc/rc.subr; load_rc_config; auto_snapshot_enable=YES; update_motd=YES; \
         auto_snapshot_log=/dev/null; for script in $(rcorder -s nostart /etc/rc.d/* \
         /usr/local/etc/rc.d/* 2>/dev/null); do case $script in \
         */motd | */auto-snapshot) run_rc_script $script faststart;; esac; done";
