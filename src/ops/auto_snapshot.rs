@@ -333,7 +333,8 @@ impl<'a, O: Os> Work<'a, O> {
             Ok((work, snapshot)) => work.report(Some(snapshot)),
             // Stopped, or in somebody's way: the next start goes on with it.
             Err(error) if matches!(error.kind, Kind::Signal(_) | Kind::Busy) => Err(error),
-            Err(error) if !self.is_going_on().unwrap_or(true) => Err(error),
+            // Ended by a choice; or the running root itself is gone.
+            Err(error) if !self.is_going_on().unwrap_or(true) => Err(error.once_begun()),
             Err(error) => {
                 let said = self.set(Auto::Failed, Some(error.to_string()));
                 if let Err(e) = said.and_then(|()| self.report(None).map(drop)) {

@@ -406,6 +406,7 @@ fn a_choice_in_the_middle_of_a_repair_stands() {
         };
         let cause = error.to_string();
         assert!(cause.contains("a slot was chosen meanwhile"), "{call}: {cause}");
+        assert_eq!(error.kind, Kind::Failed, "the flags were changed before");
         let count = if slots[0].state == State::Valid { &mut late } else { &mut early };
         *count += 1;
         let status = done(auto_snapshot::status(&machine, &session(&machine)));
