@@ -32,14 +32,20 @@ pub fn pass_on(xattrs: &Xattrs) -> bool {
     xattrs.iter().any(|(name, _)| is_acl(name))
 }
 
-/// Takes the ACLs away that a new object has from its directory, where there is one already that
-/// passes them on: that of an older copy.
-pub fn disinherit(xattrs: &Xattrs, remove: impl Fn(&OsStr) -> io::Result<()>) -> io::Result<()> {
-    xattrs.iter().filter(|(name, _)| is_acl(name)).try_for_each(|(name, _)| remove(name))
+/// Takes the ACLs away that a new object, whose `xattrs` were read, has from its directory, where there
+/// is one already that passes them on: that of an older copy.
+///
+/// # Errors
+/// They could not be read, or removed.
+pub fn disinherit(
+    xattrs: io::Result<Xattrs>,
+    remove: impl Fn(&OsStr) -> io::Result<()>,
+    path: &Path,
+) -> Result<()> {
+    xattrs
+        .and_then(|all| all.iter().filter(|(n, _)| is_acl(n)).try_for_each(|(n, _)| remove(n)))
+        .doing_to("taking the inherited ACL from the copy of", path)
 }
-
-/// What that is called in messages.
-pub const DISINHERITING: &str = "taking the inherited ACL from the copy of";
 
 /// What is set.
 enum Attribute<'a> {

@@ -92,9 +92,12 @@ impl Found {
 
 /// Reads the record on `root` and checks that the manifest is the record's.
 pub fn read<D: Dir>(root: &D) -> Found {
-    let found =
+    let mut found =
         try_read(root).unwrap_or_else(|e| Found::new(State::Unknown, &crate::error::describe(&e)));
-    Found { traces: traces(root), ..found }
+    if found.record.is_none() {
+        found.traces = traces(root);
+    }
+    found
 }
 
 fn traces<D: Dir>(root: &D) -> Traces {

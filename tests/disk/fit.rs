@@ -300,13 +300,7 @@ fn small_files_that_take_more_room_in_the_copy() {
     disk.fill();
     disk.snapshot();
     // 500 bytes each, kept in the inode: no block of their own in the source.
-    for n in 0..13_000 {
-        let dir = disk.root().join(format!("s{}", n / 1000));
-        if n % 1000 == 0 {
-            fs::create_dir(&dir).unwrap();
-        }
-        fs::write(dir.join(n.to_string()), pattern(500, n)).unwrap();
-    }
+    make_files(&disk, 13_000, 500);
     sync(disk.root());
     assert!(used_bytes(disk.root()) < 4 << 20, "{}", used_bytes(disk.root()));
     let before = disk.hash_device(2);

@@ -21,12 +21,20 @@ use crate::start::{fingerprint, losses, start, started};
 
 /// The first slot was destroyed, and the machine has come up from the second.
 fn fallen_back() -> Machine {
-    let machine = machine(Scheme::Gpt);
+    falls_back(&machine(Scheme::Gpt))
+}
+
+/// The same where each slot has a journal of its own.
+fn fallen_back_alone() -> Machine {
+    falls_back(&without_config(&machine(Scheme::Gpt)))
+}
+
+fn falls_back(machine: &Machine) -> Machine {
     machine.world(|w| {
         w.edit("da0p3", |tree| tree.file("etc/dualroot.conf", b"auto-snapshot = true\n"));
         w.put("da0p2", 64 << 10, &[0; 8192]);
     });
-    let (machine, slot) = started(&machine);
+    let (machine, slot) = started(machine);
     assert_eq!(slot, 2);
     machine
 }
@@ -303,18 +311,6 @@ fn a_repair_that_fails_leaves_what_runs() {
         }
     }
     findings.none();
-}
-
-/// The same where each slot has a journal of its own.
-fn fallen_back_alone() -> Machine {
-    let machine = without_config(&machine(Scheme::Gpt));
-    machine.world(|w| {
-        w.edit("da0p3", |tree| tree.file("etc/dualroot.conf", b"auto-snapshot = true\n"));
-        w.put("da0p2", 64 << 10, &[0; 8192]);
-    });
-    let (machine, slot) = started(&machine);
-    assert_eq!(slot, 2);
-    machine
 }
 
 /// The flags were back when the power went, and the journal of the slot that ran does not know it. The

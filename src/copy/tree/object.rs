@@ -188,9 +188,7 @@ impl<D: Dir> Attempt<'_, D> {
         let file =
             self.pair.target.create_file(&self.entry.name).doing_to("creating", self.path)?;
         if self.pair.passes_on {
-            file.xattrs()
-                .and_then(|xattrs| attributes::disinherit(&xattrs, |key| file.remove_xattr(key)))
-                .doing_to(attributes::DISINHERITING, self.path)?;
+            attributes::disinherit(file.xattrs(), |key| file.remove_xattr(key), self.path)?;
         }
         Ok(file)
     }
@@ -290,12 +288,8 @@ impl<D: Dir> Attempt<'_, D> {
         }
         .doing_to("making", self.path)?;
         if self.pair.passes_on {
-            target
-                .xattrs_of(name)
-                .and_then(|xattrs| {
-                    attributes::disinherit(&xattrs, |key| target.remove_xattr_of(name, key))
-                })
-                .doing_to(attributes::DISINHERITING, self.path)?;
+            let remove = |key: &_| target.remove_xattr_of(name, key);
+            attributes::disinherit(target.xattrs_of(name), remove, self.path)?;
         }
         attributes::set_on_entry(target, name, meta, &xattrs, self.flags(meta), self.path)?;
         let effort = Effort { touched: true, ..Effort::default() };

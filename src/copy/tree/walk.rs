@@ -340,9 +340,7 @@ fn target_dir<D: Dir>(
     make_dir(&pair.target, name).doing_to("making", shown)?;
     let dir = pair.target.open_dir(name).doing_to("opening the copy of", shown)?;
     if pair.passes_on {
-        dir.xattrs()
-            .and_then(|xattrs| attributes::disinherit(&xattrs, |key| dir.remove_xattr(key)))
-            .doing_to(attributes::DISINHERITING, shown)?;
+        attributes::disinherit(dir.xattrs(), |key| dir.remove_xattr(key), shown)?;
     }
     Ok((dir, false))
 }
