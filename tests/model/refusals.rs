@@ -7,9 +7,10 @@ use dualroot::error::Kind;
 use dualroot::ops::clean;
 use dualroot::sys::fake::{Machine, Tree, World};
 use dualroot::sys::{Access, Os};
+use dualroot::table::superblock;
 
 use crate::judge::{against_source, alternate, left};
-use crate::machine::{MB, base, blank_of_all, done, fstab, noise, over, run, session};
+use crate::machine::{MB, base, blank, blank_of_all, done, fstab, noise, over, run, session};
 
 #[test]
 fn refusals_write_nothing() {
@@ -63,6 +64,32 @@ fn refusals_write_nothing() {
         },
         "not empty",
     );
+}
+
+/// newfs(8) gives a new identity, and what the running slot names by the old one would be gone.
+#[test]
+fn what_is_known_by_its_identity_is_not_made_anew() {
+    let blank = blank();
+    let id = |device| {
+        let id = blank.world(|w| superblock::read(&w.head(device)).unwrap().id);
+        format!("/dev/ufsid/{id}")
+    };
+    let [running, root, config] = ["da0s1", "da0s2", "da0s4"].map(id);
+    for (known, spec) in [("/dev/da0s2", &root), ("/dev/da0s4", &config)] {
+        let machine = blank.fork();
+        machine.world(|w| fstab(w, known, spec));
+        refused(&machine, spec);
+    }
+    let machine = blank.fork();
+    let slots = format!("[root]\nslots = [\"{running}\", \"{root}\"]\n");
+    machine.world(|w| w.edit("da0s1", |t| t.file("etc/dualroot.conf", slots.as_bytes())));
+    refused(&machine, &root);
+    // An older copy is brought up to date, and keeps it.
+    let base = base();
+    let id = base.machine.world(|w| superblock::read(&w.head("da0s2")).unwrap().id);
+    base.machine.world(|w| fstab(w, "/dev/da0s2", &format!("/dev/ufsid/{id}")));
+    done(run(&base.machine));
+    assert_eq!(done(clean::run(&base.machine, &session(&base.machine), false)).cleared.len(), 0);
 }
 
 fn refused(machine: &Machine, word: &str) {

@@ -11,7 +11,7 @@ use nix::errno::Errno;
 use super::copied::{Copied, Made, Onto};
 use super::draft::Draft;
 use super::frozen::{self, Frozen};
-use super::prepare::known_by_identity;
+use super::prepare::{guard_identity, known_by_identity};
 use super::rewrite;
 use super::run::Run;
 use crate::copy::beside::Beside;
@@ -60,7 +60,11 @@ impl<'a, O: Os> Run<'a, '_, O> {
         let onto = Onto::Older(refresh.since, BTreeSet::new());
         match self.copy(refresh.part, &refresh.consistency, &onto) {
             Err(error) if error.errno == Some(Errno::ENOSPC as i32) => {
-                if let Some(spec) = known_by_identity(self.view, self.pair(refresh.part)?.1) {
+                let (_, pair) = self.pair(refresh.part)?;
+                if let Err(named) = guard_identity(self.view, pair) {
+                    return Err(error.hint(format!("it cannot be made anew: {named}")));
+                }
+                if let Some(spec) = known_by_identity(self.view, pair) {
                     let hint = format!(
                         "fstab names {spec}, which a new file system changes: --fresh makes both anew"
                     );

@@ -8,6 +8,7 @@ use super::erase::check_empty;
 use super::repartition::{self, Repartition};
 use super::source::Source;
 use super::{Options, blocks, direction, preflight, renewal, rewrite};
+use crate::device::Id;
 use crate::error::{Context, Error, Result, if_there};
 use crate::mounts::Mount;
 use crate::mounts::stale::Obstacle;
@@ -21,7 +22,7 @@ use crate::record::journal::{Auto, Journal};
 use crate::slot::discover::{Layout, Purpose};
 use crate::slot::names::is_identity;
 use crate::slot::view::View;
-use crate::slot::{Pair, Part, fstab};
+use crate::slot::{Pair, Part};
 use crate::sys::tree::Dir;
 use crate::sys::{FsType, Lock, Os};
 
@@ -264,6 +265,7 @@ fn choices<O: Os>(
         if by_blocks {
             let how = (&consistency, wanted);
             let there = blocks::preflight(os, view, pair, opened, room, how)?;
+            guard_identity(view, pair)?;
             let compare = there && !options.fresh;
             return Ok(plan::Choice { format, consistency, way: Way::Blocks, compare });
         }
@@ -273,6 +275,9 @@ fn choices<O: Os>(
             let trust = options.reading == Reading::Changed;
             renewal::way(os, view, pair, opened, &format, trust)?
         };
+        if way == Way::Anew {
+            guard_identity(view, pair)?;
+        }
         Ok(plan::Choice { format, consistency, way, compare: false })
     };
     layout.pairs.iter().zip(sources).map(choice).collect()
@@ -306,18 +311,33 @@ pub(super) fn chosen(view: &View, mut layout: Layout, options: &Options) -> Resu
     Ok(layout)
 }
 
-/// The name by which fstab, and with it the root's copy, knows a configuration whose file system
-/// would lose that name if it was made anew: newfs(8) gives a new identity.
+/// Refuses where the running slot knows a copy by the identity of its file system: made anew, it has
+/// another one, and nobody finds it any more.
+pub(super) fn guard_identity(view: &View, pair: &Pair) -> Result<()> {
+    let Some(spec) = identity_of(view, pair, pair.target) else { return Ok(()) };
+    let cause = format!("its name {spec} would go with the file system that it has");
+    let hint = "name it by its label or its device, in fstab and in dualroot.conf";
+    Err(Error::refused(cause).path(view.node(pair.target)).hint(hint))
+}
+
+/// The name by which the root's copy knows a configuration, and which that would lose if it was made
+/// anew.
 pub(super) fn known_by_identity(view: &View, pair: &Pair) -> Option<String> {
-    if pair.part != Part::Config || pair.fs != FsType::Ufs2.name() {
+    let of = |partition| identity_of(view, pair, partition);
+    (pair.part == Part::Config).then(|| of(pair.source).or_else(|| of(pair.target)))?
+}
+
+/// The identity by which fstab or the configuration file names this partition of the pair. Only
+/// newfs(8) always gives a new one.
+fn identity_of(view: &View, pair: &Pair, partition: Id) -> Option<String> {
+    if pair.fs != FsType::Ufs2.name() {
         return None;
     }
-    let known = |e: &&fstab::Entry| {
-        let id = view.find(&e.spec);
-        is_identity(&e.spec) && (id == Some(pair.source) || id == Some(pair.target))
-    };
-    let entry = view.fstab.iter().find(known)?;
-    Some(String::from_utf8_lossy(&entry.spec).into_owned())
+    let slots = [&view.config.root.slots, &view.config.config.slots];
+    let configured = slots.into_iter().flatten().flatten().map(String::as_bytes);
+    let mut names = view.fstab.iter().map(|entry| entry.spec.as_slice()).chain(configured);
+    let named = |name: &&[u8]| is_identity(name) && view.find(name) == Some(partition);
+    names.find(named).map(|name| String::from_utf8_lossy(name).into_owned())
 }
 
 /// The mount points that are to be made.
