@@ -313,3 +313,24 @@ fn a_size_that_is_none_is_told_what_one_is() {
         assert!(stderr.contains(words), "no {words}: {stderr}");
     }
 }
+
+/// It would be this machine that starts again. Before anything else is looked at.
+#[test]
+fn another_root_is_not_started_again() {
+    if !nix::unistd::geteuid().is_root() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let root = dir.path().to_str().unwrap();
+    for args in [
+        &["boot", "1", "--reboot"][..],
+        &["boot", "2", "--once", "--reboot"],
+        &["reject", "--reboot"],
+    ] {
+        let (code, stdout, stderr) = dualroot(&[&["--json", "-r", root], args].concat());
+        assert_eq!(code, 2, "{stderr}");
+        assert!(stderr.contains("--reboot starts this machine again"), "{stderr}");
+        let report: serde_json::Value = serde_json::from_str(&stdout).unwrap();
+        assert_eq!(report["error"]["code"], "usage", "{report}");
+    }
+}

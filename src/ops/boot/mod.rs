@@ -12,7 +12,7 @@ use jiff::Timestamp;
 
 use self::starter::Starter;
 pub use self::work::Report;
-use self::work::{Deed, Work, forbidden, settle};
+use self::work::{Deed, Work, forbidden, only_here, settle};
 use crate::error::{Error, Result};
 use crate::ops::Session;
 use crate::ops::history::{self, Diary};
@@ -28,7 +28,7 @@ use crate::table::Scheme;
 ///
 /// # Errors
 /// Refused (exit 6): there is no such slot, nothing says that it is good, or nobody obeys the flags.
-/// Later ones leave what the message says.
+/// Usage (exit 2): `reboot` with another root than `/`. Later ones leave what the message says.
 pub fn run<O: Os>(
     os: &O,
     session: &Session,
@@ -36,6 +36,7 @@ pub fn run<O: Os>(
     once: bool,
     reboot: bool,
 ) -> Result<Report> {
+    only_here(os, session, reboot)?;
     forbidden(os)?;
     let Observed { locks: _locks, view, layout, .. } =
         lock::observed(os, session, "boot", true, |_, _| Ok(()))?;

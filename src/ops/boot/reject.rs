@@ -1,6 +1,6 @@
 //! `dualroot reject`: back to the slot that ran before.
 
-use super::work::{Deed, Report, Work, forbidden, settle};
+use super::work::{Deed, Report, Work, forbidden, only_here, settle};
 use crate::error::{Error, Result};
 use crate::ops::Session;
 use crate::ops::history;
@@ -11,8 +11,9 @@ use crate::sys::Os;
 /// Ends a trial: the slot that ran before it starts from now on.
 ///
 /// # Errors
-/// There is no trial (exit 6).
+/// There is no trial (exit 6); or `reboot` with another root than `/` (exit 2).
 pub fn run<O: Os>(os: &O, session: &Session, reboot: bool) -> Result<Report> {
+    only_here(os, session, reboot)?;
     forbidden(os)?;
     let Observed { locks: _locks, view, layout, .. } =
         lock::observed(os, session, "reject", true, |_, _| Ok(()))?;

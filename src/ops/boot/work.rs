@@ -1,11 +1,13 @@
 //! What the verbs that say which slot starts have in common.
 
+use std::path::Path;
+
 use jiff::Timestamp;
 use serde::Serialize;
 
 use super::health::Hook;
 use super::nextboot;
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
 use crate::ops::flags::{self, Now};
 use crate::ops::history::Diary;
 use crate::ops::record::Traces;
@@ -231,6 +233,15 @@ impl Work {
             rebooting: false,
         }
     }
+}
+
+/// Only the system that runs can be started again, and it is not the one on another root.
+pub(super) fn only_here<O: Os>(os: &O, session: &Session, reboot: bool) -> Result<()> {
+    if !reboot || os.canonical(&session.root)? == Path::new("/") {
+        return Ok(());
+    }
+    let cause = "--reboot starts this machine again, and not the system on another root";
+    Err(Error::new(Kind::Usage, "", cause).path(&session.root).hint("leave it away"))
 }
 
 pub(super) fn forbidden<O: Os>(os: &O) -> Result<()> {
