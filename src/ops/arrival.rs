@@ -9,13 +9,13 @@ use super::{Session, durable, notice, observe};
 use crate::error::Result;
 use crate::record::USED;
 use crate::record::journal::{Auto, AutoSnapshot, Boot, By, How, Journal, Place, Trial};
-use crate::slot::arrival::{Arrival, arrival};
+use crate::slot::arrival::{Arrival, Order, arrival};
 use crate::slot::discover::Layout;
+use crate::slot::flags::Selection;
 use crate::slot::view::View;
 use crate::slot::{Slot, notice as text};
 use crate::sys::Os;
 use crate::sys::tree::Dir;
-use crate::table::Scheme;
 
 /// What is known of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -57,7 +57,7 @@ pub(super) fn adopt<O: Os>(
         take_up(journal, trial);
     }
     let selection = view.selection_of(layout);
-    let several = selection.as_ref().is_some_and(|s| s.table.scheme == Scheme::Gpt);
+    let order = selection.as_ref().map_or(Order::One, Selection::starts);
     let next = selection.map(|s| s.next()).unwrap_or_default();
     let mut arrival = arrival(layout, &next, several, is_marked, journal, place);
     if let Some(how) = seen {

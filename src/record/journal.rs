@@ -10,6 +10,8 @@ use serde_json::error::Category;
 pub const JOURNAL: &str = "journal.json";
 /// The version of its format that this program writes.
 pub const SCHEMA: u32 = 1;
+/// No journal was written so often: there is always a next number.
+const SEQUENCE_MAX: u64 = u64::MAX >> 1;
 
 /// The state of the box.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -262,13 +264,18 @@ impl Journal {
     /// It is of another version, has fields that its version does not know, or is torn.
     pub fn parse(text: &[u8]) -> Result<Self, Unreadable> {
         let damaged = |e: serde_json::Error| Unreadable::Damaged(e.to_string());
-        match super::version_of(text).map_err(damaged)? {
+        let journal: Self = match super::version_of(text).map_err(damaged)? {
             SCHEMA => serde_json::from_slice(text).map_err(|e| match e.classify() {
                 Category::Data => Unreadable::Unknown(e.to_string()),
                 _ => damaged(e),
-            }),
-            other => Err(Unreadable::Version(other)),
+            })?,
+            other => return Err(Unreadable::Version(other)),
+        };
+        if journal.sequence > SEQUENCE_MAX {
+            let why = format!("{} is no number of writes", journal.sequence);
+            return Err(Unreadable::Damaged(why));
         }
+        Ok(journal)
     }
 
     /// The journal as it is stored.
@@ -303,6 +310,16 @@ mod tests {
         assert_eq!(error, Unreadable::Version(2));
         let text = "the journal has version 2, this program knows version 1";
         assert_eq!(error.to_string(), text);
+    }
+
+    #[test]
+    fn a_number_that_none_follows_is_damage() {
+        let of = |n: u64| V1.replace("\"sequence\": 41", &format!("\"sequence\": {n}"));
+        assert_eq!(Journal::parse(of(SEQUENCE_MAX).as_bytes()).unwrap().sequence, SEQUENCE_MAX);
+        for n in [SEQUENCE_MAX + 1, u64::MAX] {
+            let error = Journal::parse(of(n).as_bytes()).unwrap_err();
+            assert!(matches!(error, Unreadable::Damaged(_)), "{error}");
+        }
     }
 
     #[test]

@@ -17,10 +17,20 @@ pub struct Arrival {
     pub stale_trial: bool,
 }
 
+/// What the boot code makes of the flags.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Order {
+    /// One slot is started, and no other.
+    One,
+    /// Where one cannot be started, it goes on with the next: gptboot(8).
+    Several,
+    /// The same, and there is no flag: it starts the first slot, and no other.
+    Unflagged,
+}
+
 /// Tells from the boot flags and from the journal how this start came about. `next` is what the flags
-/// select, and `several` whether the boot code goes on with the next where one cannot be started
-/// (gptboot(8)); `marked`, whether the kernel was told that it is a trial of the running slot by the
-/// loader's file. `place` tells how the journal calls a slot.
+/// select, `order` what the boot code makes of that; `marked`, whether the kernel was told that it is a
+/// trial of the running slot by the loader's file. `place` tells how the journal calls a slot.
 ///
 /// The flags say what was meant to run: whoever chooses a slot, with this program or without, sets
 /// them. Only while the other slot is being repaired they are on the running one, and then the
@@ -28,7 +38,7 @@ pub struct Arrival {
 pub fn arrival(
     layout: &Layout,
     next: &[Next],
-    several: bool,
+    order: Order,
     marked: bool,
     journal: &Journal,
     place: impl Fn(&Slot) -> Place,
@@ -37,7 +47,7 @@ pub fn arrival(
     let number = |known: &Place| layout.slots.iter().find(|s| place(s) == *known).map(|s| s.number);
     let repairing = journal.auto_snapshot.as_ref().is_some_and(|auto| auto.state.is_unfinished());
     let known = |how, meant| Arrival { how, meant, stale_trial: false };
-    if several && !repairing && was_started_once(running, next) {
+    if order == Order::Several && !repairing && was_started_once(running, next) {
         return known(How::Trial, running);
     }
     let flagged = next.iter().find(|n| !n.once).map(|n| n.slot);
@@ -65,6 +75,10 @@ pub fn arrival(
             _ => {}
         }
     }
+    if order == Order::Unflagged && !repairing && was_started_once(running, next) {
+        // At the loader's prompt, or by flags that have been taken away since: by somebody's choice.
+        return Arrival { how: How::Planned, meant: running, stale_trial };
+    }
     let intended = journal.intended.as_ref().and_then(number);
     let meant = if repairing { intended.or(flagged) } else { flagged.or(intended) };
     let meant = meant.unwrap_or(running);
@@ -72,8 +86,8 @@ pub fn arrival(
     Arrival { how, meant, stale_trial }
 }
 
-/// gptboot(8) falls back on nothing without a flag: what runs without one was started once, though
-/// the journal may know nothing of the trial, since each slot can have its own.
+/// gptboot(8) falls back on nothing without a flag: what runs without one, while the other has one, was
+/// started once, though the journal may know nothing of the trial, since each slot can have its own.
 fn was_started_once(running: u32, next: &[Next]) -> bool {
     !next.is_empty() && next.iter().all(|n| n.slot != running)
 }
@@ -113,7 +127,7 @@ mod tests {
 
     fn tell(running: u32, next: &[(u32, bool)], journal: &Journal) -> (How, u32) {
         let next: Vec<_> = next.iter().map(|&(slot, once)| Next { slot, once }).collect();
-        let found = arrival(&layout(running), &next, false, false, journal, place);
+        let found = arrival(&layout(running), &next, Order::One, false, journal, place);
         (found.how, found.meant)
     }
 
@@ -121,12 +135,31 @@ mod tests {
     fn gptboot_falls_back_on_what_is_flagged() {
         let tell = |next: &[u32]| {
             let next: Vec<_> = next.iter().map(|&slot| Next { slot, once: false }).collect();
-            arrival(&layout(2), &next, true, false, &Journal::default(), place).how
+            arrival(&layout(2), &next, Order::Several, false, &Journal::default(), place).how
         };
         assert_eq!(tell(&[1, 2]), How::Fallback);
         assert_eq!(tell(&[1]), How::Trial, "a trial that the other slot's journal knows of");
         assert_eq!(tell(&[2]), How::Planned);
         assert_eq!(tell(&[]), How::Planned);
+    }
+
+    /// gptboot(8) starts the first slot then: whoever started the second one knew what he did.
+    #[test]
+    fn without_a_flag_nothing_was_tried() {
+        let next = [Next { slot: 1, once: false }];
+        let tell = |running, journal: &Journal| {
+            let found = arrival(&layout(running), &next, Order::Unflagged, false, journal, place);
+            (found.how, found.meant)
+        };
+        let intended = Journal { intended: Some(at(1)), ..Journal::default() };
+        for journal in [&Journal::default(), &intended] {
+            assert_eq!(tell(2, journal), (How::Planned, 2));
+            assert_eq!(tell(1, journal), (How::Planned, 1));
+        }
+        // A trial that is known is one.
+        let trial = Trial { slot: at(2), from: at(1), armed: Timestamp::UNIX_EPOCH, by: By::Flags };
+        let journal = Journal { trial: Some(trial), ..Journal::default() };
+        assert_eq!(tell(2, &journal), (How::Trial, 2));
     }
 
     fn auto(state: Auto) -> Journal {
@@ -171,7 +204,7 @@ mod tests {
         };
         let tell = |running, next: &[u32], marked, journal: &Journal| {
             let next: Vec<_> = next.iter().map(|&slot| Next { slot, once: false }).collect();
-            let found = arrival(&layout(running), &next, true, marked, journal, place);
+            let found = arrival(&layout(running), &next, Order::Several, marked, journal, place);
             (found.how, found.meant, found.stale_trial)
         };
         let own = trial(2, By::Flags);

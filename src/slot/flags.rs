@@ -2,6 +2,7 @@
 
 use serde::Serialize;
 
+use super::arrival::Order;
 use super::discover::Layout;
 use super::view::View;
 use crate::device::Id;
@@ -110,6 +111,18 @@ impl Selection {
             tried.filter_map(|(index, once)| Some(Next { slot: self.slot(index)?, once }));
         let before = self.nextboot.map(|slot| Next { slot, once: true });
         before.into_iter().chain(by_flags).collect()
+    }
+
+    /// What the boot code makes of the flags. A lone `bootonce` is what gptboot(8) leaves of the trial
+    /// that it has begun.
+    pub fn starts(&self) -> Order {
+        let ours = |e: &&Entry| e.kind == self.kind();
+        let flagged = |e: &Entry| e.boot_me || e.boot_once;
+        match self.table.scheme {
+            Scheme::Gpt if self.table.entries.iter().filter(ours).any(flagged) => Order::Several,
+            Scheme::Gpt => Order::Unflagged,
+            Scheme::Bsd | Scheme::Mbr => Order::One,
+        }
     }
 
     fn slot(&self, index: u32) -> Option<u32> {

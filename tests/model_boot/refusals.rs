@@ -1,12 +1,18 @@
 //! What is refused, and what is told instead.
 
+use std::path::Path;
+
 use dualroot::error::Kind;
-use dualroot::ops::show;
-use dualroot::sys::fake::{Action, Machine, When};
+use dualroot::ops::{Session, boot, show};
+use dualroot::record::journal::{How, Journal};
+use dualroot::slot::Choice;
+use dualroot::sys::Os;
+use dualroot::sys::fake::{Action, Loss, Machine, When};
 use dualroot::table::Scheme;
+use dualroot::table::flags::{Change, Flags};
 use nix::errno::Errno;
 
-use crate::machine::{choose, codes, done, machine, parts, show};
+use crate::machine::{choose, codes, done, how, machine, parts, session, show};
 use crate::start::{started, table};
 
 #[test]
@@ -99,4 +105,70 @@ fn boot0_starts_what_it_was_told_and_check_sees_where_it_does_not() {
     let sector = machine.world(|w| w.table("da0").clone());
     assert_eq!((sector[0x1b9], sector[446], sector[462]), (1, 0, 0x80));
     assert!(!codes(&machine).contains(&"boot0-differs"));
+}
+
+/// It would be another machine that starts again.
+#[test]
+fn only_the_running_root_starts_again() {
+    let machine = machine(Scheme::Gpt);
+    done(choose(&machine, 2, true));
+    let before = table(&machine);
+    let elsewhere = Session { root: "/config".into(), ..session(&machine) };
+    let error = boot::run(&machine, &elsewhere, Choice::Number(2), false, true).unwrap_err();
+    assert_eq!(error.kind, Kind::Usage, "{error}");
+    let error = boot::reject::run(&machine, &elsewhere, true).unwrap_err();
+    assert_eq!(error.kind, Kind::Usage, "{error}");
+    assert_eq!(table(&machine), before);
+    // By whatever name.
+    let here = Session { root: "/config/..".into(), ..session(&machine) };
+    assert!(done(boot::reject::run(&machine, &here, true)).rebooting);
+}
+
+/// The last number that there is has none behind it: nobody has written so often.
+#[test]
+fn a_journal_with_an_impossible_number_is_written_anew() {
+    let machine = machine(Scheme::Gpt);
+    done(choose(&machine, 2, false));
+    for (device, path) in
+        [("da0p2", "var/db/dualroot/journal.json"), ("da0p4", ".dualroot/journal.json")]
+    {
+        machine.world(|w| {
+            let found = w.tree(device).listing().get(Path::new(path)).cloned().unwrap();
+            let mut journal: Journal = serde_json::from_slice(&found.data[0].1).unwrap();
+            journal.sequence = u64::MAX;
+            let text = serde_json::to_vec(&journal).unwrap();
+            w.edit(device, |tree| tree.file(path, &text));
+        });
+    }
+    assert!(codes(&machine).contains(&"journal-unreadable"), "{:?}", codes(&machine));
+    done(choose(&machine, 1, false));
+    assert!(!codes(&machine).contains(&"journal-unreadable"), "{:?}", codes(&machine));
+}
+
+/// gptboot(8) does not start the second slot of a table without a flag: somebody has.
+#[test]
+fn a_slot_that_was_started_without_a_flag_is_on_no_trial() {
+    let machine = machine(Scheme::Gpt);
+    let found = table(&machine);
+    let mut change = Change::none(&found, None);
+    change.entries.values_mut().for_each(|(_, to)| *to = Flags::default());
+    done(machine.set_boot(Path::new("/dev/da0"), &change));
+    machine.world(|w| {
+        w.boot[0].0 = "/dev/da0p3".into();
+        w.started.id.push('+');
+    });
+    let machine = machine.lose_power(Loss::None);
+    let report = show(&machine);
+    assert_eq!((report.trial, report.next[0].slot), (None, 1));
+    assert!(!codes(&machine).contains(&"trial-unconfirmed"), "{:?}", codes(&machine));
+    assert!(codes(&machine).contains(&"active-not-running"), "{:?}", codes(&machine));
+    assert_eq!(how(&machine), How::Planned);
+    // With what gptboot leaves of a trial that it has begun, it is one.
+    change = Change::none(&table(&machine), None);
+    let begun = Flags { boot_once: true, ..Flags::default() };
+    change.entries.get_mut(&3).unwrap().1 = begun;
+    done(machine.set_boot(Path::new("/dev/da0"), &change));
+    machine.world(|w| w.started.id.push('+'));
+    let machine = machine.lose_power(Loss::None);
+    assert_eq!(how(&machine), How::Trial);
 }
