@@ -112,7 +112,8 @@ fn next(next: &[show::Next]) -> String {
 /// `boot`, `confirm` and `reject`.
 pub fn boot(report: &boot::Report) -> String {
     let mut text = String::new();
-    for hook in &report.hooks {
+    // What was not asked is a warning.
+    for hook in report.hooks.iter().filter(|hook| hook.passed.is_some()) {
         let _ = writeln!(text, "{}: {}", visible(&hook.name), visible(&hook.result));
     }
     let _ = writeln!(

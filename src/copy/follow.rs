@@ -30,7 +30,27 @@ pub struct Place {
 /// # Errors
 /// A directory on the way cannot be read, or there are too many links (`ELOOP`).
 pub fn follow<D: Dir>(root: &D, path: &Path) -> io::Result<Place> {
-    let device = root.meta()?.dev;
+    walk(root, path, Some(root.meta()?.dev), &mut |_, _| Ok(()))
+}
+
+/// The same onto other file systems, too. `visit` sees each directory in which a name is looked up.
+///
+/// # Errors
+/// The same, and those of `visit`.
+pub fn follow_anywhere<D: Dir>(
+    root: &D,
+    path: &Path,
+    visit: &mut dyn FnMut(&Path, &D) -> io::Result<()>,
+) -> io::Result<Place> {
+    walk(root, path, None, visit)
+}
+
+fn walk<D: Dir>(
+    root: &D,
+    path: &Path,
+    device: Option<u64>,
+    visit: &mut dyn FnMut(&Path, &D) -> io::Result<()>,
+) -> io::Result<Place> {
     let mut todo = names(path);
     let mut dirs: Vec<D> = Vec::new();
     let mut place = Place { path: PathBuf::new(), kind: Some(Kind::Dir), linked: false };
@@ -48,9 +68,10 @@ pub fn follow<D: Dir>(root: &D, path: &Path) -> io::Result<Place> {
             continue;
         }
         let here = dirs.last().unwrap_or(root);
+        visit(&place.path, here)?;
         let kind = match here.stat(&name) {
             // Another file system is mounted there.
-            Ok(meta) if meta.dev != device => None,
+            Ok(meta) if device.is_some_and(|device| meta.dev != device) => None,
             Ok(meta) => Some(meta.kind),
             Err(e) if e.kind() == io::ErrorKind::NotFound => None,
             Err(e) => return Err(e),

@@ -264,3 +264,56 @@ fn health_hooks_are_run_and_told() {
     let log = disk.dualroot(&["log"]).exits(0);
     assert_eq!(log.stdout.matches("10-good: passed").count(), 3, "{log}");
 }
+
+/// A link leads to a program as a name in the directory does, where nobody else could have put another
+/// one there; and what is no program is told.
+#[test]
+fn hooks_by_links_are_run_and_others_are_told() {
+    if !ready(TOOLS) {
+        return;
+    }
+    let disk = disk(Scheme::Dos);
+    let hooks = disk.root().join("etc/dualroot/health.d");
+    let program = |path: &str, text: &str| {
+        let path = disk.write(path, format!("#!/bin/sh\n{text}\n"));
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+        path
+    };
+    let link = |name: &str, to: &str| {
+        let _ = fs::remove_file(hooks.join(name));
+        std::os::unix::fs::symlink(to, hooks.join(name)).unwrap();
+    };
+    let passed = |args: &[&str], code| {
+        let report = disk.dualroot(args).exits(code).json();
+        let hooks = report["hooks"].as_array().unwrap().clone();
+        hooks.iter().map(|h| (h["name"].clone(), h["passed"].clone())).collect::<Vec<_>>()
+    };
+    disk.write("etc/dualroot/health.d/README", "what belongs here\n");
+    fs::create_dir(hooks.join("old")).unwrap();
+    let lib = program("usr/libexec/ping", "echo pong");
+    link("10-ping", "/usr/libexec/ping");
+    link("20-note", "README");
+    let told = [("10-ping", Some(true)), ("20-note", None), ("README", None), ("old", None)]
+        .map(|(name, passed)| (name.into(), passed.into()));
+    assert_eq!(passed(&["confirm", "--json"], 0), told);
+    let run = disk.dualroot(&["confirm"]).exits(0).prints("10-ping: passed\n");
+    let run = run.says("health.d/README: not run, it is not executable\n");
+    run.says("health.d/old: not run, it is no regular file\n");
+    let log = disk.dualroot(&["log"]).exits(0);
+    log.prints("README: not run, it is not executable");
+    // What the link leads to decides.
+    program("usr/libexec/ping", "echo no answer; exit 3");
+    disk.dualroot(&["confirm"]).fails(1, "10-ping: failed with exit 3").says("no answer");
+    fs::set_permissions(&lib, fs::Permissions::from_mode(0o757)).unwrap();
+    disk.dualroot(&["confirm"]).fails(1, "10-ping: not run, others than root can write it");
+    fs::set_permissions(&lib, fs::Permissions::from_mode(0o755)).unwrap();
+    // A directory on the way is somebody else's.
+    program("home/operator/ping", "exit 0");
+    std::os::unix::fs::chown(disk.root().join("home/operator"), Some(1001), None).unwrap();
+    link("10-ping", "../../../home/operator/ping");
+    disk.dualroot(&["confirm"]).fails(1, "not run, /home/operator: it belongs to user 1001");
+    link("10-ping", "/usr/libexec/gone");
+    disk.dualroot(&["confirm"]).fails(1, "10-ping: not run, its link leads to nothing");
+    link("10-ping", "10-ping");
+    disk.dualroot(&["confirm"]).fails(1, "10-ping: not run, its link cannot be followed: ");
+}

@@ -46,13 +46,18 @@ pub fn run<O: Os>(os: &O, session: &Session) -> Result<Report> {
                 return Err(e);
             }
         }
-        if let Some(hook) = hooks.iter().find(|hook| !hook.passed) {
+        if let Some(hook) = hooks.iter().find(|hook| hook.passed == Some(false)) {
             let error = Error::new(Kind::Failed, "confirming", &hook.result);
             let path = work.view.below(health::DIR).join(&hook.name);
             let error = error.path(path).during(format!("slot {number} is not healthy"));
             let said = hook.output.lines().next_back().unwrap_or_default();
             let hint = if said.is_empty() { String::new() } else { format!("it said: {said}; ") };
             return Err(error.hint(format!("{hint}nothing was changed")));
+        }
+        // A README, or a script that lacks its mode: nobody but the administrator can tell.
+        for hook in hooks.iter().filter(|hook| hook.passed.is_none()) {
+            let path = work.view.below(health::DIR).join(&hook.name);
+            log::warn!("{}: {}", path.display(), hook.result);
         }
         let other = work.other(os, &mut |_| {})?;
         let change = work.selection.as_ref().map(|s| s.select(number, other.good.is_ok()));
