@@ -89,7 +89,7 @@ impl Finding {
 }
 
 /// All codes there are.
-pub const CODES: [&str; 64] = [
+pub const CODES: [&str; 66] = [
     "medium-unreadable",
     "table-missing",
     "slice-overlap",
@@ -139,9 +139,11 @@ pub const CODES: [&str; 64] = [
     "nextboot-stale",
     "nextboot-foreign",
     "run-interrupted",
+    "repair-unfinished",
     "journal-unreadable",
     "fstab-invalid",
     "fstab-root-differs",
+    "root-not-named",
     "slots-not-found",
     "slots-differ-in-size",
     "stale-mount",

@@ -18,6 +18,8 @@ use crate::sys::tree::Dir;
 
 /// The directory for the state of the box, which is not copied.
 pub(super) const VAR: &str = "/var/db/dualroot";
+/// What to do about a journal that this program does not know how to go on with.
+pub(super) const FOREIGN: &str = "use the program that wrote it, or remove it";
 
 /// The places of the journal. Any of them may be missing, torn, or in memory: the newest whole one
 /// counts.
@@ -97,9 +99,7 @@ impl Found {
             log::warn!("{why}");
         }
         match self.foreign {
-            Some(why) => {
-                Err(Error::refused(why).hint("use the program that wrote it, or remove it"))
-            }
+            Some(why) => Err(Error::refused(why).hint(FOREIGN)),
             None => Ok(self.journal.unwrap_or_default()),
         }
     }

@@ -811,6 +811,10 @@ fn what_the_journal_says_is_compared() {
         let armed = "2026-11-25T20:00:02Z";
         serde_json::json!({"trial": {"slot": place(slot), "from": place(from), "armed": armed}})
     };
+    let repair = |state: &str| {
+        let auto = serde_json::json!({"state": state, "why": "w", "when": "2026-11-25T20:00:02Z"});
+        serde_json::json!({"intended": place(2), "auto_snapshot": auto})
+    };
     let operation = serde_json::json!({"operation": {
         "verb": "snapshot", "pid": 1, "begun": "2026-11-25T20:00:02Z", "target": disk.node(2),
     }});
@@ -820,8 +824,12 @@ fn what_the_journal_says_is_compared() {
         (trial(1, 2), "", ""),
         (trial(2, 1), "warning", "trial-over"),
         (operation, "warning", "run-interrupted"),
-        (serde_json::json!({"mood": 1}), "warning", "journal-unreadable"),
-        (serde_json::json!({"schema": 2}), "warning", "journal-unreadable"),
+        (serde_json::json!({"mood": 1}), "error", "journal-unreadable"),
+        (serde_json::json!({"schema": 2}), "error", "journal-unreadable"),
+        (serde_json::json!({"sequence": u64::MAX}), "warning", "journal-unreadable"),
+        (repair("Failed"), "warning", "repair-unfinished"),
+        (repair("In progress"), "warning", "repair-unfinished"),
+        (repair("Completed"), "warning", "intended-not-next"),
         (serde_json::json!({"intended": place(1)}), "", ""),
     ] {
         let mut whole = serde_json::json!({
@@ -832,6 +840,12 @@ fn what_the_journal_says_is_compared() {
         let expected: &[_] = if code.is_empty() { &[] } else { &[(severity, code)] };
         finds(&disk, expected);
     }
+    // Of a version that this program does not know nothing is written anew.
+    disk.write("var/db/dualroot/journal.json", "{\"schema\": 2}");
+    disk.dualroot(&["check"]).prints("hint: use the program that wrote it, or remove it\n");
+    disk.write("var/db/dualroot/journal.json", "{");
+    disk.dualroot(&["check"]).prints("hint: the next run writes it anew\n");
+    fs::remove_file(disk.root().join("var/db/dualroot/journal.json")).unwrap();
     // What a loader of FreeBSD would do once.
     let root = |n: usize| format!("vfs.root.mountfrom=\"ufs:{}\"\n", disk.node(n));
     let mark = format!("dualroot.trial=\"1:{},2:{},1764115200\"\n", disk.node(1), disk.node(2));

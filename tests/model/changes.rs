@@ -16,7 +16,7 @@ use crate::judge::{
     against_source, alternate, calls, compare, expected, left, snapshots, source, state, without,
     work,
 };
-use crate::machine::{MB, base, blank, blank_of, copied, done, noise, run, session};
+use crate::machine::{FSTAB, MB, base, blank, blank_of, copied, done, noise, run, session};
 
 /// Lets `edit` happen to the source at each `op` on `place`.
 fn meddle(
@@ -251,4 +251,30 @@ fn a_default_acl_is_not_passed_on_to_the_copy() {
     let report = done(run(&machine));
     assert!(report.pairs[0].refreshed, "{report:?}");
     assert_eq!(against_source(&machine), [""; 0]);
+}
+
+/// Nothing names the root that FreeBSD's kernel is to mount: it asks at the console.
+#[test]
+fn a_root_that_nothing_names_is_told() {
+    let unnamed = |fstab: &str, loader: &str, told: &[&str]| {
+        let machine = blank();
+        machine.world(|w| {
+            w.edit("da0s1", |tree| {
+                tree.file("etc/fstab", fstab.as_bytes());
+                tree.file("boot/loader.conf", loader.as_bytes());
+            });
+            w.started.roots = told.iter().map(|&root| root.to_owned()).collect();
+        });
+        done(run(&machine));
+        let found = done(check::run(&machine, &session(&machine))).findings;
+        let found = found.into_iter().filter(|f| f.code == "root-not-named");
+        found.map(|f| f.place).collect::<Vec<_>>()
+    };
+    let rest = FSTAB.replacen("/dev/da0s1\t/\t", "#", 1);
+    let root = "vfs.root.mountfrom=\"ufs:/dev/da0s1\"\n";
+    assert_eq!(unnamed(&rest, "", &[]), ["/etc/fstab", "/dev/da0s2: etc/fstab"]);
+    assert_eq!(unnamed(&rest, root, &[]), [""; 0]);
+    assert_eq!(unnamed(FSTAB, "", &[]), [""; 0]);
+    // Something else names it.
+    assert_eq!(unnamed(&rest, "", &["/dev/da0s1"]), [""; 0]);
 }

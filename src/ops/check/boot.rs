@@ -1,12 +1,12 @@
 //! What is wrong with the way a slot is started.
 
 use crate::error::Result;
-use crate::finding::Finding;
+use crate::finding::{Finding, Severity};
 use crate::ops::boot::nextboot;
 use crate::ops::journal::{self, Store};
 use crate::ops::show::{self, Stage};
-use crate::ops::{arrival, fsck, history};
-use crate::record::journal::Journal;
+use crate::ops::{arrival, fsck, history, lock};
+use crate::record::journal::{Auto, AutoSnapshot, How, Journal};
 use crate::slot::discover::Layout;
 use crate::slot::nextboot::PATH;
 use crate::slot::view::View;
@@ -52,12 +52,9 @@ pub(super) fn kept<O: Os>(
 ) -> Result<()> {
     let found = Store::of(view, layout).read(os);
     let place = || view.below(journal::VAR).to_string_lossy().into_owned();
-    for why in found.problems() {
-        let hint = "the next run writes it anew, unless another version of this program did";
-        findings.push(Finding::warning("journal-unreadable", place(), why, hint));
-    }
+    findings.extend(unreadable(&found, &place()));
     let mut journal = found.journal.clone().unwrap_or_default();
-    arrival::adopt(os, view, layout, &mut journal)?;
+    let came = arrival::adopt(os, view, layout, &mut journal)?;
     findings.extend(waiting(view, layout, &journal));
     if found.journal.is_none() && journal.trial.is_none() {
         return Ok(());
@@ -88,6 +85,15 @@ pub(super) fn kept<O: Os>(
             }
         });
     }
+    let unfinished = journal.auto_snapshot.as_ref().filter(|auto| auto.state.is_unfinished());
+    if let Some(auto) = unfinished {
+        // Of another one that was chosen since, nothing says so.
+        if came.how == How::Fallback {
+            findings.push(repair(os, view, layout, auto)?);
+        }
+        // While it lasts the flags are on the running slot, and nobody has chosen that.
+        return Ok(());
+    }
     let known = |slot: &&Slot| journal.intended == Some(journal::place(view, slot));
     // Of the running one `active-not-running` tells.
     let meant = layout.slots.iter().filter(|slot| !slot.running).find(known);
@@ -100,6 +106,39 @@ pub(super) fn kept<O: Os>(
         findings.push(Finding::warning("intended-not-next", view.node(meant.root), what, hint));
     }
     Ok(())
+}
+
+/// What is wrong with the places of the journal. Where one of them may hold what this program must
+/// not write over, everything that writes is refused.
+fn unreadable(found: &journal::Found, place: &str) -> Vec<Finding> {
+    let error = |why: String, hint| Finding::error("journal-unreadable", place, why, hint);
+    let warning = |why: &String| {
+        let hint = "the next run writes it anew";
+        Finding::warning("journal-unreadable", place, why, hint)
+    };
+    let foreign = found.foreign.iter().map(|why| error(why.clone(), journal::FOREIGN));
+    let unread = found.unread.iter().map(|why| {
+        error(why.to_string(), "see what is wrong there: until then nothing is written")
+    });
+    foreign.chain(found.damaged.iter().map(warning)).chain(unread).collect()
+}
+
+/// The repair of the other slot at boot, which is not done.
+fn repair<O: Os>(os: &O, view: &View, layout: &Layout, auto: &AutoSnapshot) -> Result<Finding> {
+    let place = view.node(layout.root().target);
+    let why = auto.why.as_ref().map_or_else(String::new, |why| format!(": {why}"));
+    let told = |severity, what: &str, hint| {
+        Finding::new(severity, "repair-unfinished", place, format!("{what}{why}"), hint)
+    };
+    Ok(if auto.state == Auto::Failed {
+        let hint = "see why; dualroot snapshot makes a new copy";
+        told(Severity::Warning, "its repair at boot failed", hint)
+    } else if matches!(lock::shared_system(os, view)?, lock::Reading::Taken(_)) {
+        told(Severity::Info, "it is being repaired", "wait until it is done")
+    } else {
+        let hint = "dualroot auto-snapshot, and the next start, go on with it";
+        told(Severity::Warning, "its repair at boot was begun, and is not done", hint)
+    })
 }
 
 /// What the loader of the running slot would do once, and nobody knows of.

@@ -36,16 +36,18 @@ pub(super) fn sizes(view: &View, layout: &Layout) -> Option<Finding> {
     Some(Finding::new(severity, "slots-differ-in-size", view.node(target), what, hint))
 }
 
-/// Everything about the slot that does not run.
+/// Everything about the slot that does not run. `to_be_named`: it is to name its root.
 pub(super) fn alternate<O: Os>(
     os: &O,
     view: &View,
     layout: &Layout,
+    to_be_named: bool,
     findings: &mut Vec<Finding>,
 ) -> Result<()> {
-    let mut named = Vec::new();
+    let (mut named, mut unnamed) = (Vec::new(), false);
     let seen = show::whole(os, view, layout, &mut |root| {
         named = names::names(view, layout, root);
+        unnamed = to_be_named && names::names_none(root);
         named.extend(boot::nextboot_there(view, layout, root));
     })?;
     if seen.found.state != State::Writing {
@@ -58,6 +60,9 @@ pub(super) fn alternate<O: Os>(
         findings.extend(drift(view, layout, &running, &seen.software.packages));
     }
     findings.extend(named);
+    if unnamed && seen.found.state == State::Valid {
+        findings.push(names::unnamed(format!("{}: etc/fstab", view.node(layout.root().target))));
+    }
     Ok(())
 }
 

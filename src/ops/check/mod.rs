@@ -14,7 +14,7 @@ use crate::error::{Error, Result};
 use crate::finding::{Finding, Severity};
 use crate::slot::discover::Layout;
 use crate::slot::view::View;
-use crate::sys::Os;
+use crate::sys::{FsType, Os};
 
 /// What a check found.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -77,7 +77,15 @@ pub fn run<O: Os>(os: &O, session: &Session) -> Result<Report> {
             boot::kept(os, &view, &layout, &mut findings)?;
             findings.extend(boot::fsck_asks(os, &view, &layout)?);
             findings.extend(copy::sizes(&view, &layout));
-            copy::alternate(os, &view, &layout, &mut findings)?;
+            let ufs = layout.root().fs == FsType::Ufs2.name();
+            let unnamed = ufs && names::names_none(&os.open_dir(&view.root)?);
+            if unnamed && boot.roots.is_empty() {
+                let place = view.below("/etc/fstab").to_string_lossy().into_owned();
+                findings.push(names::unnamed(place));
+            }
+            // What tells the running kernel its root by other means may tell the copy's, too.
+            let named = ufs && (!unnamed || boot.roots.is_empty());
+            copy::alternate(os, &view, &layout, named, &mut findings)?;
         }
     }
     Ok(Report { schema: 1, findings })

@@ -1,6 +1,6 @@
 //! What the copy calls itself, in the files that its start depends on.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use crate::copy::follow::{follow, read};
 use crate::finding::Finding;
@@ -47,6 +47,28 @@ pub(super) fn names<D: Dir>(view: &View, layout: &Layout, root: &D) -> Vec<Findi
         }
     }
     findings
+}
+
+/// Of a root of FreeBSD: whether nothing in it names the root to mount. The loader takes it from
+/// loader.conf or from the entry for `/` in fstab (`getrootmount` in stand/common/boot.c), and knows
+/// of no other way with UFS; the kernel then asks at the console. What cannot be read may name one.
+pub(super) fn names_none<D: Dir>(root: &D) -> bool {
+    let unnamed_by = |path: &str| {
+        let Some(text) = content(root, path.as_ref()) else { return true };
+        fstab::parse(&text).is_ok_and(|entries| entries.iter().all(|e| e.file != b"/"))
+    };
+    let assigns = |path: &PathBuf| {
+        content(root, path).is_none_or(|text| loader::last(&text, loader::ROOTS).is_some())
+    };
+    let files = loader_files(root);
+    FSTABS.into_iter().all(unnamed_by) && files.is_ok_and(|files| !files.iter().any(assigns))
+}
+
+/// The same as a finding.
+pub(super) fn unnamed(place: String) -> Finding {
+    let what = "neither fstab nor loader.conf names its root: a start of it stops at mountroot>";
+    let hint = "give /etc/fstab of the running slot an entry for /, then: dualroot snapshot";
+    Finding::warning("root-not-named", place, what, hint)
 }
 
 /// A name in the copy that is not the copy's.
