@@ -1,6 +1,8 @@
 //! `dualroot auto-snapshot`: at boot, tell how the system came up, and repair the other slot where
 //! that was an unplanned fall-back and the slot is broken.
 
+use std::path::PathBuf;
+
 use jiff::Timestamp;
 use nix::errno::Errno;
 use serde::Serialize;
@@ -10,11 +12,12 @@ use super::diagnosis::{self, Past, Verdict};
 use super::journal::{self, Store};
 use super::lock::{self, Observed};
 use super::{Session, durable, flags, history, observe, show, snapshot};
-use crate::error::{During, Error, Kind, Result};
+use crate::error::{Context, During, Error, Kind, Result, if_there};
 use crate::record::journal::{Auto, AutoSnapshot, How, Journal, Place};
 use crate::slot::config::{self, Config};
 use crate::slot::view::View;
 use crate::sys::Os;
+use crate::sys::tree::{Dir, Kind as Object};
 
 /// What is configured, and where it stands.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -60,10 +63,10 @@ impl Report {
     }
 }
 
-fn status_of(view: &View, auto: Option<&AutoSnapshot>) -> Status {
+fn status_of(enabled: bool, auto: Option<&AutoSnapshot>) -> Status {
     Status {
         schema: 1,
-        configuration: if view.config.auto_snapshot { "Enabled" } else { "Disabled" },
+        configuration: if enabled { "Enabled" } else { "Disabled" },
         state: auto.map_or(Auto::Disabled, |auto| auto.state),
         note: auto.and_then(|auto| auto.why.clone()),
     }
@@ -77,16 +80,18 @@ pub fn status<O: Os>(os: &O, session: &Session) -> Result<Status> {
     let view = observe::view(os, session)?;
     let layout = view.discover()?;
     let journal = Store::of(&view, &layout).read(os).current()?;
-    Ok(status_of(&view, journal.auto_snapshot.as_ref()))
+    Ok(status_of(view.config.auto_snapshot, journal.auto_snapshot.as_ref()))
 }
 
 /// Switches the repair on or off, in the configuration file.
 ///
 /// # Errors
-/// The file makes no sense, or cannot be written.
+/// The file makes no sense, or cannot be written; or there is no telling where the repair stands.
 pub fn configure<O: Os>(os: &O, session: &Session, enabled: bool) -> Result<Status> {
     let view = observe::view(os, session)?;
-    let path = view.config_path.clone();
+    // What is refused is refused before the file is written.
+    let journal = Store::of(&view, &view.discover()?).read(os).current()?;
+    let path = file(os, &view)?;
     let old = os.read_file(&path)?.unwrap_or_default();
     let new = config::with_auto_snapshot(&old, enabled);
     // What was understood before is understood again, and says what was asked for.
@@ -105,7 +110,27 @@ pub fn configure<O: Os>(os: &O, session: &Session, enabled: bool) -> Result<Stat
             })
             .during(format!("writing {}", path.display()))?;
     }
-    status(os, session)
+    Ok(status_of(enabled, journal.auto_snapshot.as_ref()))
+}
+
+/// The configuration file itself: a link to it stays one.
+fn file<O: Os>(os: &O, view: &View) -> Result<PathBuf> {
+    let path = &view.config_path;
+    let (Some(dir), Some(name)) = (path.parent(), path.file_name()) else {
+        return Err(Error::refused("no such file").path(path));
+    };
+    let there = if_there(os.open_dir(dir)?.stat(name)).doing_to("reading", path)?;
+    if there.is_none_or(|meta| meta.kind != Object::Symlink) {
+        return Ok(path.clone());
+    }
+    let why = match os.canonical(path) {
+        Ok(file) if !path.starts_with(&view.root) || file.starts_with(&view.root) => {
+            return Ok(file);
+        }
+        Ok(file) => format!("it is a symbolic link out of the root, to {}", file.display()),
+        Err(_) => "it is a symbolic link that leads nowhere".to_owned(),
+    };
+    Err(Error::refused(why).path(path).hint("let it lead to a file below the root"))
 }
 
 /// Tells how the system came up and shows the notice of a fall-back; then, unless only that was
@@ -220,7 +245,7 @@ impl<'a, O: Os> Work<'a, O> {
         let product = software.product.map(|product| product.name);
         let notice = arrival::announce(self.os, view, layout, &self.found, product.as_deref());
         Ok(Report {
-            status: status_of(view, self.found.journal.auto_snapshot.as_ref()),
+            status: status_of(view.config.auto_snapshot, self.found.journal.auto_snapshot.as_ref()),
             how,
             running: journal::place(view, layout.running()),
             meant: journal::place(view, meant),
@@ -325,22 +350,23 @@ impl<'a, O: Os> Work<'a, O> {
                 return Err(Error::new(Kind::Failed, "", cause));
             }
             work.finish(meant)?;
-            Ok((work, snapshot))
+            work.report(Some(snapshot))
         });
-        let error = done.as_ref().err();
-        whole.end(os, error, vec![why]);
+        // The history has the code that the run ends with.
+        let done = done.map_err(Error::once_begun);
+        whole.end(os, done.as_ref().err(), vec![why]);
         match done {
-            Ok((work, snapshot)) => work.report(Some(snapshot)),
+            Ok(report) => Ok(report),
             // Stopped, or in somebody's way: the next start goes on with it.
             Err(error) if matches!(error.kind, Kind::Signal(_) | Kind::Busy) => Err(error),
             // Ended by a choice; or the running root itself is gone.
-            Err(error) if !self.is_going_on().unwrap_or(true) => Err(error.once_begun()),
+            Err(error) if !self.is_going_on().unwrap_or(true) => Err(error),
             Err(error) => {
                 let said = self.set(Auto::Failed, Some(error.to_string()));
                 if let Err(e) = said.and_then(|()| self.report(None).map(drop)) {
                     log::warn!("{e}");
                 }
-                Err(error.once_begun())
+                Err(error)
             }
         }
         .map_err(|e| e.during("repairing the other slot"))

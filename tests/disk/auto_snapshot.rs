@@ -432,3 +432,88 @@ fn a_read_only_root_is_not_switched() {
     let run = run.fails(1, "dualroot.conf: creating dualroot.conf.new: Read-only file system");
     run.says("\nhint: mount that file system read-write meanwhile\n");
 }
+
+/// What another version keeps is looked at before the configuration is written.
+#[test]
+fn what_is_refused_is_not_switched() {
+    if !ready(&[]) {
+        return;
+    }
+    let disk = Disk::new(Layout::default());
+    disk.fill();
+    let config = disk.root().join("etc/dualroot.conf");
+    for (journal, words) in [
+        ("{\"schema\": 2}", "the journal has version 2"),
+        ("{\"schema\": 1, \"mood\": 1}", "the journal is not understood"),
+    ] {
+        disk.write("var/db/dualroot/journal.json", journal);
+        for verb in ["--enable", "--disable"] {
+            let run = disk.dualroot(&["auto-snapshot", verb]).fails(6, words);
+            run.says("hint: use the program that wrote it, or remove it");
+            assert!(!config.exists(), "{verb}");
+        }
+    }
+    fs::remove_file(disk.root().join("var/db/dualroot/journal.json")).unwrap();
+    disk.dualroot(&["auto-snapshot", "--enable"]).exits(0).prints("Enabled");
+}
+
+/// A link stays one, and what it leads to is written, as far as that is the system's own.
+#[test]
+fn a_link_to_the_configuration_stays_one() {
+    if !ready(&[]) {
+        return;
+    }
+    let disk = Disk::new(Layout::default());
+    disk.fill();
+    let link = disk.root().join("etc/dualroot.conf");
+    let to = |target: &std::path::Path| {
+        let _ = fs::remove_file(&link);
+        std::os::unix::fs::symlink(target, &link).unwrap();
+    };
+    let real = disk.write("config/real.conf", "# mine\n");
+    fs::set_permissions(&real, fs::Permissions::from_mode(0o640)).unwrap();
+    to("../config/real.conf".as_ref());
+    disk.dualroot(&["auto-snapshot", "--enable"]).exits(0).prints("Configuration:   Enabled");
+    assert!(link.is_symlink());
+    assert_eq!(fs::read_to_string(&real).unwrap(), "auto-snapshot = true\n# mine\n");
+    assert_eq!(fs::metadata(&real).unwrap().permissions().mode() & 0o7777, 0o640);
+    disk.dualroot(&["auto-snapshot", "--disable"]).exits(0);
+    assert_eq!(fs::read_to_string(&real).unwrap(), "auto-snapshot = false\n# mine\n");
+    // Not what lies outside the root, nor in the place of a link that leads nowhere.
+    let outside = disk.tmp().join("outside.conf");
+    fs::write(&outside, "# not ours\n").unwrap();
+    to(&outside);
+    let run = disk.dualroot(&["auto-snapshot", "--enable"]).fails(6, "out of the root");
+    run.says("hint: ");
+    assert_eq!(fs::read_to_string(&outside).unwrap(), "# not ours\n");
+    to("nowhere.conf".as_ref());
+    disk.dualroot(&["auto-snapshot", "--enable"]).fails(6, "leads nowhere");
+    assert!(link.is_symlink());
+}
+
+/// What is refused once the flags are changed is a failure, and the history says so, too.
+#[test]
+fn the_history_has_the_code_of_the_run() {
+    if !ready(&[]) {
+        return;
+    }
+    let disk = disk();
+    destroy(&disk);
+    disk.dualroot(&["auto-snapshot", "--enable"]).exits(0);
+    disk.write("altroot/x", "in the way\n");
+    disk.dualroot(&["auto-snapshot"]).fails(1, "/altroot is not empty");
+    let log = disk.dualroot(&["log", "--json"]).exits(0).json();
+    let last = log["entries"].as_array().unwrap().last().unwrap().clone();
+    assert_eq!((&last["verb"], &last["code"]), (&"auto-snapshot".into(), &1.into()), "{last}");
+    // Nobody has chosen a slot.
+    let found = disk.dualroot(&["check", "--json"]).exits(3).json();
+    let findings = found["findings"].as_array().unwrap();
+    let of = |code: &str| findings.iter().find(|f| f["code"] == code);
+    assert!(of("intended-not-next").is_none(), "{found}");
+    let repair = of("repair-unfinished").unwrap();
+    assert_eq!(repair["severity"], "warning");
+    assert!(
+        repair["what"].as_str().unwrap().starts_with("its repair at boot failed: "),
+        "{repair}"
+    );
+}
