@@ -59,7 +59,7 @@ pub(super) fn adopt<O: Os>(
     let selection = view.selection_of(layout);
     let order = selection.as_ref().map_or(Order::One, Selection::starts);
     let next = selection.map(|s| s.next()).unwrap_or_default();
-    let mut arrival = arrival(layout, &next, several, is_marked, journal, place);
+    let mut arrival = arrival(layout, &next, order, is_marked, journal, place);
     if let Some(how) = seen {
         // What was chosen since is for the next one.
         if arrival.how == How::Fallback || how != How::Fallback {
@@ -149,7 +149,7 @@ pub(super) fn note<O: Os>(os: &O, view: &View, layout: &Layout) -> Result<Found>
     if before.as_ref() != Some(&found.journal)
         && let Err(e) = store.write(os, &mut found.journal)
     {
-        log::warn!("{e}");
+        journal::tell(&e);
     }
     if view.mount_at(&view.root).is_some_and(|m| !m.read_only)
         && let Err(e) = mark(os, view)

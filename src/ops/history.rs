@@ -206,6 +206,8 @@ struct Open {
     store: Store,
     from: String,
     to: String,
+    /// Whether the journal could be kept.
+    kept: bool,
 }
 
 /// Runs `run`, and writes down what came of it, where it began anything.
@@ -285,8 +287,16 @@ impl<O: Os> Diary<'_, O> {
             target: Some(to.clone()),
         });
         change(&mut journal);
-        self.open = Some(Open { store: store.clone(), from, to });
-        store.write(self.os, &mut journal)
+        let written = store.write(self.os, &mut journal);
+        self.open = Some(Open { store, from, to, kept: written.is_ok() });
+        written
+    }
+
+    /// Tells that the journal could not be kept, unless that was told when the run began.
+    pub(super) fn tell(&self, error: &Error) {
+        if self.open.as_ref().is_none_or(|open| open.kept) {
+            journal::tell(error);
+        }
     }
 
     /// Changes the journal on the way.
@@ -311,7 +321,9 @@ impl<O: Os> Diary<'_, O> {
             }
             Ok(())
         };
-        if let Err(e) = done() {
+        if let Err(e) = done()
+            && open.kept
+        {
             journal::tell(&e);
         }
         let entry = self.begun.over((open.from, open.to), error, self.details);

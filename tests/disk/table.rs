@@ -594,3 +594,28 @@ fn a_config_that_is_full_fails_the_snapshot_before_anything_is_written() {
     fs::remove_file(full).unwrap();
     disk.snapshot();
 }
+
+/// What is left of a boot partition is told once; and that a system that is meant to be read-only keeps
+/// no journal is nothing to warn of.
+#[test]
+fn a_snapshot_warns_of_nothing_twice() {
+    if !ready(&[]) {
+        return;
+    }
+    let types = [(5, "83BD6B9D-7F41-11DC-BE0B-001560B84F0F")].into();
+    let sizes_mb = vec![24, 24, 8, 8, 4];
+    let disk = Disk::new(Layout { scheme: Scheme::Gpt, sizes_mb, types, ..Layout::default() });
+    disk.fill();
+    let note = "of partition 5 the first 1048576 of 4194304 bytes";
+    let times = |run: &Run| run.stderr.matches(note).count();
+    let run = disk.snapshot();
+    assert_eq!(times(&run), 1, "{run}");
+    let run = disk.dualroot(&["table", "save"]).exits(0).prints(note);
+    assert_eq!(times(&run), 0, "{run}");
+    for point in [disk.root().join("config"), disk.root().to_path_buf()] {
+        tool("mount", &[&"-o", &"remount,ro", &point]);
+    }
+    let run = disk.snapshot();
+    assert!(!run.stderr.contains("Read-only file system"), "{run}");
+    assert_eq!(times(&run), 1, "{run}");
+}

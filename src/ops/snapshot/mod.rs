@@ -167,7 +167,7 @@ fn attempt<O: Os>(
             journal.auto_snapshot.take_if(|auto| auto.state != Auto::Completed);
         })
     {
-        log::warn!("{error}");
+        diary.tell(&error);
     }
     if let (true, Some(now)) = (layout.purpose.as_primary, view.elsewhere()) {
         let then = view.running_medium().map_or_else(String::new, |id| view.node(id));

@@ -23,7 +23,11 @@ impl<O: Os> Run<'_, '_, O> {
     }
 
     fn keep_tables(&mut self, tables: &Tables) -> Result<()> {
-        let content = save::collect(self.os, self.view, self.layout)?.0.encode();
+        let (saved, media) = save::collect(self.os, self.view, self.layout)?;
+        for (medium, note) in media.iter().flat_map(|m| m.notes.iter().map(move |n| (m, n))) {
+            log::warn!("{}: {note}", medium.medium);
+        }
+        let content = saved.encode();
         self.session.monitor.begin(Phase::default());
         if let Some(point) = &tables.config {
             table::put(&self.os.open_dir(point)?, &content)

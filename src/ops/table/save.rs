@@ -83,9 +83,6 @@ pub(in super::super) fn collect_of<O: Os>(
     for id in ids {
         let (medium, notes) =
             look(os, view, id).during(format!("keeping the tables of {}", view.node(id)))?;
-        for note in &notes {
-            log::warn!("{}: {note}", medium.name);
-        }
         reports.push(MediumReport {
             medium: medium.name.clone(),
             scheme: medium.scheme.map(crate::table::Scheme::name),
