@@ -6,7 +6,7 @@
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::io::{BufRead, BufReader};
-use std::os::unix::ffi::OsStrExt;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
@@ -14,6 +14,7 @@ use serde::Serialize;
 use super::lock::{self, Observed};
 use super::mounted::{Mounted, drop_cache};
 use super::{Session, durable, record};
+use crate::copy::follow::follow;
 use crate::copy::selection::{Admission, Selection};
 use crate::copy::stack::open_below;
 use crate::error::{Context, During, Error, Result, if_there};
@@ -21,7 +22,7 @@ use crate::record::manifest::{Line, Object, Reader};
 use crate::record::{DIR, MANIFEST};
 use crate::slot::config::RESCUE;
 use crate::slot::view::View;
-use crate::slot::{Pair, Part};
+use crate::slot::{Pair, Part, fstab};
 use crate::sys::Os;
 use crate::sys::tree::{Dir, Kind};
 use crate::table::superblock;
@@ -34,7 +35,7 @@ const LIST: &str = "factory.mtree";
 const NAMED_MAX: usize = 20;
 
 /// What is copied of `pair` with `--factory`, `source` being its root: of `/` what is on the list,
-/// the list and the rescue configuration, of `/config` that alone.
+/// the list, the rescue configuration and mount points, of `/config` those alone.
 ///
 /// # Errors
 /// There is no list, or it is none.
@@ -44,12 +45,17 @@ where
 {
     let config_apart = view.apart(Part::Config.point()).is_some();
     let mut also = BTreeSet::new();
-    for path in rescue(view) {
-        let below = path.strip_prefix(Part::Config.point()).ok().filter(|_| config_apart);
+    for path in rescue(view).into_iter().chain(points(view)) {
+        let below = path.strip_prefix(Part::Config.point()).ok();
+        let below = below.filter(|below| config_apart && !below.as_os_str().is_empty());
         let part = if below.is_some() { Part::Config } else { Part::Root };
         if part == pair.part {
             let relative = below.unwrap_or_else(|| path.strip_prefix("/").unwrap_or(&path));
             also.insert(relative.as_os_str().as_bytes().to_vec());
+            // A link is nothing without what it leads to.
+            if let Ok(place) = follow(source, relative) {
+                also.insert(place.path.into_os_string().into_vec());
+            }
         }
     }
     if pair.part == Part::Config {
@@ -73,6 +79,14 @@ fn open<D: Dir>(root: &D) -> Result<BufReader<D::File>> {
                      dualroot factory save",
             )),
     }
+}
+
+/// Where file systems are mounted at boot: the copy's fstab has them, too, and rc(8) stops where a
+/// mount point is missing.
+fn points(view: &View) -> impl Iterator<Item = PathBuf> {
+    let at_boot = |entry: &&fstab::Entry| !entry.options.split(',').any(|o| o == "noauto");
+    let points = view.fstab.iter().filter(at_boot).map(|e| OsStr::from_bytes(&e.file));
+    points.map(PathBuf::from).filter(|point| point.is_absolute())
 }
 
 /// Where a rescue configuration may be.
@@ -162,7 +176,7 @@ pub struct Report {
 ///
 /// # Errors
 /// Refused: the slot is not valid, or holds a copy made with `--factory` (what is not on a list
-/// cannot come onto it), or the root is mounted read-only.
+/// cannot come onto it), or the root is mounted read-only, or there is a list.
 pub fn save<O: Os>(os: &O, session: &Session) -> Result<Report> {
     let Observed { locks: _locks, view, layout, .. } =
         lock::observed(os, session, "factory save", true, |_, _| Ok(()))?;
@@ -198,6 +212,13 @@ pub fn save<O: Os>(os: &O, session: &Session) -> Result<Report> {
         }
         Some(record) => record,
     };
+    // What it tells of is gone: nothing could make it again.
+    let list = directory.join(LIST);
+    if os.read_file(&list)?.is_some() {
+        return Err(Error::refused("the list is there already")
+            .path(list)
+            .hint("remove it first, where another one is wanted"));
+    }
     let mut manifest = root
         .open_dir(OsStr::new(DIR))
         .and_then(|dir| dir.open_file(OsStr::new(MANIFEST)))
@@ -208,6 +229,6 @@ pub fn save<O: Os>(os: &O, session: &Session) -> Result<Report> {
         .during(format!("keeping the list of {node}"))?;
     drop(manifest);
     mounted.unmount()?;
-    let (file, objects) = (directory.join(LIST), record.objects);
-    Ok(Report { schema: 1, file: file.to_string_lossy().into_owned(), objects, device: node })
+    let (file, objects) = (list.to_string_lossy().into_owned(), record.objects);
+    Ok(Report { schema: 1, file, objects, device: node })
 }

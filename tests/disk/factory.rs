@@ -67,10 +67,42 @@ fn only_the_factorys_files_and_the_rescue_configuration() {
     drop(copy);
     // A list of that copy would have what is not there.
     disk.dualroot(&["factory", "save"]).fails(6, "it was made with --factory");
+    let list = fs::read(disk.root().join(LIST)).unwrap();
     // The whole system again.
     disk.snapshot();
     assert!(names(&disk, 2).contains(&PathBuf::from("home/operator/notes")));
     assert_eq!(disk.slot(2).get("content"), None);
+    // What it was by then is no list of the factory's any more.
+    let run = disk.dualroot(&["factory", "save"]).fails(6, "the list is there already");
+    run.says("hint: remove it first");
+    assert_eq!(fs::read(disk.root().join(LIST)).unwrap(), list);
+    fs::remove_file(disk.root().join(LIST)).unwrap();
+    disk.dualroot(&["factory", "save"]).exits(0);
+}
+
+/// A file system that came later: the copy's fstab has it, and rc(8) stops where it cannot be mounted.
+#[test]
+fn mount_points_of_fstab_are_copied() {
+    if !ready(&[]) {
+        return;
+    }
+    let disk = disk(Layout::default());
+    for dir in ["data", "usr/home", "config/spool", "mnt"] {
+        fs::create_dir(disk.root().join(dir)).unwrap();
+    }
+    disk.write("data/below", "not the factory's\n");
+    std::os::unix::fs::symlink("usr/home", disk.root().join("home")).unwrap();
+    let fstab = fs::read_to_string(disk.root().join("etc/fstab")).unwrap();
+    let more = "tmpfs /data tmpfs rw 0 0\ntmpfs /home tmpfs rw,late 0 0\n\
+                tmpfs /config/spool tmpfs rw 0 0\ntmpfs /mnt tmpfs rw,noauto 0 0\nmd none swap sw 0 0\n";
+    disk.write("etc/fstab", format!("{fstab}{more}"));
+    disk.dualroot(&["snapshot", "--factory"]).exits(0);
+    let root = names(&disk, 2);
+    let has = |path: &str| root.contains(&PathBuf::from(path));
+    assert!(has("data") && has("home") && has("usr/home"), "{root:?}");
+    assert!(!has("data/below") && !has("mnt"), "{root:?}");
+    assert!(names(&disk, 4).contains(&PathBuf::from("spool")));
+    disk.dualroot(&["verify"]).exits(0);
 }
 
 /// The text's last lines say what is not as it was.
