@@ -227,10 +227,13 @@ impl Wish {
 
     /// A drawing of an MBR, which has four places.
     fn four(&self, parts: Vec<Drawn>) -> Result<Drawing> {
-        if parts.iter().any(|part| part.index > 4) {
-            let count = parts.len();
+        // A place that is left free counts: what comes behind it is known by its own.
+        let count = parts.iter().map(|part| part.index).max().unwrap_or(0);
+        if count > 4 {
             let cause = format!("{count} partitions are more than the four of an MBR");
-            return Err(Error::refused(cause).hint("--scheme gpt; or --swap-size 0"));
+            let without_swap = count == 5 && parts.iter().any(|p| p.role == Some(Role::Swap));
+            let hint = if without_swap { "--scheme gpt; or --swap-size 0" } else { "--scheme gpt" };
+            return Err(Error::refused(cause).hint(hint));
         }
         Ok(self.drawing(parts))
     }

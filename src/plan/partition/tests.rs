@@ -80,6 +80,37 @@ fn what_makes_no_sense_is_refused() {
     }
 }
 
+/// As many as the last one's place says, whatever is left free before it; and less swap is a way out
+/// only where that makes a place free.
+#[test]
+fn more_than_an_mbr_holds_is_counted_by_places() {
+    let efi = Some(MIB);
+    let without_config = |family| Wish { config: false, ..wish(Scheme::Mbr, family, 1000) };
+    let mut cases = vec![
+        (Wish { efi, ..wish(Scheme::Mbr, Family::FreeBsd, 1000) }, "5", false),
+        (wish(Scheme::Mbr, Family::Linux, 1000), "6", false),
+        (Wish { var: false, ..wish(Scheme::Mbr, Family::Linux, 1000) }, "5", true),
+        (Wish { efi, ..without_config(Family::Linux) }, "5", true),
+    ];
+    for n in 0..cases.len() {
+        // All of them once more without any swap.
+        let mut wish = cases[n].0.clone();
+        wish.sizes.swap = Some(Size::Bytes(0));
+        let left = if wish.family == Family::FreeBsd { "5" } else { "" };
+        cases.push((wish, if n == 1 { "5" } else { left }, false));
+    }
+    for (wish, count, hint) in cases {
+        let Err(error) = wish.draw() else {
+            assert_eq!(count, "", "{wish:?}");
+            continue;
+        };
+        let words = format!("{count} partitions are more than the four of an MBR");
+        assert_eq!(error.to_string(), words, "{wish:?}");
+        let expected = if hint { "--scheme gpt; or --swap-size 0" } else { "--scheme gpt" };
+        assert_eq!(error.hint.as_deref(), Some(expected), "{wish:?}");
+    }
+}
+
 fn any_size() -> impl Strategy<Value = Size> {
     prop_oneof![
         (0_u64..5000).prop_map(|mb| Size::Bytes(mb * MIB)),
