@@ -1,7 +1,8 @@
 //! In what a medium differs from what was kept of it, and what would make it equal.
 //!
 //! Which slice boots is not a difference: the active flag of an MBR, the boot attributes of a GPT
-//! and what boot0 remembers are taken from the medium as long as it tells them.
+//! and what boot0 remembers are taken from the medium as long as it tells them. An MBR without that
+//! flag, or with several, tells nothing.
 
 use super::super::{boot0, gpt};
 use super::{Medium, Piece, What};
@@ -74,13 +75,15 @@ fn expected(medium: &Medium, now: &[Vec<u8>]) -> Vec<Vec<u8>> {
 }
 
 /// Takes the active flags from the first sector as it is now, where all slices are in their
-/// places, and what boot0 remembers.
+/// places and one of them is active, and what boot0 remembers.
 fn keep_choice(wanted: &mut [u8], now: &[u8]) {
     let (Some(kept), Some(entries)) = (wanted.get(ENTRIES), now.get(ENTRIES)) else { return };
     let status = |entries: &[u8]| entries.chunks(16).all(|e| matches!(e[0], 0 | 0x80));
     let places = |entries: &[u8]| entries.chunks(16).flat_map(|e| e[1..].to_vec()).collect();
     let (here, there): (Vec<u8>, Vec<u8>) = (places(kept), places(entries));
-    if here == there && status(kept) && status(entries) {
+    // The boot code starts the one that is active: none, or several, tell of no choice.
+    let chosen = entries.chunks(16).filter(|e| e[0] == 0x80).count() == 1;
+    if here == there && status(kept) && status(entries) && chosen {
         for n in 0..4 {
             wanted[ENTRIES.start + n * 16] = now[ENTRIES.start + n * 16];
         }

@@ -255,6 +255,12 @@ fn what_boots_is_no_difference() {
     bytes[..512].fill(0);
     repair(&kept, &mut bytes);
     assert_eq!(bytes, whole);
+    // None that is active is no choice, and two are none.
+    for flags in [[0, 0], [0x80, 0x80]] {
+        (bytes[446], bytes[462]) = flags.into();
+        assert_eq!(kinds(&repair(&kept, &mut bytes)), [What::Mbr], "{flags:?}");
+        assert_eq!(bytes, whole);
+    }
     // Slices that changed places do not tell what boots.
     let (one, two) = (whole[446..462].to_vec(), whole[462..478].to_vec());
     bytes[446..478].copy_from_slice(&[two, one].concat());
