@@ -272,6 +272,11 @@ fn a_label_is_kept_and_repaired() {
         work(&two.other);
         let report = two.run(&["table", "check", "--json"]).exits(3).json();
         let differences = report["differences"].as_array().unwrap();
+        // What was kept is not lost for what is there now.
+        let run = two.run(&["table", "save"]);
+        let words = ["a BSD label lies at byte", "that was kept of it is gone"];
+        run.fails(6, words[n.min(1)]).says("hint: ");
+        two.run(&["snapshot"]).fails(6, words[n.min(1)]);
         let label = differences.iter().find(|d| d["kind"] == "label").unwrap();
         assert_eq!((&label["index"], &label["what"]), (&json!(3), &json!("bsd label of slice 3")));
         assert_eq!(differences.len(), [2, 1, 3][n], "{report}");
@@ -532,6 +537,84 @@ fn a_damaged_table_is_not_kept() {
     two.run(&["table", "save"]).fails(6, &name).says("hint: repair it");
     two.run(&["snapshot"]).fails(6, "it ends at byte").says("hint: ");
     assert_eq!((hash(&two.other), fs::read(&file).unwrap()), (before, kept));
+}
+
+/// What was kept is all there is then.
+#[test]
+fn a_table_that_is_gone_is_not_kept() {
+    if !ready(&[]) {
+        return;
+    }
+    for scheme in [Scheme::Dos, Scheme::Gpt] {
+        let two = Two::new(scheme);
+        let config = two.running.root().join("config").join(KEPT);
+        let on_copy = || fs::read(two.other.mount_slice(1, true).path().join(KEPT)).unwrap();
+        let (kept, copy) = (fs::read(&config).unwrap(), on_copy());
+        let whole = bytes(&two.other);
+        scribble(&two.other, 0, &[0; 34 * 512]);
+        if scheme == Scheme::Gpt {
+            scribble(&two.other, last(&two.other) - 32 * 512, &[0; 33 * 512]);
+        }
+        let words = "there is no partition table on it any more";
+        let name = format!("keeping the tables of {}", two.other.medium().display());
+        two.run(&["table", "save"]).fails(6, words).says(&name);
+        two.run(&["snapshot"]).fails(6, words);
+        assert_eq!((fs::read(&config).unwrap(), on_copy()), (kept, copy));
+        two.run(&["table", "restore"]).exits(0);
+        assert!(bytes(&two.other) == whole, "not as it was");
+        two.run(&["table", "save"]).exits(0);
+    }
+    // The running medium's.
+    let disk = Disk::new(Layout::default());
+    disk.fill();
+    let slots = [1, 2].map(|n| disk.node(n));
+    disk.write("etc/dualroot.conf", format!("[root]\nslots = {slots:?}\n"));
+    disk.snapshot();
+    let config = disk.root().join("config").join(KEPT);
+    let kept = fs::read(&config).unwrap();
+    scribble(&disk, 0, &[0; 512]);
+    disk.dualroot(&["table", "save"]).fails(6, "there is no partition table on it any more");
+    assert_eq!(fs::read(&config).unwrap(), kept);
+}
+
+/// What is busy on one medium keeps the other from being written, too.
+#[test]
+fn of_several_media_all_are_had_before_one_is_written() {
+    use std::os::unix::fs::OpenOptionsExt;
+    if !ready(&[]) {
+        return;
+    }
+    let layout = Layout { sizes_mb: vec![24, 8, 8], ..Layout::default() };
+    let running = Disk::new(Layout::default());
+    let others = [Disk::bare(layout.clone()), Disk::bare(layout)];
+    running.fill();
+    let slots = |n: usize, other: &Disk| {
+        format!("slots = [\"{}\", \"{}\"]\n", running.node(n), other.node(1))
+    };
+    let text = format!("[root]\n{}[config]\n{}", slots(1, &others[0]), slots(3, &others[1]));
+    running.write("etc/dualroot.conf", text);
+    running.snapshot();
+    for busy in &others {
+        others.iter().for_each(|disk| scribble(disk, 0, &[0; 512]));
+        let damaged = [0, 1].map(|n| hash(&others[n]));
+        let mut open = OpenOptions::new();
+        open.read(true).write(true).custom_flags(nix::libc::O_EXCL);
+        let held = open.open(busy.medium()).unwrap();
+        running.dualroot(&["table", "restore"]).exits(4);
+        assert_eq!([0, 1].map(|n| hash(&others[n])), damaged, "it was written");
+        drop(held);
+        running.dualroot(&["table", "restore"]).exits(0);
+        running.dualroot(&["table", "check"]).exits(0);
+    }
+    // Once something is written it is no refusal, and what was is said.
+    let mut names: Vec<&Disk> = others.iter().collect();
+    names.sort_by_key(|disk| disk.name().to_owned());
+    others.iter().for_each(|disk| scribble(disk, 0, &[0; 512]));
+    let path = format!("/{}", names[1].name());
+    let run = running.with_fault(&["table", "restore"], ("pwrite", &path, 0), 5).exits(1);
+    let run = run.says(&format!("repairing {}", names[1].medium().display()));
+    run.says(&format!("so far, if only in part: {}: master", names[0].medium().display()));
+    running.dualroot(&["table", "restore"]).exits(0);
 }
 
 #[test]

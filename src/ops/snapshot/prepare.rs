@@ -83,7 +83,9 @@ pub(super) fn prepare<'a, O: Os>(
         let running = table::save::collect_of(os, &view, view.running_medium())?.0;
         2 * running.encode().len() as u64 + ROOM
     } else {
-        table::save::collect(os, &view, &layout)?.0.encode().len() as u64
+        let now = table::save::collect(os, &view, &layout)?.0;
+        table::save::guard_kept(os, &view, &layout, &now)?;
+        now.encode().len() as u64
     };
     let choices = choices(os, session, &view, &layout, &sources, room, options)?;
     if partitioning.is_some() {

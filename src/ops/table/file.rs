@@ -10,6 +10,7 @@ use crate::ops::mounted::Mounted;
 use crate::ops::{durable, lock};
 use crate::record::{DIR, TABLES};
 use crate::slot::Part;
+use crate::slot::discover::Layout;
 use crate::slot::view::View;
 use crate::sys::Os;
 use crate::sys::tree::Dir;
@@ -55,17 +56,10 @@ pub(super) fn locate<O: Os>(
     given: Option<&Path>,
     kind: Kind,
 ) -> Result<(PathBuf, Saved)> {
-    let mut places: Vec<Place> = Vec::new();
-    if let Some(path) = given {
-        places.push((path.to_path_buf(), os.read_file(path)));
-    } else {
-        for point in [view.below(Part::Config.point()), view.root.clone()] {
-            // Without a mount of its own it is part of the root.
-            if view.mount_at(&point).is_some() {
-                places.push((point.join(DIR).join(TABLES), at(os, &point)));
-            }
-        }
-    }
+    let places = match given {
+        Some(path) => vec![(path.to_path_buf(), os.read_file(path))],
+        None => own(os, view),
+    };
     let mut looked = Vec::new();
     let mut found = judge(places, &mut looked);
     if found.is_empty()
@@ -76,7 +70,7 @@ pub(super) fn locate<O: Os>(
         let place = on(&view.devices.get(target).path());
         found = judge(vec![(place, on_copy(os, view, target))], &mut looked);
     }
-    let newest = found.into_iter().max_by_key(|(_, saved)| saved.created);
+    let newest = newest(found);
     if newest.is_some() {
         looked.iter().filter(|l| !l.ends_with("there is none")).for_each(|l| log::warn!("{l}"));
     }
@@ -88,6 +82,34 @@ pub(super) fn locate<O: Os>(
             None => error.hint("dualroot table save makes them, and so does a snapshot"),
         }
     })
+}
+
+/// The newest file, for a run that has the locks of the copy itself; `None` where there is none that
+/// is whole.
+///
+/// # Errors
+/// What was mounted for it stays mounted.
+pub(super) fn kept<O: Os>(os: &O, view: &View, layout: &Layout) -> Result<Option<Saved>> {
+    let mut looked = Vec::new();
+    let mut found = judge(own(os, view), &mut looked);
+    if found.is_empty() {
+        let target = layout.root().target;
+        let place = on(&view.devices.get(target).path());
+        found = judge(vec![(place, unlocked(os, view, target)?)], &mut looked);
+    }
+    Ok(newest(found).map(|(_, saved)| saved))
+}
+
+fn newest(found: Vec<(PathBuf, Saved)>) -> Option<(PathBuf, Saved)> {
+    found.into_iter().max_by_key(|(_, saved)| saved.created)
+}
+
+/// What is on `/config` and on the running root.
+fn own<O: Os>(os: &O, view: &View) -> Vec<Place> {
+    // Without a mount of its own it is part of the root.
+    let points = [view.below(Part::Config.point()), view.root.clone()].into_iter();
+    let mounted = points.filter(|point| view.mount_at(point).is_some());
+    mounted.map(|point| (point.join(DIR).join(TABLES), at(os, &point))).collect()
 }
 
 /// A path, and what was read there.
@@ -120,14 +142,25 @@ fn on_copy<O: Os>(os: &O, view: &View, target: Id) -> Result<Option<Vec<u8>>> {
     if let lock::Reading::Taken(_) = &lock::shared(os, view, target)? {
         return Err(Error::new(Kind::Busy, "", "another run is at it"));
     }
+    unlocked(os, view, target)?
+}
+
+/// What is read there, or why nothing is.
+///
+/// # Errors
+/// What was mounted for it stays mounted.
+fn unlocked<O: Os>(os: &O, view: &View, target: Id) -> Result<Result<Option<Vec<u8>>>> {
     if let Some(mount) = view.mounts.iter().find(|m| m.whole && view.provider_of(m) == Some(target))
     {
-        return at(os, &mount.point);
+        return Ok(at(os, &mount.point));
     }
-    let Some(superblock) = view.superblocks.get(&target) else { return Ok(None) };
+    let Some(superblock) = view.superblocks.get(&target) else { return Ok(Ok(None)) };
     let device = view.devices.get(target).path();
-    let mounted = Mounted::private(os, &device, superblock.fs.name(), "tables")?;
+    let mounted = match Mounted::private(os, &device, superblock.fs.name(), "tables") {
+        Ok(mounted) => mounted,
+        Err(error) => return Ok(Err(error)),
+    };
     let content = at(os, mounted.point());
     mounted.unmount()?;
-    content
+    Ok(content)
 }

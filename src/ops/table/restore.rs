@@ -126,23 +126,37 @@ pub fn run<O: Os>(
     if dry_run {
         return Ok(report);
     }
-    for job in jobs.iter().filter(|job| !job.actions.is_empty()) {
+    let jobs: Vec<&Job<'_>> = jobs.iter().filter(|job| !job.actions.is_empty()).collect();
+    let context = |job: &Job<'_>| format!("repairing {}", view.node(job.id));
+    // What cannot be had of the last medium is known before the first is written.
+    let claims: Vec<_> = jobs
+        .iter()
+        .map(|job| claim(os, session, job).during(context(job)))
+        .collect::<Result<_>>()?;
+    let mut written: Vec<String> = Vec::new();
+    for (job, claims) in jobs.iter().zip(claims) {
         let node = view.node(job.id);
-        let context = format!("repairing {node}");
-        if let Some(signal) = session.monitor.stopped() {
-            return Err(crate::copy::progress::interrupted(signal));
-        }
-        let mut reread = true;
-        for action in &job.actions {
-            reread &= act(os, session, action, job.kept).during(&context)?;
-        }
+        let reread = repair(os, session, job, claims, &node, &mut written)
+            .during(context(job))
+            .map_err(|error| once_written(error, &written))?;
         if !reread {
             log::warn!("{node}: the kernel still has the old table: run partprobe, or start anew");
             report.not_reread.push(view.devices.get(job.id).name.clone());
         }
-        check(os, session, job.kept, &node).during(context)?;
     }
     Ok(report)
+}
+
+/// Nothing is refused, nor can be done by waiting, once something was written: what that was is said.
+fn once_written(error: Error, written: &[String]) -> Error {
+    if written.is_empty() {
+        return error;
+    }
+    let error =
+        if error.kind == Kind::Busy { error.kind(Kind::Failed) } else { error.once_begun() };
+    let so_far = format!("written so far, if only in part: {}", written.join(", "));
+    let hint = error.hint.as_ref().map_or(so_far.clone(), |hint| format!("{hint}; {so_far}"));
+    error.hint(hint)
 }
 
 /// What is to be done to which medium.
@@ -166,10 +180,63 @@ fn jobs<'a, O: Os>(
     Ok(jobs)
 }
 
-/// Does one action; whether the kernel has the new table.
-fn act<O: Os>(os: &O, session: &Session, action: &Action, kept: &Medium) -> Result<bool> {
-    match &action.how {
-        How::Rewrite(orders) => {
+/// Opens what is written directly, one for each action; of what the kernel writes there is none.
+///
+/// # Errors
+/// Somebody has it; or it is another medium by now.
+fn claim<O: Os>(os: &O, session: &Session, job: &Job<'_>) -> Result<Vec<Option<O::Claim>>> {
+    let one = |action: &Action| {
+        let How::Write(_) = action.how else { return Ok(None) };
+        let claim = patiently(|| os.claim(&action.device))?;
+        let open = claim.provider()?;
+        if open != action.provider {
+            let cause = format!("{} is {open} by now", action.device.display());
+            return Err(Error::refused(cause));
+        }
+        // Asked again with the device open, since its name may lead elsewhere by now.
+        let view = observe::view(os, session)?;
+        let medium = view
+            .devices
+            .find(std::path::Path::new(&open))
+            .and_then(|id| view.devices.medium(id))
+            .ok_or_else(|| Error::refused(format!("{open} is on no medium")))?;
+        find(os, &view, job.kept, Some(medium)).map_err(Error::refused)?;
+        Ok(Some(claim))
+    };
+    job.actions.iter().map(one).collect()
+}
+
+/// Repairs one medium and reads it back; whether the kernel has the new table. `written` gets what
+/// was, also where it fails.
+fn repair<O: Os>(
+    os: &O,
+    session: &Session,
+    job: &Job<'_>,
+    claims: Vec<Option<O::Claim>>,
+    node: &str,
+    written: &mut Vec<String>,
+) -> Result<bool> {
+    if let Some(signal) = session.monitor.stopped() {
+        return Err(crate::copy::progress::interrupted(signal));
+    }
+    let mut reread = true;
+    for (action, claim) in job.actions.iter().zip(claims) {
+        let mut begun = false;
+        let done = act(os, action, claim, &mut begun);
+        if begun {
+            written.extend(action.pieces.iter().map(|piece| format!("{node}: {piece}")));
+        }
+        reread &= done?;
+    }
+    check(os, session, job.kept, node)?;
+    Ok(reread)
+}
+
+/// Does one action; whether the kernel has the new table. `begun` says whether anything may have been
+/// written, also where it fails.
+fn act<O: Os>(os: &O, action: &Action, claim: Option<O::Claim>, begun: &mut bool) -> Result<bool> {
+    match (&action.how, claim) {
+        (How::Rewrite(orders), _) => {
             for order in orders {
                 match os.rewrite(&action.device, order) {
                     // A kernel that does not know of the damage needs no recovery; the next order
@@ -177,24 +244,12 @@ fn act<O: Os>(os: &O, session: &Session, action: &Action, kept: &Medium) -> Resu
                     Err(error) if *order == Rewrite::Recover => log::info!("{error}"),
                     done => done?,
                 }
+                *begun = true;
             }
             Ok(true)
         }
-        How::Write(steps) => {
-            let mut claim = patiently(|| os.claim(&action.device))?;
-            let open = claim.provider()?;
-            if open != action.provider {
-                let cause = format!("{} is {open} by now", action.device.display());
-                return Err(Error::refused(cause));
-            }
-            // Asked again with the device open, since its name may lead elsewhere by now.
-            let view = observe::view(os, session)?;
-            let medium = view
-                .devices
-                .find(std::path::Path::new(&open))
-                .and_then(|id| view.devices.medium(id))
-                .ok_or_else(|| Error::refused(format!("{open} is on no medium")))?;
-            find(os, &view, kept, Some(medium)).map_err(Error::refused)?;
+        (How::Write(steps), Some(mut claim)) => {
+            *begun = true;
             for step in steps {
                 for (offset, bytes) in step {
                     claim.write_at(*offset, bytes)?;
@@ -203,6 +258,7 @@ fn act<O: Os>(os: &O, session: &Session, action: &Action, kept: &Medium) -> Resu
             }
             claim.reread()
         }
+        (How::Write(_), None) => Err(Error::new(Kind::Failed, "", "it is not open")),
     }
 }
 

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use jiff::Timestamp;
 use serde::Serialize;
 
-use super::file;
+use super::{file, find};
 use crate::device::Id;
 use crate::error::{During, Error, Kind, Result};
 use crate::ops::lock::{self, Observed};
@@ -64,7 +64,7 @@ pub(in super::super) fn media(view: &View, layout: &Layout) -> Vec<Id> {
 /// Looks at the media of both slots.
 ///
 /// # Errors
-/// A medium cannot be read; or its table is damaged (exit 6): what is kept already is better.
+/// A medium cannot be read; or its table is damaged, or gone (exit 6): what is kept already is better.
 pub(in super::super) fn collect<O: Os>(
     os: &O,
     view: &View,
@@ -81,8 +81,12 @@ pub(in super::super) fn collect_of<O: Os>(
 ) -> Result<(Saved, Vec<MediumReport>)> {
     let (mut media, mut reports) = (Vec::new(), Vec::new());
     for id in ids {
-        let (medium, notes) =
-            look(os, view, id).during(format!("keeping the tables of {}", view.node(id)))?;
+        let looked = look(os, view, id).and_then(|found| {
+            // Of a table that is gone nothing but the kernel knows.
+            view.guard_tables(id)?;
+            Ok(found)
+        });
+        let (medium, notes) = looked.during(keeping(view, id))?;
         reports.push(MediumReport {
             medium: medium.name.clone(),
             scheme: medium.scheme.map(crate::table::Scheme::name),
@@ -94,6 +98,38 @@ pub(in super::super) fn collect_of<O: Os>(
     let tool = TOOL.to_owned();
     Ok((Saved { tool, created: Timestamp::now(), media }, reports))
 }
+
+fn keeping(view: &View, id: Id) -> String {
+    format!("keeping the tables of {}", view.node(id))
+}
+
+/// Refuses where what was kept has a table of a medium, or a label of one of its slices, that is not
+/// there any more: what the kernel has not seen go, it does not miss.
+///
+/// # Errors
+/// Refused, with what is gone.
+pub(in super::super) fn guard_kept<O: Os>(
+    os: &O,
+    view: &View,
+    layout: &Layout,
+    now: &Saved,
+) -> Result<()> {
+    let Some(kept) = file::kept(os, view, layout)? else { return Ok(()) };
+    for (id, now) in self::media(view, layout).into_iter().zip(&now.media) {
+        for kept in &kept.media {
+            if let Some(what) = kept.lost(now)
+                && find(os, view, kept, Some(id)).is_ok()
+            {
+                let error = Error::refused(format!("the {what} that was kept of it is gone"));
+                return Err(error.hint(GONE).during(keeping(view, id)));
+            }
+        }
+    }
+    Ok(())
+}
+
+const GONE: &str = "dualroot table restore writes it back; where a label was taken away on purpose, \
+    delete its slice or give it another type";
 
 fn look<O: Os>(os: &O, view: &View, id: Id) -> Result<(Medium, Vec<String>)> {
     let provider = view.devices.get(id);
@@ -147,8 +183,8 @@ pub(in super::super) fn home(view: &View, layout: &Layout) -> Home {
 /// Keeps the tables of the media of both slots on `/config` and on the copy.
 ///
 /// # Errors
-/// A medium cannot be read, or its table is damaged (exit 6); there is no place for the file (exit
-/// 6); it cannot be written.
+/// A medium cannot be read; its table is damaged, or a table or label is gone that was kept (exit 6);
+/// there is no place for the file (exit 6); it cannot be written.
 pub fn run<O: Os>(os: &O, session: &Session) -> Result<Report> {
     if let Some(reason) = os.forbids()? {
         return Err(Error::refused(reason));
@@ -156,6 +192,7 @@ pub fn run<O: Os>(os: &O, session: &Session) -> Result<Report> {
     let Observed { locks: _locks, view, layout, .. } =
         lock::observed(os, session, "table save", true, |_, _| Ok(()))?;
     let (saved, media) = collect(os, &view, &layout)?;
+    guard_kept(os, &view, &layout, &saved)?;
     let content = saved.encode();
     let (mut files, mut left_out) = (Vec::new(), Vec::new());
     let copy = copy_to_write(os, &view, &layout)?;

@@ -175,6 +175,26 @@ impl Medium {
         found
     }
 
+    /// What this has and `now`, of the same medium, has not, though there is nothing else in its
+    /// place: the table, or the label of a slice that is there.
+    pub fn lost(&self, now: &Self) -> Option<String> {
+        let filled = |at: u64| now.file_systems.iter().any(|f| f.offset == at);
+        if now.scheme.is_none() && self.scheme.is_some() && !filled(0) {
+            return Some("partition table".to_owned());
+        }
+        let mine = self.pieces.iter().filter(|p| p.what == What::Label && p.index.is_some());
+        let slices = now.tables().into_iter().next().map_or_else(Vec::new, |(_, t)| t.entries);
+        let gone = |label: &&Piece| {
+            let start = label.offset.saturating_sub(u64::from(self.sector));
+            let slice = slices.iter().any(|e| e.start == start && e.kind == "freebsd");
+            // It may hold a file system of its own since.
+            slice
+                && !now.pieces.iter().any(|p| p.what == What::Label && p.offset == label.offset)
+                && !filled(start)
+        };
+        mine.into_iter().find(gone).map(ToString::to_string)
+    }
+
     /// Every partition that those tables make, on the medium.
     pub fn partitions(&self) -> Vec<Range<u64>> {
         let on = |(range, table): (Range<u64>, Table)| {

@@ -435,6 +435,34 @@ fn a_damaged_table_teaches_nothing() {
     assert!(found.pieces.iter().all(|p| p.index != Some(1) || p.what == What::Ebr));
 }
 
+/// Of what was kept nothing may be lost for what is found now, unless something else took its place.
+#[test]
+fn a_table_or_label_that_is_gone_is_missed() {
+    let whole = mbr();
+    let kept = medium(&whole);
+    assert_eq!(kept.lost(&kept), None);
+    let without = |range: Range<usize>| {
+        let mut bytes = whole.clone();
+        bytes[range].fill(0);
+        medium(&bytes)
+    };
+    let label = 2112 * 512;
+    let found = kept.lost(&without(label..label + 512));
+    assert_eq!(found.as_deref(), Some("bsd label of slice 2"));
+    assert_eq!(kept.lost(&without(0..512)).as_deref(), Some("partition table"));
+    assert_eq!(medium(&gpt()).lost(&medium(&vec![0; 8 << 20])).as_deref(), Some("partition table"));
+    // Code is none, and a slice that is gone, or of another type, has none.
+    assert_eq!(kept.lost(&without(label - 512..label)), None);
+    assert_eq!(kept.lost(&without(462..478)), None);
+    let mut bytes = whole.clone();
+    bytes[462 + 4] = 0x83;
+    assert_eq!(kept.lost(&medium(&bytes)), None);
+    // Nor has one that holds a file system of its own by now.
+    let mut now = without(label..label + 512);
+    now.file_systems.push(FileSystem { offset: label as u64 - 512, id: "1".to_owned() });
+    assert_eq!(kept.lost(&now), None);
+}
+
 proptest! {
     #[test]
     fn any_file_is_read_as_it_was_written(
