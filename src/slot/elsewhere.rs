@@ -1,11 +1,13 @@
 //! What lies where on a medium that the system does not run from. Pure.
 //!
 //! Nobody has mounted it, and its own fstab is not believed: what a partition is for is told by its
-//! place, as on EX, or by its name in a GPT, both as `snapshot --partition` makes them.
+//! place, as on EX, or by its name in a GPT, both as `snapshot --partition` makes them; and a slice
+//! without a label by its type.
 
 use super::view::View;
 use crate::device::Id;
 use crate::error::{Error, Result};
+use crate::sys::FsType;
 use crate::table::drawing::Role;
 use crate::table::{Entry, Scheme};
 
@@ -39,10 +41,24 @@ impl View {
         if !self.tables.contains_key(&medium) {
             return refuse(self.faults.get(&medium).map_or("no partition table", String::as_str));
         }
-        match self.role_on(medium, Role::Root) {
-            Some(id) => Ok(id),
+        if let Some(id) = self.role_on(medium, Role::Root) {
+            return Ok(id);
+        }
+        let mbr = self.tables.get(&medium).filter(|table| table.scheme != Scheme::Gpt);
+        let other = mbr.and_then(|table| table.by_index(1)).filter(|e| e.kind != self.slice_kind());
+        match other {
+            Some(Entry { kind, .. }) => refuse(&format!(
+                "no partition for a root: slice 1 is of type {kind}, not {}",
+                self.slice_kind()
+            )),
             None => refuse("no partition for a root"),
         }
+    }
+
+    /// The type of an MBR's slice that may hold a file system of this system.
+    fn slice_kind(&self) -> &'static str {
+        let running = self.mount_at(&self.root).and_then(|m| FsType::from_name(&m.fs));
+        if matches!(running, None | Some(FsType::Ufs2)) { "freebsd" } else { "linux-data" }
     }
 
     /// The partition of a medium for this.
@@ -75,11 +91,13 @@ impl View {
             // NanoBSD has its data in the fourth slice: configs are two of one size.
             return (slice != 4 || twin(4) == twin(5)).then_some(found);
         }
+        // Nothing but its type tells that what is in such a slice is nobody else's.
+        let ours = |id: &Id| self.entry(*id).is_some_and(|e| e.kind == self.slice_kind());
         match role {
-            Role::Root | Role::AltRoot => Some(there),
+            Role::Root | Role::AltRoot => Some(there).filter(ours),
             // Without labels a slice holds one thing: the configs are two of one size.
             Role::Config | Role::AltConfig => {
-                let pair = [3, 4].map(|index| self.partition(medium, index));
+                let pair = [3, 4].map(|index| self.partition(medium, index).filter(ours));
                 let sizes = pair.map(|id| id.map(|id| self.devices.get(id).size));
                 (sizes[0].is_some() && sizes[0] == sizes[1])
                     .then_some(pair[usize::from(role == Role::AltConfig)])?

@@ -6,7 +6,9 @@ use std::path::Path;
 
 use serde_json::Value;
 
-use crate::harness::{Disk, Layout, Run, pattern, program, ready, tool, unmount};
+use crate::harness::{
+    Disk, Layout, Run, pattern, program, ready, tool, try_tool, unmount, wait_until,
+};
 use crate::medium::{MIB, Medium, TOOLS, on};
 
 /// A running system with something to copy.
@@ -316,6 +318,52 @@ fn a_damaged_table_is_replaced() {
     on(&disk, &medium, &gpt).exits(0);
     medium.assert_sound("gpt");
     on(&disk, &medium, &["verify"]).exits(0);
+}
+
+/// A stick as it is bought, and what others keep their data in: only a slice of the right type is one to
+/// be filled, and another is nobody's but its owner's.
+#[test]
+fn a_slice_of_another_type_is_not_filled() {
+    if !ready(TOOLS) {
+        return;
+    }
+    let disk = disk();
+    let word = |kind| match kind {
+        "c" => "fat32lba",
+        "7" => "ntfs",
+        "82" => "linux-swap",
+        "8e" => "linux-lvm",
+        "a5" => "freebsd",
+        _ => "!218",
+    };
+    let make = |kind: &str| {
+        let medium = Medium::new(100, 512);
+        let others = "size=30M, type=83\nsize=8M, type=7\nsize=8M, type=7\n";
+        let slices = format!("label: dos\nsize=30M, type={kind}\n{others}");
+        fs::write(disk.tmp().join("table"), slices).unwrap();
+        let table = File::open(disk.tmp().join("table")).unwrap();
+        Run::of(program("sfdisk").arg("-q").arg(medium.path()).stdin(table)).exits(0);
+        wait_until("the slices are there", || {
+            try_tool("partx", &[&"-a", &medium.path()]);
+            medium.part(4).exists()
+        });
+        medium
+    };
+    for kind in ["c", "7", "82", "8e", "da", "a5"] {
+        let medium = make(kind);
+        let before = medium.hash();
+        let words = format!("no partition for a root: slice 1 is of type {}", word(kind));
+        let run = on(&disk, &medium, &["snapshot"]).fails(6, &words);
+        run.says("hint: --partition makes the partitions anew");
+        assert!(medium.hash() == before, "{kind}: it was written");
+    }
+    let medium = make("83");
+    // And beside a root of the right type no config is made of slices that are not.
+    let others = || [3, 4].map(|n| fs::read(medium.part(n)).unwrap());
+    let before = others();
+    let run = on(&disk, &medium, &["snapshot"]).exits(0);
+    assert!(!run.stdout.contains("/altconfig"), "{run}");
+    assert!(others() == before);
 }
 
 /// What was kept comes first, only `snapshot` can make new partitions, and what cannot be read is not
