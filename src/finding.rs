@@ -89,7 +89,7 @@ impl Finding {
 }
 
 /// All codes there are.
-pub const CODES: [&str; 66] = [
+pub const CODES: [&str; 67] = [
     "medium-unreadable",
     "table-missing",
     "slice-overlap",
@@ -130,6 +130,7 @@ pub const CODES: [&str; 66] = [
     "boot-failed",
     "half-boot",
     "active-not-running",
+    "active-not-a-root",
     "intended-not-next",
     "boot0-differs",
     "fsck-asks",

@@ -82,12 +82,10 @@ pub fn run<O: Os>(os: &O, session: &Session) -> Result<Report> {
         return Err(Error::refused("the running root is on no medium").path(view.node(running)));
     };
     let layout = view.discover().ok();
-    let slot = |active: bool| {
-        let slots = layout.iter().flat_map(|layout| layout.slots);
-        slots.into_iter().find(|slot| slot.active == active).map(|slot| slot.root)
-    };
-    let active = slot(true).unwrap_or(running);
-    let backup = slot(false);
+    let slots = || layout.iter().flat_map(|layout| layout.slots);
+    // Where the flags start neither, what runs is what there is.
+    let active = slots().find(|slot| slot.active).map_or(running, |slot| slot.root);
+    let backup = slots().find(|slot| slot.root != active).map(|slot| slot.root);
     let mut found: Vec<Id> = (0..view.devices.providers.len())
         .filter(|&id| is_partition(&view, id) && view.devices.medium(id) == Some(medium))
         .filter(|&id| !view.devices.uppers(id).any(|upper| is_partition(&view, upper)))

@@ -301,7 +301,8 @@ impl Method {
 /// The steps of a snapshot with those around them that change boot flags: before the first byte of
 /// the slot changes nothing may start it, and afterwards it is there to fall back on, where
 /// `fall_back` says so. Only gptboot knows such a thing: the one active slice of an MBR is the
-/// running one all the time.
+/// running one all the time. One without any starts nothing, and is left as it is: its machine is
+/// started by other means.
 pub fn with_flags(
     view: &View,
     layout: &Layout,
@@ -310,7 +311,7 @@ pub fn with_flags(
 ) -> Vec<Step> {
     let selection = view.selection_of(layout);
     let gpt = |s: &Selection| s.table.scheme == Scheme::Gpt && s.is_started();
-    let concerned = |s: &Selection| gpt(s) || layout.alternate().active;
+    let concerned = |s: &Selection| gpt(s) || layout.alternate().active || view.stray(s).is_some();
     let Some(selection) = selection.filter(concerned) else { return steps };
     let (medium, number) = (view.node(selection.medium), layout.running().number);
     let before = selection.select(number, false);

@@ -339,15 +339,18 @@ impl View {
             number: u32::try_from(n).unwrap_or(0) + 1,
             root: ids[n],
             running: ids[n] == source,
-            active: ids[n] == active,
+            active: Some(ids[n]) == active,
         })
     }
 
     /// What boots next: the first slot that is tried; where nothing tells, or the slots are on two
-    /// media, the running one.
-    fn active(&self, ids: [Id; 2], running: Id) -> Id {
-        let next = self.selection(ids).and_then(|s| s.next().first().copied());
-        next.map_or(running, |next| ids[usize::from(next.slot == 2)])
+    /// media, the running one. `None` where the flags start something else.
+    fn active(&self, ids: [Id; 2], running: Id) -> Option<Id> {
+        let Some(selection) = self.selection(ids) else { return Some(running) };
+        match selection.next().first() {
+            Some(next) => Some(ids[usize::from(next.slot == 2)]),
+            None => self.stray(&selection).is_none().then_some(running),
+        }
     }
 
     /// The pair of `/config`, or the one that both slots share.

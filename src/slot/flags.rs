@@ -1,12 +1,18 @@
 //! Which slot the boot flags select, and the flags that select another. Pure.
 
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
 use serde::Serialize;
 
 use super::arrival::Order;
 use super::discover::Layout;
+use super::fstab;
 use super::view::View;
 use crate::device::Id;
 use crate::finding::Severity;
+use crate::mounts::Mount;
 use crate::table::flags::{Change, Flags, STARTED, order};
 use crate::table::reading::Reading;
 use crate::table::{Entry, Scheme, Table, boot0};
@@ -59,6 +65,28 @@ impl View {
     /// The same of a layout's slots.
     pub fn selection_of(&self, layout: &Layout) -> Option<Selection> {
         self.selection(layout.slots.map(|slot| slot.root))
+    }
+
+    /// The slice that an MBR starts next where that is no root: nothing of either slot starts then. A
+    /// slice for what comes before a root (an EFI system partition, a FAT that firmware reads,
+    /// `/boot`) is none of those: whoever is there finds the root by itself.
+    pub fn stray(&self, selection: &Selection) -> Option<u32> {
+        let entry = selection.stray()?;
+        let before = ["efi", "prep-boot"].contains(&entry.kind.as_str());
+        if before || entry.kind.starts_with("fat") {
+            return None;
+        }
+        let of_it = |id: Option<Id>| {
+            let slice = id.map(|id| self.slice(id));
+            slice.is_some() && slice == self.partition(selection.medium, entry.index)
+        };
+        let boot = self.below("/boot");
+        let mounted = |m: &Mount| m.point.starts_with(&boot) && of_it(self.provider_of(m));
+        let named = |e: &fstab::Entry| {
+            Path::new(OsStr::from_bytes(&e.file)).starts_with("/boot") && of_it(self.find(&e.spec))
+        };
+        let used = self.mounts.iter().any(mounted) || self.fstab.iter().any(named);
+        (!used).then_some(entry.index)
     }
 
     /// Why the flags of a medium cannot be changed: its table is damaged. A GPT of which one copy is
@@ -123,6 +151,13 @@ impl Selection {
             Scheme::Gpt => Order::Unflagged,
             Scheme::Bsd | Scheme::Mbr => Order::One,
         }
+    }
+
+    /// What an MBR starts next where that is neither slot.
+    fn stray(&self) -> Option<&Entry> {
+        let (index, _) = *order(&self.table, self.kind(), self.boot0).first()?;
+        let other = self.table.scheme == Scheme::Mbr && self.slot(index).is_none();
+        self.table.by_index(index).filter(|_| other)
     }
 
     fn slot(&self, index: u32) -> Option<u32> {

@@ -256,12 +256,53 @@ fn a_damaged_mbr() {
 
     poke(&disk, entry(1, 0), &[0]);
     finds(&disk, &[("warning", "active-none")]);
-    disk.dualroot(&["snapshot", "-n"]).exits(0);
+    // What starts without a flag is not given one.
+    let selects = "let only the running slot start from";
+    let plan = disk.dualroot(&["snapshot", "-n"]).exits(0);
+    assert!(!plan.stdout.contains(selects), "{plan}");
+    assert_eq!(disk.slot(1)["active"], true);
     poke(&disk, 0, &good);
 
     disk.activate(2);
     finds(&disk, &[("warning", "active-not-running")]);
     poke(&disk, 0, &good);
+
+    // Neither of the roots.
+    disk.activate(3);
+    let stray = peek(&disk, 0, 512);
+    finds(&disk, &[("error", "active-not-a-root")]);
+    for n in [1, 2] {
+        let slot = disk.slot(n);
+        assert_eq!((&slot["active"], &slot["role"]), (&false.into(), &"backup".into()), "{slot}");
+    }
+    let report = disk.dualroot(&["partitions", "--json"]).exits(0).json();
+    assert_eq!(
+        (&report["active"], &report["backup"]),
+        (&disk.node(1).into(), &disk.node(2).into())
+    );
+    disk.dualroot(&["snapshot", "-n"]).exits(0).prints(selects);
+    assert_eq!(peek(&disk, 0, 512), stray);
+    disk.snapshot();
+    assert_eq!(peek(&disk, 0, 512), good, "the running slot starts");
+    finds(&disk, &[]);
+    disk.activate(3);
+    disk.dualroot(&["boot", "2"]).exits(0);
+    assert_eq!([1, 2, 3].map(|n| peek(&disk, entry(n, 0), 1)[0]), [0, 0x80, 0]);
+    disk.dualroot(&["boot", "1"]).exits(0);
+    // What starts before a root has the flag by right: an EFI system partition, a FAT, /boot.
+    disk.activate(3);
+    poke(&disk, entry(3, 4), &[0x0c]);
+    finds(&disk, &[]);
+    let plan = disk.dualroot(&["snapshot", "-n"]).exits(0);
+    assert!(!plan.stdout.contains(selects), "{plan}");
+    poke(&disk, 0, &stray);
+    let fstab = disk.root().join("etc/fstab");
+    let text = fs::read_to_string(&fstab).unwrap();
+    fs::write(&fstab, format!("{text}{} /boot ext4 rw 0 2\n", disk.node(3))).unwrap();
+    finds(&disk, &[]);
+    fs::write(&fstab, text).unwrap();
+    poke(&disk, 0, &good);
+    finds(&disk, &[]);
 
     // What the kernel has, and the disk has not, and the other way round.
     poke(&disk, entry(3, 0), &[0; 16]);

@@ -13,6 +13,7 @@ use crate::slot::view::View;
 use crate::slot::{Pair, Slot};
 use crate::sys::tree::Dir;
 use crate::sys::{FsType, Os, Snapshots};
+use crate::table::check::Place;
 
 pub(super) fn flags(view: &View, layout: &Layout) -> Option<Finding> {
     let alternate = layout.alternate();
@@ -28,6 +29,17 @@ pub(super) fn flags(view: &View, layout: &Layout) -> Option<Finding> {
         );
         Finding::warning("active-not-running", node, what, hint)
     })
+}
+
+/// A slice that is no root starts next.
+pub(super) fn stray(view: &View, layout: &Layout) -> Option<Finding> {
+    let selection = view.selection_of(layout)?;
+    let index = view.stray(&selection)?;
+    let place = view.place(selection.medium, Place::Slice(index));
+    let what = "it is the slice that starts next, and holds the root of neither slot";
+    let number = layout.running().number;
+    let hint = format!("make the running slot active: dualroot boot {number}");
+    Some(Finding::error("active-not-a-root", place, what, hint))
 }
 
 pub(super) fn boot0_differs(view: &View, layout: &Layout) -> Option<Finding> {

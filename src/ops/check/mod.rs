@@ -73,6 +73,7 @@ pub fn run<O: Os>(os: &O, session: &Session) -> Result<Report> {
         Ok(layout) => {
             findings.extend(view.half_boot(&layout, &boot));
             findings.extend(boot::flags(&view, &layout));
+            findings.extend(boot::stray(&view, &layout));
             findings.extend(boot::boot0_differs(&view, &layout));
             boot::kept(os, &view, &layout, &mut findings)?;
             findings.extend(boot::fsck_asks(os, &view, &layout)?);
