@@ -15,7 +15,7 @@ use crate::slot::view::View;
 use crate::sys::Rewrite;
 use crate::table::saved::compare::Change;
 use crate::table::saved::{Medium, Piece, What};
-use crate::table::{Entry, Table};
+use crate::table::{Entry, Scheme, Table, mbr};
 
 /// Something that uses the medium.
 struct User {
@@ -88,10 +88,16 @@ pub(super) fn actions(
                 "the {} of {node} cannot be written while the medium is in use ({})",
                 change.piece, users[0].text
             );
-            return Err(Error::refused(cause).hint(
-                "start from another medium and run there: dualroot table restore --file FILE",
-            ));
+            return Err(Error::refused(cause).hint(FROM_ELSEWHERE));
         };
+        if let Some(what) = says_else(view, id, holder, kept, change) {
+            let cause = format!(
+                "the {} of {node} cannot be written while the medium is in use ({}): the kernel, which \
+                 would write it, has {what}",
+                change.piece, users[0].text
+            );
+            return Err(Error::refused(cause).hint(ELSE));
+        }
         match kernel.iter_mut().find(|(h, _)| *h == holder) {
             Some((_, list)) => list.push(change),
             None => kernel.push((holder, vec![change])),
@@ -102,6 +108,11 @@ pub(super) fn actions(
         .extend(kernel.into_iter().map(|(holder, list)| by_kernel(view, id, holder, kept, &list)));
     Ok(actions)
 }
+
+const FROM_ELSEWHERE: &str =
+    "start from another medium and run there: dualroot table restore --file FILE";
+const ELSE: &str = "gpart modify, or dualroot boot N for the active flag, puts it right; was it changed \
+    on purpose, keep it: dualroot table save";
 
 /// Everything that uses the medium, or something on it: mounts, swap, other classes of storage.
 fn users(view: &View, medium: Id) -> Vec<User> {
@@ -219,18 +230,60 @@ fn holder(view: &View, medium: Id, piece: &Piece) -> Option<Id> {
     }
 }
 
-/// Whether the partitions that the kernel knows on `holder` are those that were kept.
+/// Whether the kernel's partitions on `holder` are where those are that were kept. The rest of them is
+/// only known from the medium: see [`says_else`].
 fn in_memory(view: &View, medium: Id, holder: Id, kept: &Medium) -> bool {
     let is_partition = |&id: &Id| matches!(view.devices.get(id).class, Class::Partition { .. });
     let known = view.devices.uppers(holder).filter(is_partition);
-    let mut known: Vec<_> = known.map(|id| place(view, medium, id)).collect();
+    let mut known: Vec<_> =
+        known.map(|id| (view.index(id).unwrap_or(0), place(view, medium, id))).collect();
     let Some((own, table)) = table_of(kept, &place(view, medium, holder)) else { return false };
-    let on = |e: &Entry| own.start + e.start..own.start + e.end();
+    let on = |e: &Entry| (e.index, own.start + e.start..own.start + e.end());
     let mut kept: Vec<_> = table.entries.iter().map(on).collect();
     for list in [&mut known, &mut kept] {
-        list.sort_by_key(|r| (r.start, r.end));
+        list.sort_by_key(|(index, r)| (r.start, r.end, *index));
     }
     !known.is_empty() && known == kept
+}
+
+/// What of the table on the medium, as far as it can be read, is not as it was kept, though the places
+/// are the same: the kernel has that in memory, too, since nobody else changes a table in use.
+fn says_else(
+    view: &View,
+    medium: Id,
+    holder: Id,
+    kept: &Medium,
+    change: &Change<'_>,
+) -> Option<String> {
+    let now = view.tables.get(&holder)?;
+    let (_, mut table) = table_of(kept, &place(view, medium, holder))?;
+    // Which slice boots is the medium's own choice, where it has made one.
+    let wanted = mbr::read(&change.bytes, kept.size, kept.sector).ok().flatten();
+    let flags = change.piece.what == What::Mbr && table.scheme == Scheme::Mbr;
+    if let Some(wanted) = wanted.filter(|_| flags) {
+        table = wanted;
+    }
+    // Other places than the kernel's are none of its writing: what else it has, nothing tells.
+    let found: Vec<_> = table.entries.iter().map(|e| (e, now.by_index(e.index))).collect();
+    let same = |(a, b): &(&Entry, Option<&Entry>)| {
+        b.is_some_and(|b| (a.start, a.size) == (b.start, b.size))
+    };
+    if now.entries.len() != table.entries.len() || !found.iter().all(same) {
+        return None;
+    }
+    found.into_iter().find_map(|(kept, now)| {
+        let now = now?;
+        // Of an MBR the names are made of its signature.
+        let named =
+            table.scheme != Scheme::Mbr && (&now.label, &now.uuid) != (&kept.label, &kept.uuid);
+        let what = match () {
+            () if now.kind != kept.kind => "type",
+            () if named => "name",
+            () if flags && now.active != kept.active => "active flag",
+            () => return None,
+        };
+        Some(format!("another {what} of entry {}", kept.index))
+    })
 }
 
 /// The table that was kept of this range of the medium.
@@ -315,3 +368,6 @@ fn boot_code(kept: &Medium, changes: &[&Change<'_>]) -> Option<Vec<u8>> {
 fn of_label(what: What) -> bool {
     matches!(what, What::Label | What::Boot1 | What::Boot2)
 }
+
+#[cfg(test)]
+mod tests;
