@@ -176,10 +176,11 @@ pub fn run<O: Os>(
     let give_up = format!("dualroot boot {running}, then dualroot snapshot, writes it anew.");
     let why = match verdict {
         // The flags would be changed before the snapshot refuses.
-        Verdict::Broken(why) if view.config.auto_snapshot => match os.forbids()? {
-            None => return work.repair(why, say),
-            Some(reason) => return Err(Error::refused(reason).during("repairing the other slot")),
-        },
+        Verdict::Broken(why) if view.config.auto_snapshot => {
+            let able = os.forbids()?.map_or(Ok(()), |reason| Err(Error::refused(reason)));
+            able.and_then(|()| work.guard_code()).during("repairing the other slot")?;
+            return work.repair(why, say);
+        }
         Verdict::Broken(why) => {
             let why = format!("Slot {number} is broken: {why}. {give_up}");
             // What was begun is told until somebody ends it.
@@ -303,11 +304,23 @@ impl<'a, O: Os> Work<'a, O> {
         Ok(())
     }
 
+    /// That the flags can be where the repair has them: on the running slot first, on the other one
+    /// in the end.
+    fn guard_code(&self) -> Result<()> {
+        let Observed { view, layout, .. } = &self.observed;
+        let Some(selection) = view.selection_of(layout) else { return Ok(()) };
+        let (meant, running) = (layout.alternate().number, layout.running().number);
+        flags::guard_code(view, &selection, running)?;
+        let then = selection.after(&selection.select(running, false));
+        flags::guard_code(view, &then, meant)
+    }
+
     /// Lets `slot` start first.
     fn select(&self, slot: u32, fall_back: bool) -> Result<()> {
         let Observed { view, layout, .. } = &self.observed;
         let Some(selection) = view.selection_of(layout) else { return Ok(()) };
         flags::guard(view, &selection)?;
+        flags::guard_code(view, &selection, slot)?;
         let through = view.devices.get(layout.root().target).path();
         let change = selection.select(slot, fall_back);
         flags::apply(self.os, view, selection.medium, &change, &through)

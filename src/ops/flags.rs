@@ -9,9 +9,10 @@ use crate::error::{During, Error, Kind, Result};
 use crate::slot::flags::Selection;
 use crate::slot::view::View;
 use crate::sys::{Claim, Os};
+use crate::table::check::Place;
 use crate::table::flags::Change;
 use crate::table::reading::Reading;
-use crate::table::{Scheme, Table, boot0};
+use crate::table::{Scheme, Table, boot0, mbr};
 
 /// What a medium's tables say after an attempt to change them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,6 +36,32 @@ pub(super) fn guard(view: &View, selection: &Selection) -> Result<()> {
             .path(view.node(selection.medium))
             .hint("dualroot check tells more; gpart recover (FreeBSD) or dualroot table restore repairs it")),
     }
+}
+
+/// Refuses to make the slice of a slot the active one where the code in the MBR would not find in it
+/// what it goes on with, boot1 and boot2, and the other slot's slice has them.
+///
+/// # Errors
+/// Refused, with the slice.
+pub(super) fn guard_code(view: &View, selection: &Selection, slot: u32) -> Result<()> {
+    let Some(reading) = view.readings.get(&selection.medium) else { return Ok(()) };
+    let by_efi = selection.table.entries.iter().any(|e| e.kind == "efi");
+    let by_code = selection.table.scheme == Scheme::Mbr && mbr::has_boot_code(&reading.first);
+    let [one, two] = selection.slices;
+    let (wanted, other) = if slot == 1 { (one, two) } else { (two, one) };
+    let missing = reading.has_boot_blocks(wanted) == Some(false)
+        && reading.has_boot_blocks(other) == Some(true);
+    if by_efi || !by_code || !missing || selection.select(slot, false).is_empty() {
+        return Ok(());
+    }
+    let place = view.place(selection.medium, Place::Slice(wanted));
+    let cause = format!(
+        "there is no boot code (boot1, boot2) in the slice, and slot {} starts by its own",
+        3 - slot
+    );
+    Err(Error::refused(cause)
+        .path(&place)
+        .hint(format!("gpart bootcode -b /boot/boot {place} puts it there")))
 }
 
 /// Makes a change; and, where it changes nothing, the copies of a GPT the same again that a loss of

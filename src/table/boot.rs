@@ -4,7 +4,7 @@
 
 use super::check::{Name, Place};
 use super::reading::{Reading, Slice};
-use super::{Entry, Scheme, bsd, mbr};
+use super::{Entry, Scheme, bsd, mbr, superblock};
 use crate::finding::{Finding, Severity};
 
 /// How the machine that runs from the medium starts.
@@ -17,8 +17,9 @@ pub enum Firmware {
 }
 
 impl Reading {
-    /// What the medium lacks to be booted from; `firmware` where a machine does so that tells it.
-    pub fn boot(&self, firmware: Option<Firmware>, name: Name<'_>) -> Vec<Finding> {
+    /// What the medium lacks to be booted from; `firmware` where a machine does so that tells it,
+    /// `roots` the slices that slots lie in.
+    pub fn boot(&self, firmware: Option<Firmware>, roots: &[u32], name: Name<'_>) -> Vec<Finding> {
         let mut found = Vec::new();
         let Some((scheme, entries)) = self.entries() else { return found };
         if self.table().is_err() {
@@ -34,7 +35,9 @@ impl Reading {
         }
         match scheme {
             Scheme::Gpt => self.gpt_boot(&entries, firmware, name, &mut found),
-            Scheme::Mbr | Scheme::Bsd => self.mbr_boot(&entries, firmware, name, &mut found),
+            Scheme::Mbr | Scheme::Bsd => {
+                self.mbr_boot(&entries, firmware, roots, name, &mut found);
+            }
         }
         found
     }
@@ -43,6 +46,7 @@ impl Reading {
         &self,
         entries: &[Entry],
         firmware: Option<Firmware>,
+        roots: &[u32],
         name: Name<'_>,
         found: &mut Vec<Finding>,
     ) {
@@ -56,7 +60,7 @@ impl Reading {
         let roots: Vec<(&Slice, [bool; 2])> = self
             .slices
             .iter()
-            .filter(|slice| self.has_root(slice))
+            .filter(|slice| self.has_root(slice, roots))
             .map(|slice| (slice, self.boot_blocks(slice)))
             .collect();
         let code = mbr::has_boot_code(&self.first);
@@ -80,10 +84,23 @@ impl Reading {
         }
     }
 
-    /// Whether boot2 would look for a root there: in the `a` of a BSD label.
-    fn has_root(&self, slice: &Slice) -> bool {
-        let partitions = self.partitions(slice).unwrap_or_default();
-        slice.entry.kind == "freebsd" && partitions.iter().any(|p| p.index == 1)
+    /// Whether there is a root in it: in the `a` of a BSD label, where boot2 looks for one; or, of a
+    /// slot, without any label.
+    fn has_root(&self, slice: &Slice, roots: &[u32]) -> bool {
+        slice.entry.kind == "freebsd"
+            && match self.partitions(slice) {
+                Some(partitions) => partitions.iter().any(|p| p.index == 1),
+                None => {
+                    roots.contains(&slice.entry.index) && superblock::read(&slice.head).is_some()
+                }
+            }
+    }
+
+    /// Whether boot1 and boot2 are in a slice; `None` where none is looked for.
+    pub fn has_boot_blocks(&self, index: u32) -> Option<bool> {
+        let ours = |s: &&Slice| s.entry.index == index && s.entry.kind == "freebsd";
+        let slice = self.slices.iter().find(ours)?;
+        Some(self.boot_blocks(slice) == [true, true])
     }
 
     /// Whether boot1 (the first sector) and boot2 (between the label and the end of the boot area)

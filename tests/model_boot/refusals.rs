@@ -2,8 +2,9 @@
 
 use std::path::Path;
 
-use dualroot::error::Kind;
-use dualroot::ops::{Session, boot, show};
+use dualroot::error::{Error, Kind};
+use dualroot::finding::Severity;
+use dualroot::ops::{Session, auto_snapshot, boot, check, show};
 use dualroot::record::journal::{How, Journal};
 use dualroot::slot::Choice;
 use dualroot::sys::Os;
@@ -12,7 +13,9 @@ use dualroot::table::Scheme;
 use dualroot::table::flags::{Change, Flags};
 use nix::errno::Errno;
 
-use crate::machine::{choose, codes, done, how, machine, parts, session, show};
+use crate::machine::{
+    by_loader, choose, codes, confirm, done, how, machine, parts, reject, session, show, snapshot,
+};
 use crate::start::{started, table};
 
 #[test]
@@ -171,4 +174,110 @@ fn a_slot_that_was_started_without_a_flag_is_on_no_trial() {
     machine.world(|w| w.started.id.push('+'));
     let machine = machine.lose_power(Loss::None);
     assert_eq!(how(&machine), How::Trial);
+}
+
+/// Puts boot code into the MBR and, where it says so, boot1 and boot2 into the slices of the slots.
+fn put_code(machine: &Machine, slices: [bool; 2]) {
+    machine.world(|w| {
+        w.table("da0")[..440].fill(0x31);
+        for (device, code) in ["da0s1", "da0s2"].into_iter().zip(slices) {
+            let byte = if code { 0x40 } else { 0 };
+            w.put(device, 0, &[byte; 512]);
+            w.put(device, 1024, &[byte; 4096]);
+        }
+    });
+}
+
+/// Everything that a refusal must leave.
+fn state(machine: &Machine) -> impl PartialEq + use<> {
+    let trees = machine.world(|w| ["da0s1", "da0s2", "da0s3"].map(|d| w.tree(d).listing()));
+    (machine.world(|w| w.table("da0").clone()), trees, machine.world(|w| w.pending_tables()))
+}
+
+fn refuses<T: std::fmt::Debug>(machine: &Machine, run: impl Fn(&Machine) -> Result<T, Error>) {
+    let before = state(machine);
+    let error = run(machine).unwrap_err();
+    assert_eq!(error.kind, Kind::Refused, "{error}");
+    assert!(error.to_string().contains("no boot code (boot1, boot2) in the slice"), "{error}");
+    assert!(error.hint.unwrap().starts_with("gpart bootcode -b /boot/boot /dev/da0s"));
+    assert!(before == state(machine), "something was written");
+}
+
+/// The code of an MBR starts the active slice, whatever is in it.
+#[test]
+fn a_slice_without_boot_code_is_not_made_active() {
+    let begin = machine(Scheme::Mbr);
+    put_code(&begin, [true, false]);
+    let missing = |machine: &Machine| {
+        let report = done(check::run(machine, &session(machine)));
+        let found = report.findings.into_iter();
+        let found = found.filter(|f| f.code == "slice-boot-code-missing");
+        found.map(|f| (f.severity, f.place)).collect::<Vec<_>>()
+    };
+    assert_eq!(missing(&begin), [(Severity::Warning, "/dev/da0s2".to_owned())]);
+    let choose = |slot| move |machine: &Machine| choose(machine, slot, false);
+    refuses(&begin, choose(2));
+    // boot2 alone is not enough, and both are.
+    begin.world(|w| w.put("da0s2", 1024, &[0x50; 4096]));
+    refuses(&begin, choose(2));
+    put_code(&begin, [true, true]);
+    assert_eq!(missing(&begin), []);
+    let machine = begin.fork();
+    done(choose(2)(&machine));
+    let (machine, slot) = started(&machine);
+    assert_eq!(slot, 2);
+    put_code(&machine, [false, true]);
+    refuses(&machine, choose(1));
+    // It starts by something else where no slice has any, or the MBR has none.
+    put_code(&machine, [false, false]);
+    done(choose(1)(&machine.fork()));
+    put_code(&machine, [false, true]);
+    machine.world(|w| w.table("da0")[..440].fill(0));
+    done(choose(1)(&machine.fork()));
+}
+
+/// A trial has the other slot's kernel; only what ends it makes the slice active.
+#[test]
+fn a_trial_ends_only_where_something_starts() {
+    let begin = by_loader(Scheme::Mbr);
+    put_code(&begin, [true, false]);
+    done(choose(&begin, 2, true));
+    let (trial, slot) = started(&begin);
+    assert_eq!(slot, 2);
+    refuses(&trial, confirm);
+    let rejected = trial.fork();
+    done(reject(&rejected));
+    // Somebody has moved the flag meanwhile.
+    let moved = trial.fork();
+    moved.world(|w| w.set_active("da0", 2));
+    put_code(&moved, [false, true]);
+    refuses(&moved, reject);
+    put_code(&trial, [true, true]);
+    assert_eq!(done(confirm(&trial)).slot, 2);
+}
+
+/// The flags would not come back to the slot.
+#[test]
+fn a_slot_from_which_nothing_starts_is_not_repaired() {
+    let machine = machine(Scheme::Mbr);
+    done(choose(&machine, 2, false));
+    let (machine, _) = started(&machine);
+    let config = b"auto-snapshot = true\n";
+    machine.world(|w| w.edit("da0s2", |tree| tree.file("etc/dualroot.conf", config)));
+    done(snapshot(&machine));
+    done(choose(&machine, 1, false));
+    machine.world(|w| {
+        w.edit("da0s1", |tree| tree.remove("boot/kernel"));
+        w.started.id.push('+');
+    });
+    put_code(&machine, [false, true]);
+    let machine = machine.lose_power(Loss::None);
+    let auto = |m: &Machine| auto_snapshot::run(m, &session(m), false, &mut |_| {});
+    // How the system came up is noted first.
+    done(auto_snapshot::run(&machine, &session(&machine), true, &mut |_| {}));
+    refuses(&machine, auto);
+    put_code(&machine, [true, true]);
+    let report = done(auto(&machine));
+    assert!(report.repaired, "{report:?}");
+    assert_eq!(started(&machine).1, 1);
 }

@@ -15,6 +15,7 @@ pub use self::work::Report;
 use self::work::{Deed, Work, forbidden, only_here, settle};
 use crate::error::{Error, Result};
 use crate::ops::Session;
+use crate::ops::flags;
 use crate::ops::history::{self, Diary};
 use crate::ops::lock::{self, Observed};
 use crate::record::journal::{By, Journal, Trial};
@@ -170,6 +171,9 @@ fn way<O: Os>(os: &O, view: &View, selection: &Selection, once: bool, number: u3
         return Err(Error::refused(cause).path(medium));
     }
     let started = starter::look(os, view, selection)?;
+    if !once && started == Starter::Obeys {
+        flags::guard_code(view, selection, number)?;
+    }
     let ignored = |why: String| Error::refused(why).path(&medium).hint(OBEYED);
     Ok(match started {
         Starter::Ignores(why) if once => Way::Nextboot(ignored(why)),

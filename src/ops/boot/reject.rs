@@ -3,6 +3,7 @@
 use super::work::{Deed, Report, Work, forbidden, only_here, settle};
 use crate::error::{Error, Result};
 use crate::ops::Session;
+use crate::ops::flags;
 use crate::ops::history;
 use crate::ops::lock::{self, Observed};
 use crate::record::journal::Journal;
@@ -11,7 +12,8 @@ use crate::sys::Os;
 /// Ends a trial: the slot that ran before it starts from now on.
 ///
 /// # Errors
-/// There is no trial (exit 6); or `reboot` with another root than `/` (exit 2).
+/// There is no trial, or nothing starts from the slice of that slot (exit 6); or `reboot` with another
+/// root than `/` (exit 2).
 pub fn run<O: Os>(os: &O, session: &Session, reboot: bool) -> Result<Report> {
     only_here(os, session, reboot)?;
     forbidden(os)?;
@@ -30,6 +32,9 @@ pub fn run<O: Os>(os: &O, session: &Session, reboot: bool) -> Result<Report> {
         if !work.is(&trial.from, number) || !work.is(&trial.slot, 3 - number) {
             let cause = format!("the trial was of {}, which is no slot now", trial.slot.device);
             return Err(Error::refused(cause).hint("dualroot confirm keeps the running slot"));
+        }
+        if let Some(selection) = &work.selection {
+            flags::guard_code(&work.view, selection, number)?;
         }
         let other = work.other(os, &mut |_| {})?;
         let good = running != number || other.good.is_ok();

@@ -56,7 +56,8 @@ pub fn run<O: Os>(os: &O, session: &Session) -> Result<Report> {
             && let Some(reading) = view.readings.get(&medium)
         {
             let firmware = boot.firmware.filter(|_| own == Some(medium));
-            findings.extend(reading.boot(firmware, &|place| view.place(medium, place)));
+            let roots = roots(&view, layout.as_ref().ok(), medium);
+            findings.extend(reading.boot(firmware, &roots, &|place| view.place(medium, place)));
         }
     }
     findings.extend(wrong.into_iter().map(|error| {
@@ -119,6 +120,14 @@ fn media(view: &View, layout: Option<&Layout>, running: Option<Id>) -> Media {
         all.extend((0..view.devices.providers.len()).filter(|&id| observe::is_missed(view, id)));
     }
     Media { all, bootable }
+}
+
+/// The slices of a medium that slots lie in.
+fn roots(view: &View, layout: Option<&Layout>, medium: Id) -> Vec<u32> {
+    let slots = layout.iter().flat_map(|layout| layout.slots);
+    let slices = slots.map(|slot| view.slice(slot.root));
+    let here = slices.filter(|&slice| view.devices.medium(slice) == Some(medium));
+    here.filter_map(|slice| Some(view.entry(slice)?.index)).collect()
 }
 
 /// What is wrong with the tables of a medium.

@@ -187,6 +187,7 @@ fn with_flags(
         && steps.iter().any(|step| matches!(step, Step::Flags(..)))
     {
         flags::guard(view, &selection)?;
+        flags::guard_code(view, &selection, layout.running().number)?;
     }
     Ok(steps)
 }
@@ -338,8 +339,8 @@ fn identity_of(view: &View, pair: &Pair, partition: Id) -> Option<String> {
     let slots = [&view.config.root.slots, &view.config.config.slots];
     let configured = slots.into_iter().flatten().flatten().map(String::as_bytes);
     let mut names = view.fstab.iter().map(|entry| entry.spec.as_slice()).chain(configured);
-    let named = |name: &&[u8]| is_identity(name) && view.find(name) == Some(partition);
-    names.find(named).map(|name| String::from_utf8_lossy(name).into_owned())
+    let bears = |name: &&[u8]| is_identity(name) && view.find(name) == Some(partition);
+    names.find(bears).map(|name| String::from_utf8_lossy(name).into_owned())
 }
 
 /// The mount points that are to be made.

@@ -26,7 +26,7 @@ fn reading(bytes: &[u8], sector: u32) -> Reading {
 pub(crate) fn found(bytes: &[u8], sector: u32) -> Vec<(&'static str, String)> {
     let reading = reading(bytes, sector);
     let mut all = reading.damage(&name);
-    all.extend(reading.boot(None, &name));
+    all.extend(reading.boot(None, &[], &name));
     all.into_iter().map(|f| (f.code, f.place)).collect()
 }
 
@@ -157,7 +157,7 @@ fn missing_boot_code() {
             bare[mb * MB..mb * MB + 512].fill(0);
             bare[mb * MB + 1024..mb * MB + 4096].fill(u8::from(sector == 512));
         }
-        let found = reading(&bare, sector).boot(None, &name);
+        let found = reading(&bare, sector).boot(None, &[], &name);
         let severity = if sector == 512 { Severity::Warning } else { Severity::Info };
         assert!(found.len() == 3 && found.iter().all(|f| f.severity == severity), "{found:?}");
     }
@@ -176,7 +176,7 @@ fn missing_boot_code() {
         (Some(Firmware::Uefi), Severity::Info),
         (Some(Firmware::Bios), Severity::Warning),
     ] {
-        let found = reading(&bare, 512).boot(firmware, &name);
+        let found = reading(&bare, 512).boot(firmware, &[], &name);
         assert_eq!(found.len(), 3);
         assert!(found.iter().all(|f| f.severity == severity), "{firmware:?}: {found:?}");
     }
@@ -362,7 +362,7 @@ fn agrees(bytes: &[u8], sector: u32) {
         assert!(plain.is_err());
         return;
     };
-    let _ = (reading.damage(&name), reading.boot(Some(Firmware::Bios), &name));
+    let _ = (reading.damage(&name), reading.boot(Some(Firmware::Bios), &[], &name));
     match (plain, reading.table()) {
         (Ok(plain), Ok(table)) => assert_eq!(plain, table),
         (Err(_), Err(_)) => {}

@@ -174,7 +174,7 @@ pub fn table(data: &[u8]) {
     let reading = Reading::take(&mut medium, SIZE, sector).unwrap();
     let name = |place: Place| format!("{place:?}");
     let mut found = reading.damage(&name);
-    found.extend(reading.boot(Some(Firmware::Bios), &name));
+    found.extend(reading.boot(Some(Firmware::Bios), &[1, 2], &name));
     assert!(found.iter().all(|f| dualroot::finding::CODES.contains(&f.code)));
     match (plain, reading.table()) {
         (Ok(plain), Ok(table)) => {
