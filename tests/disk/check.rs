@@ -203,6 +203,9 @@ fn ordinary_media_have_no_warnings() {
 
 // ---- an MBR ---------------------------------------------------------------------------------
 
+/// The step that moves the flag.
+const SELECTS: &str = "let only the running slot start from";
+
 #[test]
 fn a_damaged_mbr() {
     if !ready(&[]) {
@@ -257,52 +260,14 @@ fn a_damaged_mbr() {
     poke(&disk, entry(1, 0), &[0]);
     finds(&disk, &[("warning", "active-none")]);
     // What starts without a flag is not given one.
-    let selects = "let only the running slot start from";
     let plan = disk.dualroot(&["snapshot", "-n"]).exits(0);
-    assert!(!plan.stdout.contains(selects), "{plan}");
+    assert!(!plan.stdout.contains(SELECTS), "{plan}");
     assert_eq!(disk.slot(1)["active"], true);
     poke(&disk, 0, &good);
 
     disk.activate(2);
     finds(&disk, &[("warning", "active-not-running")]);
     poke(&disk, 0, &good);
-
-    // Neither of the roots.
-    disk.activate(3);
-    let stray = peek(&disk, 0, 512);
-    finds(&disk, &[("error", "active-not-a-root")]);
-    for n in [1, 2] {
-        let slot = disk.slot(n);
-        assert_eq!((&slot["active"], &slot["role"]), (&false.into(), &"backup".into()), "{slot}");
-    }
-    let report = disk.dualroot(&["partitions", "--json"]).exits(0).json();
-    assert_eq!(
-        (&report["active"], &report["backup"]),
-        (&disk.node(1).into(), &disk.node(2).into())
-    );
-    disk.dualroot(&["snapshot", "-n"]).exits(0).prints(selects);
-    assert_eq!(peek(&disk, 0, 512), stray);
-    disk.snapshot();
-    assert_eq!(peek(&disk, 0, 512), good, "the running slot starts");
-    finds(&disk, &[]);
-    disk.activate(3);
-    disk.dualroot(&["boot", "2"]).exits(0);
-    assert_eq!([1, 2, 3].map(|n| peek(&disk, entry(n, 0), 1)[0]), [0, 0x80, 0]);
-    disk.dualroot(&["boot", "1"]).exits(0);
-    // What starts before a root has the flag by right: an EFI system partition, a FAT, /boot.
-    disk.activate(3);
-    poke(&disk, entry(3, 4), &[0x0c]);
-    finds(&disk, &[]);
-    let plan = disk.dualroot(&["snapshot", "-n"]).exits(0);
-    assert!(!plan.stdout.contains(selects), "{plan}");
-    poke(&disk, 0, &stray);
-    let fstab = disk.root().join("etc/fstab");
-    let text = fs::read_to_string(&fstab).unwrap();
-    fs::write(&fstab, format!("{text}{} /boot ext4 rw 0 2\n", disk.node(3))).unwrap();
-    finds(&disk, &[]);
-    fs::write(&fstab, text).unwrap();
-    poke(&disk, 0, &good);
-    finds(&disk, &[]);
 
     // What the kernel has, and the disk has not, and the other way round.
     poke(&disk, entry(3, 0), &[0; 16]);
@@ -327,6 +292,55 @@ fn a_damaged_mbr() {
     poke(&disk, 0, &shifted);
     tool("partx", &[&"-a", &"--nr", &"3", &disk.medium()]);
     finds(&disk, &[("info", "misaligned-4k")]);
+}
+
+/// Neither of the roots starts next.
+#[test]
+fn an_active_slice_that_is_no_root() {
+    if !ready(&[]) {
+        return;
+    }
+    let disk = healthy(Layout { sizes_mb: vec![16, 16, 4], ..dos() });
+    unmount(&disk.root().join("config"));
+    disk.write("etc/fstab", format!("{} / ext4 rw 0 1\n", disk.node(1)));
+    disk.snapshot();
+    let good = peek(&disk, 0, 512);
+    let entry = |n: u64, at: u64| 446 + (n - 1) * 16 + at;
+    disk.activate(3);
+    let stray = peek(&disk, 0, 512);
+    finds(&disk, &[("error", "active-not-a-root")]);
+    for n in [1, 2] {
+        let slot = disk.slot(n);
+        assert_eq!((&slot["active"], &slot["role"]), (&false.into(), &"backup".into()), "{slot}");
+    }
+    let report = disk.dualroot(&["partitions", "--json"]).exits(0).json();
+    assert_eq!(
+        (&report["active"], &report["backup"]),
+        (&disk.node(1).into(), &disk.node(2).into())
+    );
+    disk.dualroot(&["snapshot", "-n"]).exits(0).prints(SELECTS);
+    assert_eq!(peek(&disk, 0, 512), stray);
+    disk.snapshot();
+    assert_eq!(peek(&disk, 0, 512), good, "the running slot starts");
+    finds(&disk, &[]);
+    disk.activate(3);
+    disk.dualroot(&["boot", "2"]).exits(0);
+    assert_eq!([1, 2, 3].map(|n| peek(&disk, entry(n, 0), 1)[0]), [0, 0x80, 0]);
+    disk.dualroot(&["boot", "1"]).exits(0);
+    // What starts before a root has the flag by right: an EFI system partition, a FAT, /boot.
+    disk.activate(3);
+    poke(&disk, entry(3, 4), &[0x0c]);
+    finds(&disk, &[]);
+    let plan = disk.dualroot(&["snapshot", "-n"]).exits(0);
+    assert!(!plan.stdout.contains(SELECTS), "{plan}");
+    poke(&disk, 0, &stray);
+    let fstab = disk.root().join("etc/fstab");
+    let text = fs::read_to_string(&fstab).unwrap();
+    fs::write(&fstab, format!("{text}{} /boot ext4 rw 0 2\n", disk.node(3))).unwrap();
+    finds(&disk, &[]);
+    fs::write(&fstab, text).unwrap();
+    poke(&disk, 0, &good);
+    finds(&disk, &[]);
 }
 
 #[test]

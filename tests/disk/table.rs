@@ -551,9 +551,9 @@ fn a_table_that_is_gone_is_not_kept() {
         let on_copy = || fs::read(two.other.mount_slice(1, true).path().join(KEPT)).unwrap();
         let (kept, copy) = (fs::read(&config).unwrap(), on_copy());
         let whole = bytes(&two.other);
-        scribble(&two.other, 0, &[0; 34 * 512]);
+        scribble(&two.other, 0, &vec![0; 34 * 512]);
         if scheme == Scheme::Gpt {
-            scribble(&two.other, last(&two.other) - 32 * 512, &[0; 33 * 512]);
+            scribble(&two.other, last(&two.other) - 32 * 512, &vec![0; 33 * 512]);
         }
         let words = "there is no partition table on it any more";
         let name = format!("keeping the tables of {}", two.other.medium().display());
@@ -595,7 +595,9 @@ fn of_several_media_all_are_had_before_one_is_written() {
     running.write("etc/dualroot.conf", text);
     running.snapshot();
     for busy in &others {
-        others.iter().for_each(|disk| scribble(disk, 0, &[0; 512]));
+        for disk in &others {
+            scribble(disk, 0, &[0; 512]);
+        }
         let damaged = [0, 1].map(|n| hash(&others[n]));
         let mut open = OpenOptions::new();
         open.read(true).write(true).custom_flags(nix::libc::O_EXCL);
@@ -609,7 +611,9 @@ fn of_several_media_all_are_had_before_one_is_written() {
     // Once something is written it is no refusal, and what was is said.
     let mut names: Vec<&Disk> = others.iter().collect();
     names.sort_by_key(|disk| disk.name().to_owned());
-    others.iter().for_each(|disk| scribble(disk, 0, &[0; 512]));
+    for disk in &others {
+        scribble(disk, 0, &[0; 512]);
+    }
     let path = format!("/{}", names[1].name());
     let run = running.with_fault(&["table", "restore"], ("pwrite", &path, 0), 5).exits(1);
     let run = run.says(&format!("repairing {}", names[1].medium().display()));
