@@ -1,13 +1,10 @@
 //! How the running slot came up: told once per start, kept in the journal, shown while it matters.
 
-use std::ffi::OsStr;
-
 use jiff::Timestamp;
 
 use super::journal::{self, Store};
-use super::{Session, durable, notice, observe};
+use super::{Session, notice, observe, record};
 use crate::error::Result;
-use crate::record::USED;
 use crate::record::journal::{Auto, AutoSnapshot, Boot, By, How, Journal, Place, Trial};
 use crate::slot::arrival::{Arrival, Order, arrival};
 use crate::slot::discover::Layout;
@@ -15,7 +12,6 @@ use crate::slot::flags::Selection;
 use crate::slot::view::View;
 use crate::slot::{Slot, notice as text};
 use crate::sys::Os;
-use crate::sys::tree::Dir;
 
 /// What is known of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -72,7 +68,7 @@ pub(super) fn adopt<O: Os>(
     let boot = Boot { id: started.id, time, slot: running.clone(), how };
     // What ran before is a system that came up, and nobody has written to its slot since.
     if journal.boot.replace(boot).is_some_and(|last| last.slot == other) {
-        prove(journal, &other);
+        journal.prove(&other);
     }
     // What was found and done after an earlier start says nothing of this one.
     journal.auto_snapshot.take_if(|auto| !auto.state.is_unfinished());
@@ -84,14 +80,8 @@ pub(super) fn adopt<O: Os>(
 
 /// The slot that a trial was begun from has run, and nobody has written to it since.
 fn take_up(journal: &mut Journal, trial: Trial) {
-    prove(journal, &trial.from);
+    journal.prove(&trial.from);
     journal.trial = Some(trial);
-}
-
-fn prove(journal: &mut Journal, place: &Place) {
-    if !journal.proven.contains(place) {
-        journal.proven.push(place.clone());
-    }
 }
 
 /// Tells how this start came about. Writes nothing.
@@ -151,20 +141,20 @@ pub(super) fn note<O: Os>(os: &O, view: &View, layout: &Layout) -> Result<Found>
     {
         journal::tell(&e);
     }
-    if view.mount_at(&view.root).is_some_and(|m| !m.read_only)
-        && let Err(e) = mark(os, view)
-    {
-        log::warn!("marking the running root as used: {e}");
-    }
+    mark(os, view, layout);
     Ok(found)
 }
 
-/// A root that runs changes: from now on it is not what its manifest says, and none the worse for it.
-fn mark<O: Os>(os: &O, view: &View) -> Result<()> {
-    let own = durable::own_dir(&os.open_dir(&view.root)?)?;
-    match own.stat(OsStr::new(USED)) {
-        Ok(_) => Ok(()),
-        Err(_) => durable::put(&own, USED, b""),
+/// A root that runs changes: from now on it is not what its manifest says, and none the worse for it. The
+/// other slot may have a journal of its own, which does not know that this one has run: the mark says so
+/// there, too.
+pub(super) fn mark<O: Os>(os: &O, view: &View, layout: &Layout) {
+    if view.mount_at(&view.root).is_none_or(|m| m.read_only) {
+        return;
+    }
+    let node = view.node(layout.running().root);
+    if let Err(e) = os.open_dir(&view.root).and_then(|root| record::put_mark(&root, &node)) {
+        log::warn!("marking the running root as used: {e}");
     }
 }
 

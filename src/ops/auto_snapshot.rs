@@ -11,7 +11,7 @@ use super::arrival::{self, Found};
 use super::diagnosis::{self, Past, Verdict};
 use super::journal::{self, Store};
 use super::lock::{self, Observed};
-use super::{Session, durable, flags, history, observe, show, snapshot};
+use super::{Session, boot, durable, flags, history, observe, show, snapshot};
 use crate::error::{Context, During, Error, Kind, Result, if_there};
 use crate::record::journal::{Auto, AutoSnapshot, How, Journal, Place};
 use crate::slot::config::{self, Config};
@@ -192,10 +192,16 @@ pub fn run<O: Os>(
             work.finish(number)?;
             return work.report(None);
         }
-        Verdict::Intact => format!(
-            "Slot {number} is intact and was left as it is: it may hold newer software. dualroot \
-             boot {number} --reboot tries it again. {give_up}"
-        ),
+        Verdict::Intact => {
+            let again = match boot::would(os, view, layout, &work.found.journal) {
+                Ok(()) => format!("dualroot boot {number} --reboot tries it again."),
+                Err(why) => not_again(number, why),
+            };
+            format!(
+                "Slot {number} is intact and was left as it is: it may hold newer software. \
+                 {again} {give_up}"
+            )
+        }
         Verdict::Unknown(why) if resumed => {
             let why =
                 format!("the next start goes on with it, since now nothing tells more: {why}.");
@@ -210,6 +216,12 @@ pub fn run<O: Os>(
     };
     work.set(Auto::Disabled, Some(why))?;
     work.report(None)
+}
+
+/// What to do where `boot` would refuse to try a slot again.
+fn not_again(number: u32, why: Error) -> String {
+    let hint = why.hint.map_or_else(String::new, |hint| format!("; {hint}"));
+    format!("dualroot boot {number} does not try it again: {}{hint}.", why.cause)
 }
 
 /// A run under way.

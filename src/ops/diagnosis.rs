@@ -127,9 +127,12 @@ fn part<O: Os>(
     let root = os.open_dir(mounted.point())?;
     let found = record::read(&root);
     if pair.part == Part::Root {
+        let source = view.node(pair.source);
         let ran = match (*past, &found.record) {
             // All of the repair was done, and that was not written down here.
-            (Past::Writing(begun), Some(copy)) => copy.created >= begun && record::has_run(&root),
+            (Past::Writing(begun), Some(copy)) => {
+                copy.created >= begun && record::has_run(&root, &source)
+            }
             // A copy is unmounted when it is done.
             (Past::Unknown, Some(_)) if !superblock.clean => true,
             (Past::Unknown, copy) => has_run(os, view, pair, &root, copy.as_ref())?,
@@ -183,7 +186,7 @@ fn has_run<O: Os>(
     let copied = running.is_some_and(|copy| {
         copy.source == view.node(pair.target) && record.is_none_or(|r| r.created < copy.created)
     });
-    Ok(record::has_run(root) || copied)
+    Ok(record::has_run(root, &view.node(pair.source)) || copied)
 }
 
 fn against_manifest<O: Os>(

@@ -304,10 +304,20 @@ impl<O: Os> Diary<'_, O> {
     /// # Errors
     /// It can be kept nowhere.
     pub(super) fn note(&self, change: impl FnOnce(&mut Journal)) -> Result<()> {
-        let Some(Open { store, .. }) = &self.open else { return Ok(()) };
         // What was begun is no refusal any more.
-        let current = store.read(self.os).current();
-        let mut journal = current.map_err(|e| e.kind(Kind::Failed))?;
+        self.change(change).map_err(|e| match e.kind {
+            Kind::Refused => e.kind(Kind::Failed),
+            _ => e,
+        })
+    }
+
+    /// The same before anything is written.
+    ///
+    /// # Errors
+    /// It can be kept nowhere. Refused: as [`Self::journal`].
+    pub(super) fn change(&self, change: impl FnOnce(&mut Journal)) -> Result<()> {
+        let Some(Open { store, .. }) = &self.open else { return Ok(()) };
+        let mut journal = store.read(self.os).current()?;
         change(&mut journal);
         store.write(self.os, &mut journal)
     }

@@ -100,7 +100,7 @@ pub fn read<D: Dir>(root: &D) -> Found {
     found
 }
 
-fn traces<D: Dir>(root: &D) -> Traces {
+pub(super) fn traces<D: Dir>(root: &D) -> Traces {
     let Ok(own) = root.open_dir(OsStr::new(DIR)) else { return Traces::None };
     let has = |name: &str| own.stat(OsStr::new(name)).is_ok();
     match (has(RECORD), has(MANIFEST) || has(MANIFEST_NEW)) {
@@ -110,9 +110,27 @@ fn traces<D: Dir>(root: &D) -> Traces {
     }
 }
 
-/// Whether the system on `root` has left its mark there: it has run since it was copied.
-pub(super) fn has_run<D: Dir>(root: &D) -> bool {
-    root.open_dir(OsStr::new(DIR)).and_then(|own| own.stat(OsStr::new(USED))).is_ok()
+/// Whether the system on `root` has left its mark there: it has run since it was copied. Not the mark of
+/// `source`, the running root: that came along with its blocks. Version 0.1.0 left an empty one.
+pub(super) fn has_run<D: Dir>(root: &D, source: &str) -> bool {
+    let own = root.open_dir(OsStr::new(DIR));
+    own.and_then(|own| mark(&own)).is_ok_and(|mark| mark != source)
+}
+
+/// The mark in the directory for what is ours.
+fn mark<D: Dir>(own: &D) -> io::Result<String> {
+    let mut text = String::new();
+    own.open_file(OsStr::new(USED))?.take(4096).read_to_string(&mut text)?;
+    Ok(text.trim_end().to_owned())
+}
+
+/// Leaves that mark on the root that runs.
+pub(super) fn put_mark<D: Dir>(root: &D, node: &str) -> Result<()> {
+    let own = durable::own_dir(root)?;
+    match mark(&own) {
+        Ok(there) if there == node => Ok(()),
+        _ => durable::put(&own, USED, format!("{node}\n").as_bytes()),
+    }
 }
 
 fn try_read<D: Dir>(root: &D) -> io::Result<Found> {

@@ -219,8 +219,21 @@ pub(super) fn whole<O: Os>(
 }
 
 /// The same for a run that has the locks itself.
-pub(super) fn held<O: Os>(os: &O, view: &View, layout: &Layout) -> Result<Seen> {
-    all(layout, |target, _| unlocked(os, view, target, &mut |_| {}))
+pub(super) fn held<O: Os>(
+    os: &O,
+    view: &View,
+    layout: &Layout,
+    visit: &mut dyn FnMut(&O::Dir),
+) -> Result<Seen> {
+    all(layout, |target, part| {
+        let visit: &mut dyn FnMut(&O::Dir) = if part == Part::Root { visit } else { &mut |_| {} };
+        unlocked(os, view, target, visit)
+    })
+}
+
+/// One part of the other slot.
+pub(super) fn part<O: Os>(os: &O, view: &View, target: Id) -> Result<Found> {
+    Ok(alternate(os, view, target, &mut |_| {})?.found)
 }
 
 fn all(layout: &Layout, mut see: impl FnMut(Id, Part) -> Result<Seen>) -> Result<Seen> {

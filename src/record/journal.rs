@@ -258,6 +258,21 @@ impl Default for Journal {
 }
 
 impl Journal {
+    /// The slot has run, and nobody has written to it since.
+    pub fn prove(&mut self, place: &Place) {
+        if !self.proven.contains(place) {
+            self.proven.push(place.clone());
+        }
+    }
+
+    /// The slot is about to be written: what was known of it is true no more.
+    pub fn forget(&mut self, place: &Place) {
+        self.proven.retain(|proven| proven != place);
+        self.trial.take_if(|trial| trial.slot == *place);
+        // Nor that it ran before this start, which nobody has noted yet.
+        self.boot.take_if(|boot| boot.slot == *place);
+    }
+
     /// Reads a journal.
     ///
     /// # Errors
@@ -301,6 +316,29 @@ mod tests {
         assert_eq!(String::from_utf8(journal.to_json()).unwrap(), V1);
         let bare = Journal::default();
         assert_eq!(Journal::parse(&bare.to_json()), Ok(bare));
+    }
+
+    /// Slot 2 of one medium is not slot 2 of another.
+    #[test]
+    fn what_is_written_is_forgotten_and_nothing_else() {
+        let place = |slot, device: &str| Place { slot, device: device.to_owned() };
+        let (one, two) = (place(1, "/dev/da0s1a"), place(2, "/dev/da0s2a"));
+        let mut journal = Journal::default();
+        for proven in [&one, &two, &one] {
+            journal.prove(proven);
+        }
+        let boot = Boot {
+            id: "1".to_owned(),
+            time: Timestamp::UNIX_EPOCH,
+            slot: two.clone(),
+            how: How::Planned,
+        };
+        journal.boot = Some(boot);
+        let known = journal.clone();
+        journal.forget(&place(2, "/dev/da1s2a"));
+        assert_eq!(journal, known);
+        journal.forget(&two);
+        assert_eq!((journal.proven, journal.boot), (vec![one], None));
     }
 
     #[test]

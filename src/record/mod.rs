@@ -19,7 +19,8 @@ pub const RECORD: &str = "record.json";
 pub const MANIFEST: &str = "manifest.mtree";
 /// The file of partition tables there, and in the same directory of `/config`.
 pub const TABLES: &str = "tables";
-/// An empty file there: the system on this root has run since it was copied.
+/// A file there: the system on this root has run since it was copied. It names the root's device, so
+/// that one that came along with the blocks of another root says nothing.
 pub const USED: &str = "used";
 /// What writes records, journals and tables, with its version.
 pub const TOOL: &str = concat!("dualroot ", env!("CARGO_PKG_VERSION"));

@@ -170,6 +170,11 @@ impl Selection {
         if slot == 1 { (one, two) } else { (two, one) }
     }
 
+    /// The index of a slot in the table.
+    pub fn slice(&self, slot: u32) -> u32 {
+        self.both(slot).0
+    }
+
     /// Whether a slot bears a flag by which it can be started.
     pub fn is_flagged(&self, slot: u32) -> bool {
         self.table.by_index(self.both(slot).0).is_some_and(|e| e.active || e.boot_me)

@@ -397,6 +397,56 @@ fn old_does_not_replace_new() {
     disk.snapshot();
 }
 
+/// Nor over software that got there after the copy was made, or that nobody copied.
+#[test]
+fn old_does_not_replace_what_was_installed() {
+    if !ready(&[]) {
+        return;
+    }
+    let disk = Disk::new(Layout::default());
+    disk.fill();
+    disk.write_junos_packages(&["jbase-ex-12.3R12-S15"]);
+    disk.snapshot();
+    let own = |change: &dyn Fn(&std::path::Path)| {
+        let copy = disk.mount_alternate(false);
+        change(&copy.path().join(".dualroot"));
+    };
+    let refused = |state: &str, what: &str| {
+        assert_eq!(disk.state(), state);
+        let before = disk.hash_device(2);
+        for args in [&["snapshot"][..], &["snapshot", "-n"]] {
+            let run = disk.dualroot(args).fails(6, what);
+            run.says("jbase ex-12.3R12-S15, there ex-12.3R12-S20").says("hint: --force");
+        }
+        assert_eq!(disk.hash_device(2), before);
+    };
+    own(&|own| {
+        let package = |version| own.join(format!("../var/db/pkg/jbase-ex-{version}"));
+        fs::rename(package("12.3R12-S15"), package("12.3R12-S20")).unwrap();
+    });
+    refused("valid", "is older than the copy of");
+    // Of a record that a later version wrote, nothing is known but what is beside it.
+    own(&|own| {
+        let text = fs::read_to_string(own.join("record.json")).unwrap();
+        let later = text.replacen("\"schema\": 1", "\"schema\": 2", 1);
+        fs::write(own.join("record.json"), later).unwrap();
+    });
+    refused("unknown", "is older than what is on");
+    let run = disk.dualroot(&["boot", "2"]).fails(6, "the record has version 2");
+    run.says("what is on it is lost");
+    own(&|own| fs::remove_dir_all(own).unwrap());
+    refused("invalid", "is older than what is on");
+    // Half a copy is nothing to keep.
+    own(&|own| {
+        fs::create_dir(own).unwrap();
+        fs::write(own.join("manifest.mtree.new"), "#mtree\n").unwrap();
+    });
+    disk.snapshot();
+    // Nor is what is as old.
+    own(&|own| fs::remove_dir_all(own).unwrap());
+    disk.snapshot();
+}
+
 /// What rc.d/motd has made at boot takes the notice where its template cannot.
 #[test]
 fn on_a_read_only_root_the_notice_is_in_the_motd_of_this_start() {

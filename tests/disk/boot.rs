@@ -226,6 +226,14 @@ fn a_slot_with_half_a_config_is_not_started() {
     drop(config);
     let before = dump(&disk);
     disk.dualroot(&["boot", "2"]).fails(6, "/altconfig is invalid");
+    // Nor where the root has no record that could be valid.
+    let root = disk.mount_slice(2, false);
+    fs::remove_file(root.path().join(".dualroot/record.json")).unwrap();
+    fs::remove_file(root.path().join(".dualroot/manifest.mtree")).unwrap();
+    drop(root);
+    disk.dualroot(&["boot", "2"]).fails(6, "not whole: /altconfig is invalid");
+    disk.format(4);
+    disk.dualroot(&["boot", "2"]).fails(6, "not whole: /altconfig is empty");
     assert_eq!(dump(&disk), before);
 }
 
@@ -240,6 +248,41 @@ fn a_slot_without_a_record_is_not_started() {
     disk.dualroot(&["boot", "2"]).fails(6, "empty").says("hint: dualroot snapshot");
     assert_eq!(dump(&disk), before);
     disk.dualroot(&["boot", "3"]).exits(2);
+}
+
+/// A copy over it would be the end of what was installed there.
+#[test]
+fn a_slot_that_was_installed_is_started_by_its_flag_first() {
+    if !ready(TOOLS) {
+        return;
+    }
+    for (scheme, command) in
+        [(Scheme::Dos, "sfdisk --activate"), (Scheme::Gpt, "sgdisk -A 2:set:58")]
+    {
+        let disk = disk(scheme);
+        let own = disk.mount_slice(2, false);
+        fs::remove_dir_all(own.path().join(".dualroot")).unwrap();
+        drop(own);
+        let before = dump(&disk);
+        let refused = || {
+            let run = disk.dualroot(&["boot", "2"]).fails(6, "it has no record");
+            let run = run.says("hint: it was installed").says(command);
+            assert!(!run.stderr.contains("dualroot snapshot"), "{run}");
+            assert_eq!(dump(&disk), before);
+        };
+        let mark = |node: &str| {
+            let root = disk.mount_slice(2, false);
+            let own = root.path().join(".dualroot");
+            let _ = fs::create_dir(&own);
+            fs::write(own.join("used"), format!("{node}\n")).unwrap();
+        };
+        refused();
+        // It came along with the blocks of the other root.
+        mark(&disk.node(1));
+        refused();
+        mark(&disk.node(2));
+        disk.dualroot(&["boot", "2"]).exits(0);
+    }
 }
 
 #[test]

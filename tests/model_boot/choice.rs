@@ -10,7 +10,7 @@ use dualroot::table::Scheme;
 use nix::errno::Errno;
 
 use crate::machine::{
-    choose, codes, confirm, done, how, machine, reject, running, session, show, snapshot,
+    choose, codes, confirm, done, how, machine, parts, reject, running, session, show, snapshot,
     without_config,
 };
 use crate::start::{started, table};
@@ -45,6 +45,80 @@ fn a_slot_that_is_chosen_starts_and_leads_back() {
             [("snapshot", "done"), ("boot", "done"), ("boot", "done"), ("boot", "done")]
         );
     }
+}
+
+/// Where each slot has a journal of its own, that of the copy does not know that the other one has run.
+#[test]
+fn the_way_back_needs_no_journal_of_the_other_slot() {
+    for scheme in [Scheme::Mbr, Scheme::Gpt] {
+        // The last snapshot, a choice, or a word that it is good: each is enough.
+        let begin = || {
+            let machine = without_config(&machine(scheme));
+            assert!(unmarked(&machine), "{scheme}: a snapshot leaves no mark");
+            machine
+        };
+        let copied = begin();
+        done(snapshot(&copied));
+        let [chosen, confirmed] = [begin(), begin()];
+        done(choose(&chosen, 2, false));
+        done(confirm(&confirmed));
+        for machine in [copied, chosen, confirmed] {
+            // By the menu of the boot code, where nothing else says so.
+            machine.world(|w| {
+                w.boot[0].0 = format!("/dev/{}", parts(scheme)[1]).into();
+                w.started.id.push('+');
+            });
+            let machine = machine.lose_power(Loss::None);
+            assert_eq!(running(&machine), 2);
+            assert_eq!(show(&machine).slots[0].state, State::Invalid);
+            done(choose(&machine, 1, false));
+            assert_eq!(started(&machine).1, 1, "{scheme}");
+        }
+    }
+}
+
+/// Takes the mark away, too.
+fn unmarked(machine: &Machine) -> bool {
+    let one = &parts(crate::start::scheme(machine))[0];
+    machine.world(|w| {
+        let there = w.tree(one).has(".dualroot/used");
+        w.edit(one, |tree| {
+            if tree.has(".dualroot") {
+                tree.remove(".dualroot");
+            }
+        });
+        there
+    })
+}
+
+/// What is known of a slot is forgotten with the first write to it: neither before nor later.
+#[test]
+fn a_snapshot_that_writes_nothing_forgets_nothing() {
+    let machine = machine(Scheme::Gpt);
+    done(choose(&machine, 2, false));
+    let (machine, slot) = started(&machine);
+    assert_eq!(slot, 2);
+    // Only the journal tells that it has run.
+    assert!(unmarked(&machine));
+    for call in ["os.make_dir", "os.claim"] {
+        let place = if call == "os.claim" { "/dev/da0p2" } else { "/altroot" };
+        let machine = machine.fork();
+        machine.world(|w| w.edit("da0p3", |tree| tree.remove("altroot")));
+        machine.inject(When::Each(call, place.to_owned()), Action::Fail(Errno::EIO as i32));
+        snapshot(&machine).unwrap_err();
+        assert!(!machine.hits().is_empty(), "{call} was not reached");
+        let machine = machine.lose_power(Loss::All);
+        done(choose(&machine, 1, false));
+        assert_eq!(started(&machine).1, 1, "{call}");
+    }
+    let trace = machine.fork();
+    trace.record();
+    done(snapshot(&trace));
+    let first = trace.trace().iter().position(|call| call.op == "claim.wipe").unwrap();
+    machine.stop_at(first as u64 + 1);
+    snapshot(&machine).unwrap_err();
+    let machine = machine.lose_power(Loss::All);
+    assert_eq!(choose(&machine, 1, false).unwrap_err().kind, Kind::Refused);
 }
 
 #[test]

@@ -177,6 +177,29 @@ fn what_was_found_is_told_while_it_matters() {
     assert_eq!(status().note, None);
 }
 
+/// What is said to try the slot again does it.
+#[test]
+fn a_choice_that_is_advised_is_not_refused() {
+    for known in [true, false] {
+        let machine = without_config(&machine(Scheme::Gpt));
+        machine.world(|w| {
+            w.edit("da0p2", |tree| {
+                tree.remove("boot/kernel");
+                if !known {
+                    tree.remove(".dualroot");
+                }
+            });
+        });
+        let (machine, slot) = started(&machine);
+        assert_eq!(slot, 2);
+        let note = done(auto(&machine)).status.note.unwrap_or_default();
+        assert!(note.contains("intact"), "{note}");
+        assert_eq!(note.contains("dualroot boot 1 --reboot tries it again"), known, "{note}");
+        assert_eq!(note.contains("gpart set -a bootonce -i 2 /dev/da0"), !known, "{note}");
+        assert_eq!(choose(&machine, 1, false).is_ok(), known);
+    }
+}
+
 /// A repair that was cut off in the middle.
 fn cut_off() -> Machine {
     let machine = fallen_back();

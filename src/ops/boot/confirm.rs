@@ -4,9 +4,9 @@ use super::health::{self, Hook};
 use super::rely_on_flags;
 use super::work::{Deed, Report, Work, forbidden, settle};
 use crate::error::{Error, Kind, Result};
-use crate::ops::Session;
 use crate::ops::history;
 use crate::ops::lock::{self, Observed};
+use crate::ops::{Session, arrival};
 use crate::record::journal::Journal;
 use crate::sys::Os;
 
@@ -59,6 +59,7 @@ pub fn run<O: Os>(os: &O, session: &Session) -> Result<Report> {
             let path = work.view.below(health::DIR).join(&hook.name);
             log::warn!("{}: {}", path.display(), hook.result);
         }
+        arrival::mark(os, &work.view, &work.layout);
         let other = work.other(os, &mut |_| {})?;
         let change = work.selection.as_ref().map(|s| s.select(number, other.good.is_ok()));
         let deed = Deed { flags: change.as_ref(), file: None, other: other.armed };

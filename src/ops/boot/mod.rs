@@ -1,6 +1,7 @@
 //! `dualroot boot`: which slot starts, for good or on trial; and what ends a trial.
 
 pub mod confirm;
+mod fitness;
 pub mod health;
 pub(super) mod nextboot;
 pub mod reject;
@@ -14,11 +15,11 @@ use self::starter::Starter;
 pub use self::work::Report;
 use self::work::{Deed, Work, forbidden, only_here, settle};
 use crate::error::{Error, Result};
-use crate::ops::Session;
-use crate::ops::flags;
 use crate::ops::history::{self, Diary};
 use crate::ops::lock::{self, Observed};
+use crate::ops::{Session, arrival, flags};
 use crate::record::journal::{By, Journal, Trial};
+use crate::slot::discover::Layout;
 use crate::slot::flags::Selection;
 use crate::slot::view::View;
 use crate::slot::{Choice, Slot, nextboot as text};
@@ -62,10 +63,7 @@ fn select<O: Os>(
     let Work { view, layout, journal, .. } = work;
     let (number, running) = (slot.number, work.running().number);
     let node = view.node(slot.root);
-    let Some(selection) = &work.selection else {
-        return Err(Error::refused("the slots are on two media: no flag selects among them")
-            .hint("choose in the firmware which medium it starts from"));
-    };
+    let selection = work.selection.as_ref().ok_or_else(on_two_media)?;
     let way = way(os, view, selection, once, number)?;
     if once && slot.running {
         return Err(Error::refused(format!(
@@ -87,11 +85,10 @@ fn select<O: Os>(
     let other = work.other(os, &mut |root| {
         roots = by_file.map(|_| nextboot::roots(os, session, view, layout, root));
     })?;
-    if let Err(why) = &other.good
+    if let Err(unfit) = &other.good
         && !slot.running
     {
-        return Err(Error::refused(format!("slot {number} ({node}) is {why}"))
-            .hint("dualroot snapshot makes a copy that can be started"));
+        return Err(unfit.clone());
     }
     if let Way::Flags(Some(why)) = &way {
         log::warn!("{}: {why}", view.node(selection.medium));
@@ -123,8 +120,7 @@ fn select<O: Os>(
         journal.trial = once.then(|| trial.clone());
         work.take_up(journal);
         work.intend(journal, if once { running } else { number });
-        journal.proven.retain(|place| place.slot != from.slot);
-        journal.proven.push(from.clone());
+        journal.prove(&from);
     };
     let ends = (view.node(layout.root().source), node);
     match diary.begin(view, layout, ends, intend) {
@@ -135,10 +131,29 @@ fn select<O: Os>(
         Err(e) if history::is_only_lost(&e) => {}
         done => done?,
     }
+    // Before the flags: what starts next may have no other way to know it.
+    arrival::mark(os, view, layout);
     diary.details.extend(trial.mixture().filter(|_| once));
     let deed = Deed { flags: Some(&change), file: file.as_deref(), other: other.armed };
     work.set(os, diary, &deed)?;
     Ok(work.report(&deed, number, once.then_some(by)))
+}
+
+fn on_two_media() -> Error {
+    Error::refused("the slots are on two media: no flag selects among them")
+        .hint("choose in the firmware which medium it starts from")
+}
+
+/// Whether [`run`] would let the other slot start, for good.
+///
+/// # Errors
+/// Why not.
+pub(super) fn would<O: Os>(os: &O, view: &View, layout: &Layout, journal: &Journal) -> Result<()> {
+    let selection = view.selection_of(layout).ok_or_else(on_two_media)?;
+    flags::guard(view, &selection)?;
+    way(os, view, &selection, false, layout.alternate().number)?;
+    let found = fitness::Found::look(os, view, layout, &mut |_| {})?;
+    found.fitness(os, view, layout, Some(&selection), journal)?
 }
 
 /// By what a slot is started.

@@ -5,18 +5,18 @@ use std::path::Path;
 use jiff::Timestamp;
 use serde::Serialize;
 
+use super::fitness::Found;
 use super::health::Hook;
 use super::nextboot;
 use crate::error::{Error, Kind, Result};
 use crate::ops::flags::{self, Now};
 use crate::ops::history::Diary;
-use crate::ops::record::Traces;
-use crate::ops::{Session, arrival, journal, record, show};
+use crate::ops::{Session, arrival, journal, show};
 use crate::record::journal::{By, Journal, Place, Trial};
+use crate::slot::Slot;
 use crate::slot::discover::Layout;
 use crate::slot::flags::Selection;
 use crate::slot::view::View;
-use crate::slot::{Slot, State};
 use crate::sys::Os;
 use crate::table::flags::Change;
 
@@ -62,9 +62,8 @@ pub(super) struct Work {
 
 /// What is known of the other slot.
 pub(super) struct Other {
-    /// Whether it is one to start from: valid, or known to have run and not written since. Why not,
-    /// otherwise.
-    pub(super) good: std::result::Result<(), String>,
+    /// Whether it is one to start from. Why not, otherwise.
+    pub(super) good: Result<()>,
     /// Whether its loader would do what a trial of ours told it once: it could not write that it has.
     pub(super) armed: bool,
 }
@@ -145,21 +144,13 @@ impl Work {
 
     /// Looks at the other slot. `visit` sees its root, where that can be mounted.
     pub(super) fn other<O: Os>(&self, os: &O, visit: &mut dyn FnMut(&O::Dir)) -> Result<Other> {
-        let alternate = self.layout.alternate().number;
-        let (mut ran, mut file) = (false, Ok(None));
-        let visit = &mut |root: &O::Dir| {
-            ran = record::has_run(root);
+        let mut file = Ok(None);
+        let found = Found::look(os, &self.view, &self.layout, &mut |root| {
             file = nextboot::of(root);
             visit(root);
-        };
-        let seen = show::whole(os, &self.view, &self.layout, visit)?.found;
-        let proven = ran || self.journal.proven.iter().any(|p| self.is(p, alternate));
-        let good = match seen.state {
-            State::Valid => Ok(()),
-            // Of a part of which a copy was begun nothing runs that ran before.
-            State::Invalid if proven && seen.traces != Traces::Begun => Ok(()),
-            state => Err(format!("{} ({})", state.name(), seen.reason.unwrap_or_default())),
-        };
+        })?;
+        let selection = self.selection.as_ref();
+        let good = found.fitness(os, &self.view, &self.layout, selection, &self.journal)?;
         // What cannot be read does nothing at the next start, either.
         let file = file.ok().flatten();
         Ok(Other { good, armed: file.is_some_and(|file| file.enabled && file.trial.is_some()) })

@@ -32,6 +32,9 @@ impl<O: Os> Run<'_, '_, O> {
             return Err(Error::refused(format!("{} is {open} by now", device.display())));
         }
         fresh.guard(&layout, false)?;
+        if !self.written {
+            super::forget(self.diary, self.view, self.layout)?;
+        }
         Ok(claim)
     }
 

@@ -144,13 +144,14 @@ fn attempt<O: Os>(
     begin(diary, &view, &layout)?;
     let (view, layout) = match &partitioning {
         Some(table) => {
+            forget(diary, &view, &layout)?;
             let (view, found) = table.execute(os, session, (&view, &layout), say)?;
             let layout = chosen(&view, found, &options).map_err(Error::once_begun)?;
             (view, layout)
         }
         None => (view, layout),
     };
-    let mut run = Run::new(os, session, &view, &layout, say, sources, cleared);
+    let mut run = Run::new(os, session, (&view, &layout), say, sources, cleared, diary);
     run.begun = partitioning.is_some();
     for step in &steps {
         log::info!("{step}");
@@ -160,6 +161,7 @@ fn attempt<O: Os>(
         run.execute(step)?;
     }
     let pairs = run.finish()?;
+    arrival::mark(os, &view, &layout);
     // What was to be repaired at boot, and was not, is replaced.
     if options.only.is_none()
         && !options.repair
@@ -183,16 +185,11 @@ fn attempt<O: Os>(
     }))
 }
 
-/// Writes down that the other slot is being written: what was known of it is true no more.
+/// Writes down that the run begins. The other slot is still what it was.
 fn begin<O: Os>(diary: &mut Diary<'_, O>, view: &View, layout: &Layout) -> Result<()> {
     let Pair { source, target, .. } = *layout.root();
-    let [running, written] =
-        [layout.running(), layout.alternate()].map(|slot| journal::place(view, slot));
+    let running = journal::place(view, layout.running());
     let change = |journal: &mut Journal| {
-        journal.proven.retain(|place| place.slot != written.slot);
-        journal.trial.take_if(|trial| trial.slot == written);
-        // Nor that it ran before this start, which nobody has noted yet.
-        journal.boot.take_if(|boot| boot.slot == written);
         journal.intended.get_or_insert(running);
     };
     match diary.begin(view, layout, (view.node(source), view.node(target)), change) {
@@ -200,4 +197,14 @@ fn begin<O: Os>(diary: &mut Diary<'_, O>, view: &View, layout: &Layout) -> Resul
         done => done?,
     }
     Ok(())
+}
+
+/// The other slot is written next: that it ran is true no more, and nobody is to believe it after a
+/// loss of power.
+fn forget<O: Os>(diary: &Diary<'_, O>, view: &View, layout: &Layout) -> Result<()> {
+    let written = journal::place(view, layout.alternate());
+    match diary.change(|journal| journal.forget(&written)) {
+        Err(e) if history::is_only_lost(&e) => Ok(()),
+        done => done,
+    }
 }

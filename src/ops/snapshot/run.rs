@@ -8,6 +8,7 @@ use super::frozen::Frozen;
 use super::source::Source;
 use crate::error::{Error, Kind, Result};
 use crate::ops::Session;
+use crate::ops::history::Diary;
 use crate::slot::discover::Layout;
 use crate::slot::view::View;
 use crate::slot::{Pair, Part};
@@ -30,6 +31,8 @@ pub(super) struct Run<'a, 'b, O: Os> {
     pub(super) tables: Option<Vec<u8>>,
     /// Parts whose copy, or whose mount point, had to be unmounted first.
     pub(super) cleared: BTreeSet<Part>,
+    /// Where it is told of.
+    pub(super) diary: &'b Diary<'a, O>,
     /// Whether anything of a target was written.
     pub(super) written: bool,
     /// Whether anything else of a medium was: its table, boot flags.
@@ -40,11 +43,11 @@ impl<'a, 'b, O: Os> Run<'a, 'b, O> {
     pub(super) fn new(
         os: &'a O,
         session: &'a Session,
-        view: &'a View,
-        layout: &'a Layout,
+        (view, layout): (&'a View, &'a Layout),
         say: &'b mut dyn FnMut(&str),
         sources: Vec<Source<'a, O>>,
         cleared: BTreeSet<Part>,
+        diary: &'b Diary<'a, O>,
     ) -> Self {
         let (parts, frozen, blocks) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
         let (tables, written, begun) = (None, false, false);
@@ -60,6 +63,7 @@ impl<'a, 'b, O: Os> Run<'a, 'b, O> {
             blocks,
             tables,
             cleared,
+            diary,
             written,
             begun,
         }
