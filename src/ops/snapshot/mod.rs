@@ -161,7 +161,6 @@ fn attempt<O: Os>(
         run.execute(step)?;
     }
     let pairs = run.finish()?;
-    arrival::mark(os, &view, &layout);
     // What was to be repaired at boot, and was not, is replaced.
     if options.only.is_none()
         && !options.repair

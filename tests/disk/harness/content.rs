@@ -35,21 +35,14 @@ pub fn hex(bytes: &[u8]) -> String {
 }
 
 /// Everything below a directory on the same file system, told by path: type, mode, owner, times
-/// and content, but no access times, and without the journal and the mark of a root that has run. For
-/// trees of ordinary depth.
+/// and content, but no access times, and without the journal. For trees of ordinary depth.
 pub fn fingerprint(dir: &Path) -> BTreeMap<PathBuf, String> {
     let mut found = BTreeMap::new();
     let device = fs::symlink_metadata(dir).unwrap().dev();
     let mut left = vec![dir.to_path_buf()];
-    let own = dir.join(".dualroot");
-    let only_mark = fs::read_dir(&own)
-        .is_ok_and(|mut names| names.all(|entry| entry.is_ok_and(|e| e.file_name() == "used")));
     while let Some(path) = left.pop() {
         // What the box knows of its slots is no part of one.
-        if path.strip_prefix(dir) == Ok(Path::new("var/db/dualroot"))
-            || path == own.join("used")
-            || path == own && only_mark
-        {
+        if path.strip_prefix(dir) == Ok(Path::new("var/db/dualroot")) {
             continue;
         }
         let meta = fs::symlink_metadata(&path).unwrap();
