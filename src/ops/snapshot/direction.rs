@@ -22,15 +22,19 @@ pub(super) fn guard<O: Os>(os: &O, view: &View, layout: &Layout) -> Result<()> {
         // What is on it now: it may have got newer software since it was copied.
         (traces, there) = (record::traces(root), packages::scan(root, None).unwrap_or_default());
     })?;
+    let there = there.or(seen.software).packages;
+    let comparable = traces != Traces::Begun && !there.is_empty();
+    let meant = seen.found.state == State::Valid && arrival::look(os, view, layout)?.is_open();
+    if !comparable && !meant {
+        return Ok(());
+    }
     let running = show::running(os, view)?;
     let (own, other) = (layout.root().source, layout.root().target);
     let (own, other) = (view.node(own), view.node(other));
     let created = seen.found.record.as_ref().map(|r| format!("{:.0}", r.created));
     let created = created.as_deref();
-    let there = there.or(seen.software).packages;
-    if let Some((a, b)) =
-        older(&running.software.packages, &there).filter(|_| traces != Traces::Begun)
-    {
+    let newer = older(&running.software.packages, &there).filter(|_| comparable);
+    if let Some((a, b)) = newer {
         let what = created.map_or("what is".to_owned(), |at| format!("the copy of {at}"));
         let cause = format!(
             "the running {own} is older than {what} on {other} that it would replace: {} {}, there {}",
@@ -38,7 +42,7 @@ pub(super) fn guard<O: Os>(os: &O, view: &View, layout: &Layout) -> Result<()> {
         );
         return Err(Error::refused(cause).hint(HINT));
     }
-    if seen.found.state == State::Valid && arrival::look(os, view, layout)?.is_open() {
+    if meant {
         let created = created.unwrap_or_default();
         let from =
             running.found.record.map(|r| format!(", a copy of {} of {:.0},", r.source, r.created));
