@@ -203,6 +203,20 @@ fn ordinary_media_have_no_warnings() {
 
 // ---- an MBR ---------------------------------------------------------------------------------
 
+/// On an MBR, with a copy; the third slice is nothing to the system.
+fn two_roots_and_data() -> Disk {
+    let disk = healthy(Layout { sizes_mb: vec![16, 16, 4], ..dos() });
+    unmount(&disk.root().join("config"));
+    disk.write("etc/fstab", format!("{} / ext4 rw 0 1\n", disk.node(1)));
+    disk.snapshot();
+    disk
+}
+
+/// Where something of the `n`th slice stands in the MBR.
+fn entry(n: u64, at: u64) -> u64 {
+    446 + (n - 1) * 16 + at
+}
+
 /// The step that moves the flag.
 const SELECTS: &str = "let only the running slot start from";
 
@@ -211,13 +225,9 @@ fn a_damaged_mbr() {
     if !ready(&[]) {
         return;
     }
-    let disk = healthy(Layout { sizes_mb: vec![16, 16, 4], ..dos() });
-    unmount(&disk.root().join("config"));
-    disk.write("etc/fstab", format!("{} / ext4 rw 0 1\n", disk.node(1)));
-    disk.snapshot();
+    let disk = two_roots_and_data();
     finds(&disk, &[]);
     let good = peek(&disk, 0, 512);
-    let entry = |n: u64, at: u64| 446 + (n - 1) * 16 + at;
 
     poke(&disk, 0, &[0; 512]);
     finds(&disk, &[("error", "table-missing"), ("error", "slots-not-found")]);
@@ -300,12 +310,8 @@ fn an_active_slice_that_is_no_root() {
     if !ready(&[]) {
         return;
     }
-    let disk = healthy(Layout { sizes_mb: vec![16, 16, 4], ..dos() });
-    unmount(&disk.root().join("config"));
-    disk.write("etc/fstab", format!("{} / ext4 rw 0 1\n", disk.node(1)));
-    disk.snapshot();
+    let disk = two_roots_and_data();
     let good = peek(&disk, 0, 512);
-    let entry = |n: u64, at: u64| 446 + (n - 1) * 16 + at;
     disk.activate(3);
     let stray = peek(&disk, 0, 512);
     finds(&disk, &[("error", "active-not-a-root")]);

@@ -17,7 +17,7 @@ use crate::machine::{
     FILE, SIGINT, by_loader, choose, confirm, done, how, machine, session, show, snapshot,
     without_config,
 };
-use crate::start::{fingerprint, losses, start, started};
+use crate::start::{copied_back, fingerprint, losses, start, started};
 
 /// The first slot was destroyed, and the machine has come up from the second.
 fn fallen_back() -> Machine {
@@ -108,13 +108,7 @@ fn a_notice_that_cannot_be_written_keeps_nobody_from_the_repair() {
 /// changed since it was copied, and that is no damage.
 #[test]
 fn a_half_boot_is_told_and_its_slot_left_alone() {
-    let machine = by_loader(Scheme::Mbr);
-    done(choose(&machine, 2, false));
-    let (machine, _) = started(&machine);
-    let config = b"auto-snapshot = true\n";
-    machine.world(|w| w.edit("da0s2", |tree| tree.file("etc/dualroot.conf", config)));
-    done(snapshot(&machine));
-    done(choose(&machine, 1, false));
+    let machine = copied_back(&by_loader(Scheme::Mbr));
     let changed = machine.fork();
     machine.world(|w| {
         let to = b"nextboot_enable=\"YES\"\nvfs.root.mountfrom=\"ufs:/dev/da0s2\"\n";

@@ -14,9 +14,9 @@ use dualroot::table::flags::{Change, Flags};
 use nix::errno::Errno;
 
 use crate::machine::{
-    by_loader, choose, codes, confirm, done, how, machine, parts, reject, session, show, snapshot,
+    by_loader, choose, codes, confirm, done, how, machine, parts, reject, session, show,
 };
-use crate::start::{started, table};
+use crate::start::{copied_back, started, table};
 
 #[test]
 fn refusals_change_no_flag_and_no_journal() {
@@ -259,13 +259,7 @@ fn a_trial_ends_only_where_something_starts() {
 /// The flags would not come back to the slot.
 #[test]
 fn a_slot_from_which_nothing_starts_is_not_repaired() {
-    let machine = machine(Scheme::Mbr);
-    done(choose(&machine, 2, false));
-    let (machine, _) = started(&machine);
-    let config = b"auto-snapshot = true\n";
-    machine.world(|w| w.edit("da0s2", |tree| tree.file("etc/dualroot.conf", config)));
-    done(snapshot(&machine));
-    done(choose(&machine, 1, false));
+    let machine = copied_back(&machine(Scheme::Mbr));
     machine.world(|w| {
         w.edit("da0s1", |tree| tree.remove("boot/kernel"));
         w.started.id.push('+');

@@ -10,7 +10,7 @@ use dualroot::table::flags::{Change, Flags};
 use dualroot::table::gpt::Copy;
 use dualroot::table::{Entry, Scheme, Table, gpt, superblock};
 
-use crate::machine::{FILE, KERNEL, parts};
+use crate::machine::{FILE, KERNEL, choose, done, parts, snapshot};
 
 pub fn scheme(machine: &Machine) -> Scheme {
     let gpt = machine.world(|w| w.devices.find(Path::new("da0p1")).is_some());
@@ -146,6 +146,18 @@ fn load(w: &mut World, slots: &[String], slot: u32) -> Option<String> {
 
 pub fn started(machine: &Machine) -> (Machine, u32) {
     start(machine, Loss::All).expect("nothing starts")
+}
+
+/// On an MBR: the second slot has run, copied itself onto the first one, which never ran, and chosen it;
+/// what is found broken at the next start is repaired.
+pub fn copied_back(machine: &Machine) -> Machine {
+    done(choose(machine, 2, false));
+    let (machine, _) = started(machine);
+    let config = b"auto-snapshot = true\n";
+    machine.world(|w| w.edit("da0s2", |tree| tree.file("etc/dualroot.conf", config)));
+    done(snapshot(&machine));
+    done(choose(&machine, 1, false));
+    machine
 }
 
 /// What may become of what nobody flushed at the `k`th operation.
