@@ -11,7 +11,7 @@ use super::arrival::{self, Found};
 use super::diagnosis::{self, Past, Verdict};
 use super::journal::{self, Store};
 use super::lock::{self, Observed};
-use super::{Session, boot, durable, flags, history, observe, show, snapshot};
+use super::{Session, boot, durable, flags, history, observe, permitted, show, snapshot};
 use crate::error::{Context, During, Error, Kind, Result, if_there};
 use crate::record::journal::{Auto, AutoSnapshot, How, Journal, Place};
 use crate::slot::config::{self, Config};
@@ -177,8 +177,7 @@ pub fn run<O: Os>(
     let why = match verdict {
         // The flags would be changed before the snapshot refuses.
         Verdict::Broken(why) if view.config.auto_snapshot => {
-            let able = os.forbids()?.map_or(Ok(()), |reason| Err(Error::refused(reason)));
-            able.and_then(|()| work.guard_code()).during("repairing the other slot")?;
+            permitted(os).and_then(|()| work.guard_code()).during("repairing the other slot")?;
             return work.repair(why, say);
         }
         Verdict::Broken(why) => {

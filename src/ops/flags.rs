@@ -47,8 +47,7 @@ pub(super) fn guard_code(view: &View, selection: &Selection, slot: u32) -> Resul
     let Some(reading) = view.readings.get(&selection.medium) else { return Ok(()) };
     let by_efi = selection.table.entries.iter().any(|e| e.kind == "efi");
     let by_code = selection.table.scheme == Scheme::Mbr && mbr::has_boot_code(&reading.first);
-    let [one, two] = selection.slices;
-    let (wanted, other) = if slot == 1 { (one, two) } else { (two, one) };
+    let [wanted, other] = [slot, 3 - slot].map(|slot| selection.slice(slot));
     let missing = reading.has_boot_blocks(wanted) == Some(false)
         && reading.has_boot_blocks(other) == Some(true);
     if by_efi || !by_code || !missing || selection.select(slot, false).is_empty() {

@@ -305,10 +305,7 @@ impl<O: Os> Diary<'_, O> {
     /// It can be kept nowhere.
     pub(super) fn note(&self, change: impl FnOnce(&mut Journal)) -> Result<()> {
         // What was begun is no refusal any more.
-        self.change(change).map_err(|e| match e.kind {
-            Kind::Refused => e.kind(Kind::Failed),
-            _ => e,
-        })
+        self.change(change).map_err(Error::once_begun)
     }
 
     /// The same before anything is written.

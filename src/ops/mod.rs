@@ -29,6 +29,8 @@ pub mod verify;
 use std::path::PathBuf;
 
 use crate::copy::progress::Monitor;
+use crate::error::{Error, Result};
+use crate::sys::Os;
 
 /// What all verbs are told by the command line.
 #[derive(Debug)]
@@ -41,4 +43,12 @@ pub struct Session {
     pub media: Option<String>,
     /// Progress and signals.
     pub monitor: Monitor,
+}
+
+/// Whether the system lets anybody write to a medium that is in use.
+///
+/// # Errors
+/// Refused, with the system's reason.
+fn permitted<O: Os>(os: &O) -> Result<()> {
+    os.forbids()?.map_or(Ok(()), |reason| Err(Error::refused(reason)))
 }

@@ -13,7 +13,7 @@ use crate::record::journal::{Journal, Operation, Trial};
 use crate::record::packages::{self, Package, Software};
 use crate::slot::discover::Layout;
 use crate::slot::view::View;
-use crate::slot::{Choice, Part, Slot, State, flags};
+use crate::slot::{Choice, Slot, State, flags};
 use crate::sys::Os;
 use crate::sys::tree::Dir;
 use crate::table::superblock;
@@ -212,10 +212,7 @@ pub(super) fn whole<O: Os>(
     layout: &Layout,
     visit: &mut dyn FnMut(&O::Dir),
 ) -> Result<Seen> {
-    all(layout, |target, part| {
-        let visit: &mut dyn FnMut(&O::Dir) = if part == Part::Root { visit } else { &mut |_| {} };
-        alternate(os, view, target, visit)
-    })
+    all::<O>(layout, visit, |target, visit| alternate(os, view, target, visit))
 }
 
 /// The same for a run that has the locks itself.
@@ -225,10 +222,7 @@ pub(super) fn held<O: Os>(
     layout: &Layout,
     visit: &mut dyn FnMut(&O::Dir),
 ) -> Result<Seen> {
-    all(layout, |target, part| {
-        let visit: &mut dyn FnMut(&O::Dir) = if part == Part::Root { visit } else { &mut |_| {} };
-        unlocked(os, view, target, visit)
-    })
+    all::<O>(layout, visit, |target, visit| unlocked(os, view, target, visit))
 }
 
 /// One part of the other slot.
@@ -236,13 +230,17 @@ pub(super) fn part<O: Os>(os: &O, view: &View, target: Id) -> Result<Found> {
     Ok(alternate(os, view, target, &mut |_| {})?.found)
 }
 
-fn all(layout: &Layout, mut see: impl FnMut(Id, Part) -> Result<Seen>) -> Result<Seen> {
-    let mut seen = see(layout.root().target, Part::Root)?;
+fn all<O: Os>(
+    layout: &Layout,
+    visit: &mut dyn FnMut(&O::Dir),
+    see: impl Fn(Id, &mut dyn FnMut(&O::Dir)) -> Result<Seen>,
+) -> Result<Seen> {
+    let mut seen = see(layout.root().target, visit)?;
     for pair in &layout.pairs[1..] {
         if seen.found.state != State::Valid {
             break;
         }
-        let part = see(pair.target, pair.part)?.found;
+        let part = see(pair.target, &mut |_| {})?.found;
         if part.state != State::Valid {
             let why = part.reason.unwrap_or_default();
             let reason = format!("{} is {}: {why}", pair.part.alternate(), part.state.name());

@@ -177,7 +177,7 @@ impl Selection {
 
     /// Whether a slot bears a flag by which it can be started.
     pub fn is_flagged(&self, slot: u32) -> bool {
-        self.table.by_index(self.both(slot).0).is_some_and(|e| e.active || e.boot_me)
+        self.table.by_index(self.slice(slot)).is_some_and(|e| e.active || e.boot_me)
     }
 
     /// The flags with which this slot is the first to be started. The other one is there to fall

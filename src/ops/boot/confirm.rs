@@ -2,11 +2,11 @@
 
 use super::health::{self, Hook};
 use super::rely_on_flags;
-use super::work::{Deed, Report, Work, forbidden, settle};
+use super::work::{Deed, Report, Work, settle};
 use crate::error::{Error, Kind, Result};
 use crate::ops::history;
 use crate::ops::lock::{self, Observed};
-use crate::ops::{Session, arrival};
+use crate::ops::{Session, arrival, permitted};
 use crate::record::journal::Journal;
 use crate::sys::Os;
 
@@ -16,7 +16,7 @@ use crate::sys::Os;
 /// One of them is not (exit 1): then nothing changes. A trial of the other slot waits, or nobody obeys
 /// the flags (exit 6).
 pub fn run<O: Os>(os: &O, session: &Session) -> Result<Report> {
-    forbidden(os)?;
+    permitted(os)?;
     let Observed { locks: _locks, view, layout, .. } =
         lock::observed(os, session, "confirm", true, |_, _| Ok(()))?;
     let report = history::told(os, session, "confirm", |diary| {

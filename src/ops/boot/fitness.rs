@@ -11,77 +11,56 @@ use crate::slot::view::View;
 use crate::sys::Os;
 use crate::table::Scheme;
 
-/// What is seen of it.
-pub(super) struct Found {
-    /// As a whole.
-    whole: record::Found,
-    /// What of a copy is on its root; nothing where that cannot be read.
-    root: Option<Traces>,
-    /// Whether its system has left its mark there.
-    ran: bool,
-}
-
 const COPY: &str = "dualroot snapshot makes a copy that can be started";
 
-impl Found {
-    /// Looks at it. `visit` sees its root, where that can be mounted.
-    pub(super) fn look<O: Os>(
-        os: &O,
-        view: &View,
-        layout: &Layout,
-        visit: &mut dyn FnMut(&O::Dir),
-    ) -> Result<Self> {
-        let source = view.node(layout.running().root);
-        let (mut ran, mut traces) = (false, None);
-        let visit = &mut |root: &O::Dir| {
-            (ran, traces) = (record::has_run(root, &source), Some(record::traces(root)));
-            visit(root);
-        };
-        let whole = show::whole(os, view, layout, visit)?.found;
-        Ok(Self { whole, root: traces, ran })
-    }
-
-    /// Whether it is valid, or known to have run and not written since. Why not, otherwise, and what
-    /// there is to do then.
-    ///
-    /// # Errors
-    /// It cannot be looked at.
-    pub(super) fn fitness<O: Os>(
-        &self,
-        os: &O,
-        view: &View,
-        layout: &Layout,
-        selection: Option<&Selection>,
-        journal: &Journal,
-    ) -> Result<Result<()>> {
-        let slot = layout.alternate();
-        let (number, node) = (slot.number, view.node(slot.root));
-        let proven = self.ran || journal.proven.contains(&journal::place(view, slot));
-        let why = match self.whole.state {
-            State::Valid => return Ok(Ok(())),
-            // Of a part of which a copy was begun nothing runs that ran before.
-            State::Invalid if proven && self.whole.traces != Traces::Begun => {
-                match half(os, view, layout)? {
-                    None => return Ok(Ok(())),
-                    Some(half) => half,
-                }
+/// Whether it is valid, or known to have run and not written since. Why not, otherwise, and what there
+/// is to do then. `visit` sees its root, where that can be mounted.
+///
+/// # Errors
+/// It cannot be looked at.
+pub(super) fn look<O: Os>(
+    os: &O,
+    view: &View,
+    layout: &Layout,
+    selection: Option<&Selection>,
+    journal: &Journal,
+    visit: &mut dyn FnMut(&O::Dir),
+) -> Result<Result<()>> {
+    let source = view.node(layout.running().root);
+    // Of its root alone, where that can be read.
+    let (mut ran, mut traces) = (false, None);
+    let whole = show::whole(os, view, layout, &mut |root| {
+        (ran, traces) = (record::has_run(root, &source), Some(record::traces(root)));
+        visit(root);
+    })?
+    .found;
+    let slot = layout.alternate();
+    let (number, node) = (slot.number, view.node(slot.root));
+    let proven = ran || journal.proven.contains(&journal::place(view, slot));
+    let why = match whole.state {
+        State::Valid => return Ok(Ok(())),
+        // Of a part of which a copy was begun nothing runs that ran before.
+        State::Invalid if proven && whole.traces != Traces::Begun => {
+            match half(os, view, layout)? {
+                None => return Ok(Ok(())),
+                Some(half) => half,
             }
-            state => {
-                let reason = self.whole.reason.as_deref().unwrap_or_default();
-                format!("{} ({reason})", state.name())
-            }
-        };
-        let unfit = Error::refused(format!("slot {number} ({node}) is {why}"));
-        let hint = match (self.whole.state, self.root) {
-            (State::Writing, _) => "wait until it is written".to_owned(),
-            (State::Invalid, Some(Traces::None)) if !proven => installed(view, selection, number),
-            (State::Unknown, Some(Traces::Finished)) => "the dualroot that made it may understand \
-                the record; dualroot snapshot writes the slot anew, and what is on it is lost"
-                .to_owned(),
-            _ => COPY.to_owned(),
-        };
-        Ok(Err(unfit.hint(hint)))
-    }
+        }
+        state => {
+            let reason = whole.reason.as_deref().unwrap_or_default();
+            format!("{} ({reason})", state.name())
+        }
+    };
+    let unfit = Error::refused(format!("slot {number} ({node}) is {why}"));
+    let hint = match (whole.state, traces) {
+        (State::Writing, _) => "wait until it is written".to_owned(),
+        (State::Invalid, Some(Traces::None)) if !proven => installed(view, selection, number),
+        (State::Unknown, Some(Traces::Finished)) => "the dualroot that made it may understand \
+            the record; dualroot snapshot writes the slot anew, and what is on it is lost"
+            .to_owned(),
+        _ => COPY.to_owned(),
+    };
+    Ok(Err(unfit.hint(hint)))
 }
 
 /// What of a slot that has run was written since, besides its root.

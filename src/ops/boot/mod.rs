@@ -13,11 +13,11 @@ use jiff::Timestamp;
 
 use self::starter::Starter;
 pub use self::work::Report;
-use self::work::{Deed, Work, forbidden, only_here, settle};
+use self::work::{Deed, Work, only_here, settle};
 use crate::error::{Error, Result};
 use crate::ops::history::{self, Diary};
 use crate::ops::lock::{self, Observed};
-use crate::ops::{Session, arrival, flags};
+use crate::ops::{Session, arrival, flags, permitted};
 use crate::record::journal::{By, Journal, Trial};
 use crate::slot::discover::Layout;
 use crate::slot::flags::Selection;
@@ -39,7 +39,7 @@ pub fn run<O: Os>(
     reboot: bool,
 ) -> Result<Report> {
     only_here(os, session, reboot)?;
-    forbidden(os)?;
+    permitted(os)?;
     let Observed { locks: _locks, view, layout, .. } =
         lock::observed(os, session, "boot", true, |_, _| Ok(()))?;
     let mut report = history::told(os, session, "boot", |diary| {
@@ -152,8 +152,7 @@ pub(super) fn would<O: Os>(os: &O, view: &View, layout: &Layout, journal: &Journ
     let selection = view.selection_of(layout).ok_or_else(on_two_media)?;
     flags::guard(view, &selection)?;
     way(os, view, &selection, false, layout.alternate().number)?;
-    let found = fitness::Found::look(os, view, layout, &mut |_| {})?;
-    found.fitness(os, view, layout, Some(&selection), journal)?
+    fitness::look(os, view, layout, Some(&selection), journal, &mut |_| {})?
 }
 
 /// By what a slot is started.

@@ -1,11 +1,9 @@
 //! `dualroot reject`: back to the slot that ran before.
 
-use super::work::{Deed, Report, Work, forbidden, only_here, settle};
+use super::work::{Deed, Report, Work, only_here, settle};
 use crate::error::{Error, Result};
-use crate::ops::Session;
-use crate::ops::flags;
-use crate::ops::history;
 use crate::ops::lock::{self, Observed};
+use crate::ops::{Session, flags, history, permitted};
 use crate::record::journal::Journal;
 use crate::sys::Os;
 
@@ -16,7 +14,7 @@ use crate::sys::Os;
 /// root than `/` (exit 2).
 pub fn run<O: Os>(os: &O, session: &Session, reboot: bool) -> Result<Report> {
     only_here(os, session, reboot)?;
-    forbidden(os)?;
+    permitted(os)?;
     let Observed { locks: _locks, view, layout, .. } =
         lock::observed(os, session, "reject", true, |_, _| Ok(()))?;
     let mut report = history::told(os, session, "reject", |diary| {

@@ -5,7 +5,7 @@ use std::path::Path;
 use jiff::Timestamp;
 use serde::Serialize;
 
-use super::fitness::Found;
+use super::fitness;
 use super::health::Hook;
 use super::nextboot;
 use crate::error::{Error, Kind, Result};
@@ -145,12 +145,12 @@ impl Work {
     /// Looks at the other slot. `visit` sees its root, where that can be mounted.
     pub(super) fn other<O: Os>(&self, os: &O, visit: &mut dyn FnMut(&O::Dir)) -> Result<Other> {
         let mut file = Ok(None);
-        let found = Found::look(os, &self.view, &self.layout, &mut |root| {
+        let visit = &mut |root: &O::Dir| {
             file = nextboot::of(root);
             visit(root);
-        })?;
-        let selection = self.selection.as_ref();
-        let good = found.fitness(os, &self.view, &self.layout, selection, &self.journal)?;
+        };
+        let (view, layout, selection) = (&self.view, &self.layout, self.selection.as_ref());
+        let good = fitness::look(os, view, layout, selection, &self.journal, visit)?;
         // What cannot be read does nothing at the next start, either.
         let file = file.ok().flatten();
         Ok(Other { good, armed: file.is_some_and(|file| file.enabled && file.trial.is_some()) })
@@ -233,10 +233,6 @@ pub(super) fn only_here<O: Os>(os: &O, session: &Session, reboot: bool) -> Resul
     }
     let cause = "--reboot starts this machine again, and not the system on another root";
     Err(Error::new(Kind::Usage, "", cause).path(&session.root).hint("leave it away"))
-}
-
-pub(super) fn forbidden<O: Os>(os: &O) -> Result<()> {
-    os.forbids()?.map_or(Ok(()), |reason| Err(Error::refused(reason)))
 }
 
 /// The notice of a fall-back goes where a choice settles it.

@@ -44,10 +44,13 @@ pub(super) fn alternate<O: Os>(
     to_be_named: bool,
     findings: &mut Vec<Finding>,
 ) -> Result<()> {
-    let (mut named, mut unnamed) = (Vec::new(), false);
+    let (mut named, mut unnamed) = (Vec::new(), None);
     let seen = show::whole(os, view, layout, &mut |root| {
         named = names::names(view, layout, root);
-        unnamed = to_be_named && names::names_none(root);
+        if to_be_named {
+            let place = format!("{}: etc/fstab", view.node(layout.root().target));
+            unnamed = names::unnamed(root, place);
+        }
         named.extend(boot::nextboot_there(view, layout, root));
     })?;
     if seen.found.state != State::Writing {
@@ -60,9 +63,7 @@ pub(super) fn alternate<O: Os>(
         findings.extend(drift(view, layout, &running, &seen.software.packages));
     }
     findings.extend(named);
-    if unnamed && seen.found.state == State::Valid {
-        findings.push(names::unnamed(format!("{}: etc/fstab", view.node(layout.root().target))));
-    }
+    findings.extend(unnamed.filter(|_| seen.found.state == State::Valid));
     Ok(())
 }
 

@@ -80,13 +80,15 @@ pub fn run<O: Os>(os: &O, session: &Session) -> Result<Report> {
             findings.extend(boot::fsck_asks(os, &view, &layout)?);
             findings.extend(copy::sizes(&view, &layout));
             let ufs = layout.root().fs == FsType::Ufs2.name();
-            let unnamed = ufs && names::names_none(&os.open_dir(&view.root)?);
-            if unnamed && boot.roots.is_empty() {
+            let unnamed = if ufs {
                 let place = view.below("/etc/fstab").to_string_lossy().into_owned();
-                findings.push(names::unnamed(place));
-            }
+                names::unnamed(&os.open_dir(&view.root)?, place)
+            } else {
+                None
+            };
             // What tells the running kernel its root by other means may tell the copy's, too.
-            let named = ufs && (!unnamed || boot.roots.is_empty());
+            let named = ufs && (unnamed.is_none() || boot.roots.is_empty());
+            findings.extend(unnamed.filter(|_| boot.roots.is_empty()));
             copy::alternate(os, &view, &layout, named, &mut findings)?;
         }
     }

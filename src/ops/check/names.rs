@@ -49,10 +49,10 @@ pub(super) fn names<D: Dir>(view: &View, layout: &Layout, root: &D) -> Vec<Findi
     findings
 }
 
-/// Of a root of FreeBSD: whether nothing in it names the root to mount. The loader takes it from
-/// loader.conf or from the entry for `/` in fstab (`getrootmount` in stand/common/boot.c), and knows
-/// of no other way with UFS; the kernel then asks at the console. What cannot be read may name one.
-pub(super) fn names_none<D: Dir>(root: &D) -> bool {
+/// Where nothing in a root of FreeBSD names the root to mount. The loader takes it from loader.conf or
+/// from the entry for `/` in fstab (`getrootmount` in stand/common/boot.c), and knows of no other way
+/// with UFS; the kernel then asks at the console. What cannot be read may name one.
+pub(super) fn unnamed<D: Dir>(root: &D, place: String) -> Option<Finding> {
     let unnamed_by = |path: &str| {
         let Some(text) = content(root, path.as_ref()) else { return true };
         fstab::parse(&text).is_ok_and(|entries| entries.iter().all(|e| e.file != b"/"))
@@ -61,14 +61,12 @@ pub(super) fn names_none<D: Dir>(root: &D) -> bool {
         content(root, path).is_none_or(|text| loader::last(&text, loader::ROOTS).is_some())
     };
     let files = loader_files(root);
-    FSTABS.into_iter().all(unnamed_by) && files.is_ok_and(|files| !files.iter().any(assigns))
-}
-
-/// The same as a finding.
-pub(super) fn unnamed(place: String) -> Finding {
+    if !FSTABS.into_iter().all(unnamed_by) || files.map_or(true, |f| f.iter().any(assigns)) {
+        return None;
+    }
     let what = "neither fstab nor loader.conf names its root: a start of it stops at mountroot>";
     let hint = "give /etc/fstab of the running slot an entry for /, then: dualroot snapshot";
-    Finding::warning("root-not-named", place, what, hint)
+    Some(Finding::warning("root-not-named", place, what, hint))
 }
 
 /// A name in the copy that is not the copy's.

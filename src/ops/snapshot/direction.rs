@@ -19,8 +19,12 @@ use crate::sys::Os;
 pub(super) fn guard<O: Os>(os: &O, view: &View, layout: &Layout) -> Result<()> {
     let (mut traces, mut there) = (Traces::None, Software::default());
     let seen = show::held(os, view, layout, &mut |root| {
-        // What is on it now: it may have got newer software since it was copied.
-        (traces, there) = (record::traces(root), packages::scan(root, None).unwrap_or_default());
+        traces = record::traces(root);
+        // What is on it now: it may have got newer software since it was copied. Without a record that
+        // is looked at in any case.
+        if traces == Traces::Finished {
+            there = packages::scan(root, None).unwrap_or_default();
+        }
     })?;
     let there = there.or(seen.software).packages;
     let comparable = traces != Traces::Begun && !there.is_empty();

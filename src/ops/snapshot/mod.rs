@@ -27,7 +27,7 @@ use self::execute::PairReport;
 use self::prepare::{Prepared, chosen, prepare};
 use self::run::Run;
 use super::history::{self, Diary};
-use super::{Session, arrival, journal};
+use super::{Session, arrival, journal, permitted};
 use crate::copy::progress::interrupted;
 use crate::error::{Error, Result};
 use crate::plan::{Method, Reading};
@@ -129,9 +129,7 @@ fn attempt<O: Os>(
     diary: &mut Diary<'_, O>,
 ) -> Result<Outcome> {
     let begun = Instant::now();
-    if let Some(reason) = os.forbids()? {
-        return Err(Error::refused(reason));
-    }
+    permitted(os)?;
     let prepared = prepare(os, session, &options, diary)?;
     let Prepared { locks: _locks, view, layout, partitioning, sources, cleared, steps } = prepared;
     if options.dry_run {

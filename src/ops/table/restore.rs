@@ -9,7 +9,7 @@ use super::{Choice, file, find, read_pieces};
 use crate::device::Id;
 use crate::error::{During, Error, Kind, Result};
 use crate::ops::mounted::patiently;
-use crate::ops::{Session, lock, observe};
+use crate::ops::{Session, lock, observe, permitted};
 use crate::slot::view::View;
 use crate::sys::{Claim, Os, Rewrite};
 use crate::table::saved::compare::compare;
@@ -73,9 +73,7 @@ pub fn run<O: Os>(
     dry_run: bool,
     say: &mut dyn FnMut(&str),
 ) -> Result<Report> {
-    if let Some(reason) = os.forbids()? {
-        return Err(Error::refused(reason));
-    }
+    permitted(os)?;
     let view = observe::view(os, session)?;
     let (path, saved) = file::locate(os, &view, choice.file, Kind::Refused)?;
     let ids: Vec<Id> = jobs(os, &view, &saved, choice)?.iter().map(|job| job.id).collect();
@@ -180,13 +178,26 @@ fn jobs<'a, O: Os>(
     Ok(jobs)
 }
 
-/// Opens what is written directly, one for each action; of what the kernel writes there is none.
+/// How an action is done: what is written directly has its device open.
+enum Opened<'a, C> {
+    Write(C, &'a [Vec<(u64, Vec<u8>)>]),
+    Rewrite(&'a [Rewrite]),
+}
+
+/// Opens what is written directly, in the order of the actions.
 ///
 /// # Errors
 /// Somebody has it; or it is another medium by now.
-fn claim<O: Os>(os: &O, session: &Session, job: &Job<'_>) -> Result<Vec<Option<O::Claim>>> {
-    let one = |action: &Action| {
-        let How::Write(_) = action.how else { return Ok(None) };
+fn claim<'a, O: Os>(
+    os: &O,
+    session: &Session,
+    job: &'a Job<'_>,
+) -> Result<Vec<Opened<'a, O::Claim>>> {
+    let one = |action: &'a Action| {
+        let steps = match &action.how {
+            How::Write(steps) => steps,
+            How::Rewrite(orders) => return Ok(Opened::Rewrite(orders)),
+        };
         let claim = patiently(|| os.claim(&action.device))?;
         let open = claim.provider()?;
         if open != action.provider {
@@ -201,7 +212,7 @@ fn claim<O: Os>(os: &O, session: &Session, job: &Job<'_>) -> Result<Vec<Option<O
             .and_then(|id| view.devices.medium(id))
             .ok_or_else(|| Error::refused(format!("{open} is on no medium")))?;
         find(os, &view, job.kept, Some(medium)).map_err(Error::refused)?;
-        Ok(Some(claim))
+        Ok(Opened::Write(claim, steps))
     };
     job.actions.iter().map(one).collect()
 }
@@ -212,7 +223,7 @@ fn repair<O: Os>(
     os: &O,
     session: &Session,
     job: &Job<'_>,
-    claims: Vec<Option<O::Claim>>,
+    opened: Vec<Opened<'_, O::Claim>>,
     node: &str,
     written: &mut Vec<String>,
 ) -> Result<bool> {
@@ -220,9 +231,9 @@ fn repair<O: Os>(
         return Err(crate::copy::progress::interrupted(signal));
     }
     let mut reread = true;
-    for (action, claim) in job.actions.iter().zip(claims) {
+    for (action, opened) in job.actions.iter().zip(opened) {
         let mut begun = false;
-        let done = act(os, action, claim, &mut begun);
+        let done = act(os, action, opened, &mut begun);
         if begun {
             written.extend(action.pieces.iter().map(|piece| format!("{node}: {piece}")));
         }
@@ -234,9 +245,14 @@ fn repair<O: Os>(
 
 /// Does one action; whether the kernel has the new table. `begun` says whether anything may have been
 /// written, also where it fails.
-fn act<O: Os>(os: &O, action: &Action, claim: Option<O::Claim>, begun: &mut bool) -> Result<bool> {
-    match (&action.how, claim) {
-        (How::Rewrite(orders), _) => {
+fn act<O: Os>(
+    os: &O,
+    action: &Action,
+    opened: Opened<'_, O::Claim>,
+    begun: &mut bool,
+) -> Result<bool> {
+    match opened {
+        Opened::Rewrite(orders) => {
             for order in orders {
                 match os.rewrite(&action.device, order) {
                     // A kernel that does not know of the damage needs no recovery; the next order
@@ -248,7 +264,7 @@ fn act<O: Os>(os: &O, action: &Action, claim: Option<O::Claim>, begun: &mut bool
             }
             Ok(true)
         }
-        (How::Write(steps), Some(mut claim)) => {
+        Opened::Write(mut claim, steps) => {
             *begun = true;
             for step in steps {
                 for (offset, bytes) in step {
@@ -258,7 +274,6 @@ fn act<O: Os>(os: &O, action: &Action, claim: Option<O::Claim>, begun: &mut bool
             }
             claim.reread()
         }
-        (How::Write(_), None) => Err(Error::new(Kind::Failed, "", "it is not open")),
     }
 }
 

@@ -11,7 +11,7 @@ use crate::error::{During, Error, Kind, Result};
 use crate::ops::lock::{self, Observed};
 use crate::ops::mounted::{Mounted, write_and_read};
 use crate::ops::observe::DeviceReader;
-use crate::ops::{Session, clear, record};
+use crate::ops::{Session, clear, permitted, record};
 use crate::record::{DIR, TABLES, TOOL};
 use crate::slot::discover::Layout;
 use crate::slot::view::View;
@@ -186,9 +186,7 @@ pub(in super::super) fn home(view: &View, layout: &Layout) -> Home {
 /// A medium cannot be read; its table is damaged, or a table or label is gone that was kept (exit 6);
 /// there is no place for the file (exit 6); it cannot be written.
 pub fn run<O: Os>(os: &O, session: &Session) -> Result<Report> {
-    if let Some(reason) = os.forbids()? {
-        return Err(Error::refused(reason));
-    }
+    permitted(os)?;
     let Observed { locks: _locks, view, layout, .. } =
         lock::observed(os, session, "table save", true, |_, _| Ok(()))?;
     let (saved, media) = collect(os, &view, &layout)?;
