@@ -144,24 +144,23 @@ fn part<O: Os>(
     }
     let (proven, writing) = (*past == Past::Ran, matches!(past, Past::Writing(_)));
     let installed = found.traces == Traces::None && !writing;
-    let verdict = match (&found.record, found.state) {
-        (Some(record), _) => against_manifest(os, session, view, pair, root, record, proven),
-        (None, State::Invalid) if installed || proven && found.traces == Traces::Finished => {
-            session.monitor.begin(Phase {
-                name: format!("reading {}", pair.part.alternate()),
-                ..Phase::default()
-            });
-            match survey::read_all(root, &session.monitor) {
-                Ok(()) => Ok(Verdict::Intact),
-                Err(e) if matches!(e.kind, Kind::Signal(_)) => Err(e),
-                Err(e) => Ok(Verdict::Broken(e.to_string())),
-            }
-        }
-        (None, _) => {
+    // What has no record, or one of which only another version can tell whether it is true.
+    let unrecorded = match found.state {
+        State::Invalid => installed || proven && found.traces == Traces::Finished,
+        _ => found.foreign,
+    };
+    let reason = found.reason.unwrap_or_default();
+    let verdict = match &found.record {
+        Some(record) => against_manifest(os, session, view, pair, root, record, proven)?,
+        None if unrecorded => match readable(session, pair, root)? {
+            Verdict::Intact if found.foreign && !proven => Verdict::Unknown(reason),
+            verdict => verdict,
+        },
+        None => {
             drop(root);
-            Ok(Verdict::Broken(found.reason.unwrap_or_default()))
+            Verdict::Broken(reason)
         }
-    }?;
+    };
     mounted.unmount()?;
     // Linux's journals are not replayed for a look: what lacks then is no damage.
     let replay = !superblock.clean && superblock.fs.name() != FsType::Ufs2.name();
@@ -187,6 +186,17 @@ fn has_run<O: Os>(
         copy.source == view.node(pair.target) && record.is_none_or(|r| r.created < copy.created)
     });
     Ok(record::has_run(root, &view.node(pair.source)) || copied)
+}
+
+/// Whether all of it can be read.
+fn readable<D: Dir>(session: &Session, pair: &Pair, root: D) -> Result<Verdict> {
+    let name = format!("reading {}", pair.part.alternate());
+    session.monitor.begin(Phase { name, ..Phase::default() });
+    match survey::read_all(root, &session.monitor) {
+        Ok(()) => Ok(Verdict::Intact),
+        Err(e) if matches!(e.kind, Kind::Signal(_)) => Err(e),
+        Err(e) => Ok(Verdict::Broken(e.to_string())),
+    }
 }
 
 fn against_manifest<O: Os>(

@@ -9,7 +9,7 @@ use super::lock::{self, Reading};
 use super::table::save::{self, Home};
 use crate::error::{Context, During, Error, Kind, Result};
 use crate::record::DIR;
-use crate::record::journal::{JOURNAL, Journal, Operation, Place, Unreadable};
+use crate::record::journal::{JOURNAL, Journal, Operation, Place};
 use crate::slot::Slot;
 use crate::slot::discover::Layout;
 use crate::slot::view::View;
@@ -145,10 +145,14 @@ impl Store {
                     found.journal = Some(new);
                 }
                 Ok(_) => {}
-                Err(why @ (Unreadable::Version(_) | Unreadable::Unknown(_))) => {
-                    found.foreign = Some(format!("{place}: {why}"));
+                Err(why) => {
+                    let what = format!("{place}: the journal {why}");
+                    if why.is_whole() {
+                        found.foreign = Some(what);
+                    } else {
+                        found.damaged.push(what);
+                    }
                 }
-                Err(why) => found.damaged.push(format!("{place}: {why}")),
             }
         }
         found

@@ -71,6 +71,8 @@ pub struct Found {
     pub record: Option<Record>,
     /// What of a copy is there, well or not.
     pub traces: Traces,
+    /// Another version of this program may understand the record.
+    pub foreign: bool,
 }
 
 /// How far a copy has come, by the files that are there.
@@ -85,15 +87,17 @@ pub enum Traces {
 }
 
 impl Found {
-    fn new(state: State, reason: &str) -> Self {
-        Self { state, reason: Some(reason.to_owned()), record: None, traces: Traces::None }
+    /// Without a record.
+    pub(super) fn new(state: State, reason: impl Into<String>) -> Self {
+        let reason = Some(reason.into());
+        Self { state, reason, record: None, traces: Traces::None, foreign: false }
     }
 }
 
 /// Reads the record on `root` and checks that the manifest is the record's.
 pub fn read<D: Dir>(root: &D) -> Found {
     let mut found =
-        try_read(root).unwrap_or_else(|e| Found::new(State::Unknown, &crate::error::describe(&e)));
+        try_read(root).unwrap_or_else(|e| Found::new(State::Unknown, crate::error::describe(&e)));
     if found.record.is_none() {
         found.traces = traces(root);
     }
@@ -144,7 +148,10 @@ fn try_read<D: Dir>(root: &D) -> io::Result<Found> {
     file.take(64 << 20).read_to_end(&mut text)?;
     let record = match Record::parse(&text) {
         Ok(record) => record,
-        Err(why) => return Ok(Found::new(State::Unknown, &why)),
+        Err(why) => {
+            let found = Found::new(State::Unknown, format!("the record {why}"));
+            return Ok(Found { foreign: why.is_whole(), ..found });
+        }
     };
     let Some(manifest) = if_there(dir.open_file(OsStr::new(MANIFEST)))? else {
         return Ok(Found::new(State::Invalid, "the manifest is missing"));
@@ -155,7 +162,7 @@ fn try_read<D: Dir>(root: &D) -> io::Result<Found> {
         return Ok(Found::new(State::Invalid, "the manifest is not the record's"));
     }
     let (state, traces) = (State::Valid, Traces::Finished);
-    Ok(Found { state, reason: None, record: Some(record), traces })
+    Ok(Found { state, reason: None, record: Some(record), traces, foreign: false })
 }
 
 /// A fresh file system has only its own directories.

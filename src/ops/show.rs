@@ -5,7 +5,7 @@ use serde::Serialize;
 
 use super::journal::{self, Store};
 use super::mounted::Mounted;
-use super::record::{self, Found, Traces};
+use super::record::{self, Found};
 use super::{Session, arrival, lock, observe, uncovered};
 use crate::device::Id;
 use crate::error::Result;
@@ -186,8 +186,7 @@ pub(super) struct Seen {
 
 impl Seen {
     fn without_content(state: State, reason: String) -> Self {
-        let found = Found { state, reason: Some(reason), record: None, traces: Traces::None };
-        Self { found, software: Software::default(), unmountable: false }
+        Self { found: Found::new(state, reason), software: Software::default(), unmountable: false }
     }
 }
 
@@ -245,8 +244,7 @@ fn all<O: Os>(
             let why = part.reason.unwrap_or_default();
             let reason = format!("{} is {}: {why}", pair.part.alternate(), part.state.name());
             let state = if part.state == State::Empty { State::Invalid } else { part.state };
-            let traces = part.traces;
-            seen.found = Found { state, reason: Some(reason), record: None, traces };
+            seen.found = Found { record: None, reason: Some(reason), state, ..part };
         }
     }
     Ok(seen)

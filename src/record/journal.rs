@@ -4,7 +4,8 @@ use std::fmt::{self, Display, Formatter};
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
-use serde_json::error::Category;
+
+use super::{Unreadable, parse};
 
 /// Its name.
 pub const JOURNAL: &str = "journal.json";
@@ -217,29 +218,6 @@ impl Auto {
     }
 }
 
-/// Why a journal cannot be read.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Unreadable {
-    /// Another version of this program wrote it: it is whole, and not to be written over.
-    Version(u32),
-    /// It is whole, and says what this program does not know.
-    Unknown(String),
-    /// It is torn, or none.
-    Damaged(String),
-}
-
-impl std::fmt::Display for Unreadable {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Version(found) => {
-                write!(f, "the journal has version {found}, this program knows version {SCHEMA}")
-            }
-            Self::Unknown(what) => write!(f, "the journal is not understood: {what}"),
-            Self::Damaged(why) => write!(f, "the journal is damaged: {why}"),
-        }
-    }
-}
-
 impl Default for Journal {
     fn default() -> Self {
         Self {
@@ -278,14 +256,7 @@ impl Journal {
     /// # Errors
     /// It is of another version, has fields that its version does not know, or is torn.
     pub fn parse(text: &[u8]) -> Result<Self, Unreadable> {
-        let damaged = |e: serde_json::Error| Unreadable::Damaged(e.to_string());
-        let journal: Self = match super::version_of(text).map_err(damaged)? {
-            SCHEMA => serde_json::from_slice(text).map_err(|e| match e.classify() {
-                Category::Data => Unreadable::Unknown(e.to_string()),
-                _ => damaged(e),
-            })?,
-            other => return Err(Unreadable::Version(other)),
-        };
+        let journal: Self = parse(text, SCHEMA)?;
         if journal.sequence > SEQUENCE_MAX {
             let why = format!("{} is no number of writes", journal.sequence);
             return Err(Unreadable::Damaged(why));
@@ -345,9 +316,7 @@ mod tests {
     fn a_newer_version_is_refused_by_its_number() {
         let newer = V1.replace("\"schema\": 1", "\"schema\": 2").replace("\"tool\"", "\"mood\"");
         let error = Journal::parse(newer.as_bytes()).unwrap_err();
-        assert_eq!(error, Unreadable::Version(2));
-        let text = "the journal has version 2, this program knows version 1";
-        assert_eq!(error.to_string(), text);
+        assert_eq!(error, Unreadable::Version { found: 2, known: 1 });
     }
 
     #[test]

@@ -6,8 +6,12 @@ pub mod manifest;
 pub mod packages;
 pub mod version;
 
+use std::fmt::{self, Display, Formatter};
+
 use jiff::Timestamp;
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use serde_json::error::Category;
 
 use packages::{Package, Product};
 
@@ -66,29 +70,68 @@ pub struct Record {
     pub manifest_sha256: String,
 }
 
-/// The version of a format of ours, whatever else is there.
-fn version_of(text: &[u8]) -> serde_json::Result<u32> {
+/// Why a record or a journal cannot be read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Unreadable {
+    /// Another version of this program wrote it: it is whole, and not to be written over.
+    Version {
+        /// The one of its format.
+        found: u32,
+        /// The one that this program knows.
+        known: u32,
+    },
+    /// It is whole, and says what this program does not know.
+    Unknown(String),
+    /// It is torn, or none.
+    Damaged(String),
+}
+
+impl Unreadable {
+    /// Whether another version of this program may understand it.
+    pub fn is_whole(&self) -> bool {
+        !matches!(self, Self::Damaged(_))
+    }
+}
+
+/// What can be said of it: that the record *is damaged*.
+impl Display for Unreadable {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Version { found, known } => {
+                write!(f, "has version {found}, this program knows version {known}")
+            }
+            Self::Unknown(what) => write!(f, "is not understood: {what}"),
+            Self::Damaged(why) => write!(f, "is damaged: {why}"),
+        }
+    }
+}
+
+/// Reads a format of ours, of which this program knows one version. That is looked at first, whatever
+/// else is there.
+fn parse<T: DeserializeOwned>(text: &[u8], known: u32) -> Result<T, Unreadable> {
     #[derive(Deserialize)]
     struct Version {
         schema: u32,
     }
-    serde_json::from_slice(text).map(|Version { schema }| schema)
+    let damaged = |e: serde_json::Error| Unreadable::Damaged(e.to_string());
+    let Version { schema: found } = serde_json::from_slice(text).map_err(damaged)?;
+    if found != known {
+        return Err(Unreadable::Version { found, known });
+    }
+    serde_json::from_slice(text).map_err(|e| match e.classify() {
+        Category::Data => Unreadable::Unknown(e.to_string()),
+        _ => damaged(e),
+    })
 }
 
 impl Record {
     /// Reads a record.
     ///
     /// # Errors
-    /// It is no record, one of a newer version, or it has fields that its version does not know:
-    /// in words for the user. A slot with such a record is `unknown`, not invalid.
-    pub fn parse(text: &[u8]) -> Result<Self, String> {
-        let damaged = |e: serde_json::Error| format!("the record is damaged: {e}");
-        match version_of(text).map_err(damaged)? {
-            SCHEMA => serde_json::from_slice(text).map_err(damaged),
-            other => {
-                Err(format!("the record has version {other}, this program knows version {SCHEMA}"))
-            }
-        }
+    /// It is of another version, has fields that its version does not know, or is torn. A slot with
+    /// such a record is `unknown`, not invalid.
+    pub fn parse(text: &[u8]) -> Result<Self, Unreadable> {
+        parse(text, SCHEMA)
     }
 
     /// The record as it is stored.
@@ -117,15 +160,17 @@ mod tests {
     fn a_newer_version_is_refused_by_its_number() {
         let newer = V1.replace("\"schema\": 1", "\"schema\": 2");
         let error = Record::parse(newer.as_bytes()).unwrap_err();
-        assert_eq!(error, "the record has version 2, this program knows version 1");
+        assert_eq!(error.to_string(), "has version 2, this program knows version 1");
     }
 
     #[test]
     fn unknown_fields_and_damage_are_refused() {
         let unknown = V1.replace("\"tool\"", "\"mood\": 1,\n  \"tool\"");
-        assert!(Record::parse(unknown.as_bytes()).unwrap_err().contains("mood"));
+        let error = Record::parse(unknown.as_bytes()).unwrap_err();
+        assert!(error.is_whole() && error.to_string().contains("mood"), "{error}");
         for length in 0..V1.len() - 2 {
-            assert!(Record::parse(&V1.as_bytes()[..length]).is_err(), "cut at {length}");
+            let error = Record::parse(&V1.as_bytes()[..length]).unwrap_err();
+            assert!(!error.is_whole(), "cut at {length}: {error}");
         }
     }
 }

@@ -3,6 +3,7 @@
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 
 use serde_json::Value;
 
@@ -59,6 +60,13 @@ fn destroy(disk: &Disk) {
         disk.flip_on_medium(2, offset + 56);
     }
     disk.flush(2);
+}
+
+/// What a later version of the program leaves in its directory.
+fn of_a_later_version(own: &Path) {
+    let record = own.join("record.json");
+    let text = fs::read_to_string(&record).unwrap();
+    fs::write(record, text.replacen("\"schema\": 1", "\"schema\": 2", 1)).unwrap();
 }
 
 #[test]
@@ -173,6 +181,26 @@ fn an_intact_slot_is_evidence() {
     disk.snapshot();
     restart(&disk);
     assert_eq!(run(&disk, 0)["how"], "planned");
+}
+
+/// Only that version can tell whether the copy is what it is to be; what cannot be read is damage to all.
+#[test]
+fn a_copy_with_a_record_of_another_version_is_not_repaired() {
+    if !ready(&[]) {
+        return;
+    }
+    let disk = disk();
+    disk.dualroot(&["auto-snapshot", "--enable"]).exits(0);
+    of_a_later_version(&disk.mount_alternate(false).path().join(".dualroot"));
+    let before = disk.hash_device(2);
+    let report = run(&disk, 3);
+    let note = report["note"].as_str().unwrap();
+    assert!(note.contains("the record has version 2"), "{note}");
+    assert_eq!(before, disk.hash_device(2));
+    restart(&disk);
+    destroy(&disk);
+    let report = run(&disk, 0);
+    assert_eq!(report["repaired"], true, "{report}");
 }
 
 /// The flags go to the running slot before anything is written.
@@ -407,7 +435,7 @@ fn old_does_not_replace_what_was_installed() {
     disk.fill();
     disk.write_junos_packages(&["jbase-ex-12.3R12-S15"]);
     disk.snapshot();
-    let own = |change: &dyn Fn(&std::path::Path)| {
+    let own = |change: &dyn Fn(&Path)| {
         let copy = disk.mount_alternate(false);
         change(&copy.path().join(".dualroot"));
     };
@@ -426,11 +454,7 @@ fn old_does_not_replace_what_was_installed() {
     });
     refused("valid", "is older than the copy of");
     // Of a record that a later version wrote, nothing is known but what is beside it.
-    own(&|own| {
-        let text = fs::read_to_string(own.join("record.json")).unwrap();
-        let later = text.replacen("\"schema\": 1", "\"schema\": 2", 1);
-        fs::write(own.join("record.json"), later).unwrap();
-    });
+    own(&of_a_later_version);
     refused("unknown", "is older than what is on");
     let run = disk.dualroot(&["boot", "2"]).fails(6, "the record has version 2");
     run.says("what is on it is lost");

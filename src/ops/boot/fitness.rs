@@ -55,7 +55,7 @@ pub(super) fn look<O: Os>(
     let hint = match (whole.state, traces) {
         (State::Writing, _) => "wait until it is written".to_owned(),
         (State::Invalid, Some(Traces::None)) if !proven => installed(view, selection, number),
-        (State::Unknown, Some(Traces::Finished)) => "the dualroot that made it may understand \
+        (State::Unknown, _) if whole.foreign => "the dualroot that made it may understand \
             the record; dualroot snapshot writes the slot anew, and what is on it is lost"
             .to_owned(),
         _ => COPY.to_owned(),
