@@ -716,6 +716,11 @@ fn a_copy_that_is_none() {
     let newer = |root: &Path| edit(root, "\"schema\": 1", "\"schema\": 2");
     in_the_copy(&disk, newer, &[("warning", "copy-unknown")]);
     in_the_copy(&disk, |r| fs::remove_file(record(r)).unwrap(), &[("warning", "copy-invalid")]);
+    disk.dualroot(&["check"]).prints("make one: dualroot snapshot");
+    // What nobody copied is not given up by the way.
+    let own = |root: &Path| root.join(".dualroot");
+    in_the_copy(&disk, |r| fs::remove_dir_all(own(r)).unwrap(), &[("warning", "copy-invalid")]);
+    disk.dualroot(&["check"]).prints("dualroot boot 2 tells how to start what is there");
     disk.snapshot();
     finds(&disk, &[]);
     // What was made years ago.

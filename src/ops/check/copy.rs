@@ -10,6 +10,7 @@ use crate::finding::{Finding, Severity};
 use crate::mounts::stale::obstacles;
 use crate::ops::lock;
 use crate::ops::mounted::run_dir;
+use crate::ops::record::Traces;
 use crate::ops::show::{self, Seen};
 use crate::record::packages::Package;
 use crate::slot::discover::Layout;
@@ -99,6 +100,13 @@ fn state(view: &View, layout: &Layout, seen: &Seen) -> Option<Finding> {
     Some(match seen.found.state {
         State::Valid => return None,
         State::Empty => Finding::warning("copy-missing", place, reason, hint),
+        State::Invalid if seen.found.traces == Traces::None => {
+            let hint = format!(
+                "dualroot boot {} tells how to start what is there; dualroot snapshot copies over it",
+                layout.alternate().number
+            );
+            Finding::warning("copy-invalid", place, reason, hint)
+        }
         State::Invalid => Finding::warning("copy-invalid", place, reason, hint),
         State::Writing => Finding::info("copy-writing", place, reason, "wait until it is done"),
         State::Unknown => {
