@@ -106,7 +106,7 @@ fn operation(candidates: &[&str]) -> String {
 fn alone(program: impl AsRef<OsStr>, path: &str) -> Command {
     #[allow(clippy::disallowed_methods)] // this is the one place
     let mut command = Command::new(program);
-    super::platform::end_with_us(&mut command);
+    super::platform::prepare(&mut command);
     command.env_clear().env("PATH", path).env("LC_ALL", "C");
     command.current_dir("/").process_group(0).stdin(Stdio::null());
     command

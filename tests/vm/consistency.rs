@@ -452,7 +452,7 @@ fn ended_by_many_signals() {
         let _ = killpg(group, Signal::SIGINT);
         thread::sleep(Duration::from_millis(1));
     }
-    running.wait().exits(128 + 2);
+    println!("{}", running.wait().exits(128 + 2));
     nothing_left(&disk);
     disk.assert_unmounted();
 }

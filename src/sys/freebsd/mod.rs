@@ -19,7 +19,7 @@ pub(super) mod tree;
 mod ufs;
 mod view;
 
-pub(super) use process::end_with_us;
+pub(super) use process::prepare;
 pub(super) use view::View;
 
 use std::ffi::OsStr;

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::mem::offset_of;
+use std::os::unix::process::CommandExt;
 use std::process::Command;
 
 use nix::libc::{self, c_int};
@@ -95,9 +96,14 @@ fn command_in(record: &[u8]) -> &[u8] {
     text_at(record, offset_of!(libc::kinfo_proc, ki_comm), COMMAND_ROOM)
 }
 
-/// Lets a program end when this process does, as on Linux; here the device's open count keeps a
-/// formatter that outlived a killed run from being overtaken: claiming waits for it.
-pub(in crate::sys) fn end_with_us(_: &mut Command) {}
+/// Has a program forked: up to its exec our handlers take what is sent to our process group, which it
+/// leaves before that. As `posix_spawn`(3) starts it (`RFSPAWN`, rfork(2)) it has none, and ends by the
+/// Ctrl-C of a moment. It need not end when this process does, as on Linux: the device's open count
+/// keeps a formatter that outlived a killed run from being overtaken, since claiming waits for it.
+pub(in crate::sys) fn prepare(command: &mut Command) {
+    // SAFETY: fork(2) and execve(2): nothing is called between them.
+    unsafe { command.pre_exec(|| Ok(())) };
+}
 
 #[cfg(test)]
 mod tests {

@@ -14,7 +14,7 @@ pub(super) mod tree;
 mod view;
 mod xfs;
 
-pub(super) use process::end_with_us;
+pub(super) use process::prepare;
 pub(super) use view::View;
 
 use std::ffi::{OsStr, OsString};

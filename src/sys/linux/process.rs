@@ -94,7 +94,7 @@ fn ancestors() -> Vec<u32> {
 
 /// Lets a program end when this process does: a formatter that outlived a killed run would work
 /// against the next one (`PR_SET_PDEATHSIG`, prctl(2); it goes with the thread that waits for it).
-pub(in crate::sys) fn end_with_us(command: &mut Command) {
+pub(in crate::sys) fn prepare(command: &mut Command) {
     let us = nix::unistd::getpid();
     let last = move || {
         nix::sys::prctl::set_pdeathsig(Signal::SIGKILL)?;
