@@ -389,15 +389,15 @@ impl Disk {
     /// may stand still itself while the run goes on: then there is more to copy, and another run.
     #[track_caller]
     pub fn halted(&self, read_only: bool) -> Running {
+        let record = self.altroot().join(".dualroot/record.json");
+        // An older copy's is there for a moment, too.
+        let begun = || self.copy_is_mounted(read_only) && !record.exists();
         for again in 1..6 {
             let mut running = Running::start(self.command(&["snapshot"]));
-            crate::harness::wait_until("the copy is mounted, or done", || {
-                self.copy_is_mounted(read_only) || running.ended()
-            });
+            crate::harness::wait_until("the copy is begun, or done", || begun() || running.ended());
             if !running.ended() {
                 running.halt();
-                let record = self.altroot().join(".dualroot/record.json");
-                if self.copy_is_mounted(read_only) && !record.exists() {
+                if begun() {
                     return running;
                 }
                 running.signal(Signal::SIGCONT);

@@ -129,9 +129,9 @@ impl Verb<'_> {
                 });
                 repair_by_fsck(&own);
                 tool("mount", &[&own, &disk.root()]);
-                // What fsck found: snapshots that were begun, for the most part.
+                // What fsck found: snapshots that were begun, for the most part; a directory, too.
                 for entry in fs::read_dir(disk.root().join("lost+found")).into_iter().flatten() {
-                    fs::remove_file(entry.unwrap().path()).unwrap();
+                    tool("rm", &[&"-rf", &entry.unwrap().path()]);
                 }
             }
             failures += u32::from(run.code != 0);
