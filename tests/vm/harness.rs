@@ -309,7 +309,12 @@ impl Running {
     #[track_caller]
     pub fn wait(mut self) -> Run {
         let status = wait_for(&mut self.child, Duration::from_secs(180));
-        let status = status.unwrap_or_else(|| panic!("it hangs: {}", self.command));
+        let status = status.unwrap_or_else(|| {
+            let pid = self.pid().to_string();
+            // Where its threads wait in the kernel, in which no signal may end them.
+            let stacks = try_tool("procstat", &[&"-kk", &pid]).stdout;
+            panic!("it hangs: {}\n{stacks}", self.command)
+        });
         let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
         self.child.stdout.take().unwrap().read_to_end(&mut stdout).unwrap();
         self.child.stderr.take().unwrap().read_to_end(&mut stderr).unwrap();
@@ -320,7 +325,7 @@ impl Running {
 impl Drop for Running {
     fn drop(&mut self) {
         let _ = self.child.kill();
-        let _ = self.child.wait();
+        let _ = wait_for(&mut self.child, Duration::from_secs(20));
     }
 }
 
