@@ -743,6 +743,12 @@ fn a_copy_that_is_none() {
     disk.write_junos_packages(&["jbase-ex-12.3R12-S15"]);
     finds(&disk, &[("warning", "version-drift")]);
     disk.dualroot(&["check"]).prints("jbase ex-12.3R12-S15, in the copy none");
+
+    // A copy of which only the configuration was made by hand was not installed.
+    let disk = healthy(Layout::default());
+    fs::remove_dir_all(disk.mount_slice(4, false).path().join(".dualroot")).unwrap();
+    finds(&disk, &[("warning", "copy-invalid")]);
+    disk.dualroot(&["check"]).prints("make one: dualroot snapshot");
 }
 
 #[test]

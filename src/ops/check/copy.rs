@@ -10,7 +10,7 @@ use crate::finding::{Finding, Severity};
 use crate::mounts::stale::obstacles;
 use crate::ops::lock;
 use crate::ops::mounted::run_dir;
-use crate::ops::record::Traces;
+use crate::ops::record::{self, Traces};
 use crate::ops::show::{self, Seen};
 use crate::record::packages::Package;
 use crate::slot::discover::Layout;
@@ -45,8 +45,9 @@ pub(super) fn alternate<O: Os>(
     to_be_named: bool,
     findings: &mut Vec<Finding>,
 ) -> Result<()> {
-    let (mut named, mut unnamed) = (Vec::new(), None);
+    let (mut named, mut unnamed, mut installed) = (Vec::new(), None, false);
     let seen = show::whole(os, view, layout, &mut |root| {
+        installed = record::traces(root) == Traces::None;
         named = names::names(view, layout, root);
         if to_be_named {
             let place = format!("{}: etc/fstab", view.node(layout.root().target));
@@ -57,7 +58,7 @@ pub(super) fn alternate<O: Os>(
     if seen.found.state != State::Writing {
         stale(os, view, layout, findings)?;
     }
-    findings.extend(state(view, layout, &seen));
+    findings.extend(state(view, layout, &seen, installed));
     if let Some(record) = &seen.found.record {
         findings.extend(age(view, layout, record.created));
         let running = show::running(os, view)?.software.packages;
@@ -93,14 +94,15 @@ fn stale<O: Os>(os: &O, view: &View, layout: &Layout, findings: &mut Vec<Finding
     Ok(())
 }
 
-fn state(view: &View, layout: &Layout, seen: &Seen) -> Option<Finding> {
+/// What it is to us. `installed`: nobody copied its root.
+fn state(view: &View, layout: &Layout, seen: &Seen, installed: bool) -> Option<Finding> {
     let place = view.node(layout.root().target);
     let reason = seen.found.reason.clone().unwrap_or_default();
     let hint = "make one: dualroot snapshot";
     Some(match seen.found.state {
         State::Valid => return None,
         State::Empty => Finding::warning("copy-missing", place, reason, hint),
-        State::Invalid if seen.found.traces == Traces::None => {
+        State::Invalid if installed => {
             let hint = format!(
                 "dualroot boot {} tells how to start what is there; dualroot snapshot copies over it",
                 layout.alternate().number
