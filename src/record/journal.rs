@@ -317,6 +317,8 @@ mod tests {
         let newer = V1.replace("\"schema\": 1", "\"schema\": 2").replace("\"tool\"", "\"mood\"");
         let error = Journal::parse(newer.as_bytes()).unwrap_err();
         assert_eq!(error, Unreadable::Version { found: 2, known: 1 });
+        let text = "the journal has version 2, this program knows version 1";
+        assert_eq!(format!("the journal {error}"), text);
     }
 
     #[test]

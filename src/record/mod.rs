@@ -160,7 +160,8 @@ mod tests {
     fn a_newer_version_is_refused_by_its_number() {
         let newer = V1.replace("\"schema\": 1", "\"schema\": 2");
         let error = Record::parse(newer.as_bytes()).unwrap_err();
-        assert_eq!(error.to_string(), "has version 2, this program knows version 1");
+        let text = "the record has version 2, this program knows version 1";
+        assert_eq!(format!("the record {error}"), text);
     }
 
     #[test]
