@@ -27,9 +27,7 @@ class Box:
 
     def start(self, words):
         """A guest that somebody is logged in to."""
-        command = [self.arguments.qemu, "-accel", self.arguments.accel, "-m", "1G",
-                   # Without KVM on a busy host a FreeBSD that starts a second CPU panics now and then.
-                   "-smp", "2" if self.arguments.accel == "kvm" else "1",
+        command = [self.arguments.qemu, "-accel", self.arguments.accel, "-smp", self.arguments.cpus, "-m", "1G",
                    "-nographic", "-nic", "none", "-no-reboot"]
         guest = Guest(command + words, self.log)
         try:

@@ -6,6 +6,13 @@ image=${DUALROOT_VM_IMAGE:-}
 sysroot=${DUALROOT_VM_SYSROOT:-}
 accel=${DUALROOT_VM_ACCEL:-tcg}
 
+# How many CPUs a guest has. Those that are emulated wait for each other where the host has no more of
+# them: two guests with two each on two are several times slower, and a FreeBSD that starts a second one
+# there panics now and then.
+cpus() {
+    if [ "$accel" = kvm ]; then echo 2; else echo 1; fi
+}
+
 # guest_option OPTION WORD: takes one that all of them have.
 guest_option() {
     case $1 in

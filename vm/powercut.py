@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Cuts the power of a FreeBSD appliance while it works, and looks at what is left.
 
-    powercut.py --image FILE --work DIR --in TAR --qemu PROGRAM --accel NAME [--seed N] [--count N]
+    powercut.py --image FILE --work DIR --in TAR --qemu PROGRAM --accel NAME --cpus N [--seed N] [--count N]
                 [--scenario NAME] [--boots N] [--kill N] [--cut CUT]
 
 vm/powercut.sh makes what it needs and is what to call; vm/README.md tells what is looked at.
@@ -243,7 +243,7 @@ def kills(box, name, arguments):
 def main():
     """The command line."""
     parser = argparse.ArgumentParser(usage=__doc__)
-    for name in ("image", "work", "qemu", "accel"):
+    for name in ("image", "work", "qemu", "accel", "cpus"):
         parser.add_argument(f"--{name}", required=True)
     parser.add_argument("--in", dest="tar", required=True)
     parser.add_argument("--seed", type=int, default=1)

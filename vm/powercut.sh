@@ -54,4 +54,5 @@ cat >"$work/in/begin.sh" <<'GUEST'
 cd /root/in && env DUALROOT=/root/in/dualroot ./vm "$@"
 GUEST
 tar --format=ustar --owner=0 --group=0 -C "$work" -cf "$work/in.tar" in
-"$here/vm/powercut.py" --image "$image" --work "$work" --in "$work/in.tar" --qemu "$qemu" --accel "$accel" "${words[@]}"
+"$here/vm/powercut.py" --image "$image" --work "$work" --in "$work/in.tar" --qemu "$qemu" --accel "$accel" \
+    --cpus "$(cpus)" "${words[@]}"

@@ -83,11 +83,6 @@ trap 'exit 143' TERM
 
 machine=(-m 1G -nographic -nic none -no-reboot)
 guest=()
-# Those that are emulated wait for each other where the host has no more of them: two guests with two
-# each on two are several times slower, and one that starts a second one panics now and then.
-cpus() {
-    if [ "$accel" = kvm ]; then echo 2; else echo 1; fi
-}
 
 # disk FILE FORMAT DEVICE [PROPERTY]...: further words of QEMU's command line.
 disks=0
