@@ -124,7 +124,7 @@ fn part<O: Os>(
         }
     }
     let mounted = Mounted::private(os, &device, superblock.fs.name(), "examine")?;
-    let root = os.open_dir(mounted.point())?;
+    let root = mounted.open()?;
     let found = record::read(&root);
     if pair.part == Part::Root {
         let source = view.node(pair.source);

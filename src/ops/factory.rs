@@ -203,7 +203,7 @@ pub fn save<O: Os>(os: &O, session: &Session) -> Result<Report> {
     };
     drop_cache(os, &device)?;
     let mounted = Mounted::private(os, &device, superblock.fs.name(), "factory")?;
-    let root = os.open_dir(mounted.point())?;
+    let root = mounted.open()?;
     let found = record::read(&root);
     let record = match found.record {
         None => return refuse(format!("it is {}", found.state.name())),

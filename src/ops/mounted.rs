@@ -4,8 +4,10 @@ use std::path::{Path, PathBuf};
 use std::thread::sleep;
 use std::time::Duration;
 
+use nix::errno::Errno;
+
 use super::clear;
-use crate::error::{Context, Kind, Result};
+use crate::error::{Context, Error, Kind, Result};
 use crate::mounts::Mount;
 use crate::sys::tree::Dir;
 use crate::sys::{Access, Os};
@@ -38,6 +40,25 @@ pub(super) fn drop_cache<O: Os>(os: &O, device: &Path) -> Result<()> {
     patiently(|| os.drop_cache(device))
 }
 
+/// Opens the root of exactly this mount.
+///
+/// Its path leads to a directory of the running system when the mount is gone: somebody has unmounted
+/// it, or the kernel has, as UFS does by itself (FreeBSD 13) where metadata cannot be read.
+///
+/// # Errors
+/// It is gone (ENXIO), or something is mounted over it.
+pub(super) fn open_root<O: Os>(os: &O, mount: &Mount) -> Result<O::Dir> {
+    let root = os.open_dir(&mount.point)?;
+    // It was there before and is there now, so the path has led to it.
+    let top = os.mounts()?.into_iter().rfind(|m| m.point == mount.point);
+    if top.is_some_and(|top| top.id == mount.id) {
+        return Ok(root);
+    }
+    Err(Error::io("opening", &Errno::ENXIO.into())
+        .path(&mount.point)
+        .hint("it was unmounted meanwhile, by somebody or, as its medium fails, by the kernel"))
+}
+
 /// Writes to the file system on `device`, flushes, and reads there: only what can be read from the
 /// medium is on it.
 pub(super) fn write_and_read<'a, O: Os, T>(
@@ -48,14 +69,14 @@ pub(super) fn write_and_read<'a, O: Os, T>(
     read: impl FnOnce(&O::Dir) -> Result<T>,
 ) -> Result<T> {
     let mounted = mount(Access::Write)?;
-    let root = os.open_dir(mounted.point())?;
+    let root = mounted.open()?;
     write(&root)?;
     root.sync_all().doing_to("flushing", device)?;
     drop(root);
     mounted.unmount()?;
     drop_cache(os, device)?;
     let mounted = mount(Access::Read)?;
-    let found = os.open_dir(mounted.point()).and_then(|root| read(&root));
+    let found = mounted.open().and_then(|root| read(&root));
     mounted.unmount()?;
     found
 }
@@ -66,7 +87,8 @@ pub(super) fn write_and_read<'a, O: Os, T>(
 #[derive(Debug)]
 pub struct Mounted<'a, O: Os> {
     os: &'a O,
-    mount: Option<Mount>,
+    mount: Mount,
+    given_back: bool,
     /// A private mount point, removed with the mount.
     private: Option<PathBuf>,
 }
@@ -76,7 +98,7 @@ impl<'a, O: Os> Mounted<'a, O> {
     pub fn new(os: &'a O, device: &Path, point: &Path, fs: &str, access: Access) -> Result<Self> {
         // The mount before it may not be quite gone: then it is busy for a moment.
         let mount = patiently(|| os.mount(device, point, fs, access))?;
-        Ok(Self { os, mount: Some(mount), private: None })
+        Ok(Self { os, mount, given_back: false, private: None })
     }
 
     /// Mounts `device` read-only on a private directory that names this process as its owner.
@@ -102,9 +124,17 @@ impl<'a, O: Os> Mounted<'a, O> {
         }
     }
 
-    /// Where it is.
+    /// Where it was mounted. What is there now, [`Mounted::open`] tells.
     pub fn point(&self) -> &Path {
-        self.mount.as_ref().map_or(Path::new(""), |m| &m.point)
+        &self.mount.point
+    }
+
+    /// Opens its root.
+    ///
+    /// # Errors
+    /// Those of [`open_root`].
+    pub fn open(&self) -> Result<O::Dir> {
+        open_root(self.os, &self.mount)
     }
 
     /// Unmounts.
@@ -116,9 +146,11 @@ impl<'a, O: Os> Mounted<'a, O> {
     }
 
     fn give_back(&mut self) -> Result<()> {
-        let Some(mount) = self.mount.take() else { return Ok(()) };
-        patiently(|| self.os.unmount(&mount, false)).map_err(|error| match error.kind {
-            Kind::Busy => clear::busy(self.os, &mount),
+        if std::mem::replace(&mut self.given_back, true) {
+            return Ok(());
+        }
+        patiently(|| self.os.unmount(&self.mount, false)).map_err(|error| match error.kind {
+            Kind::Busy => clear::busy(self.os, &self.mount),
             _ => error,
         })?;
         match self.private.take() {

@@ -4,7 +4,7 @@ use jiff::Timestamp;
 use serde::Serialize;
 
 use super::journal::{self, Store};
-use super::mounted::Mounted;
+use super::mounted::{Mounted, open_root};
 use super::record::{self, Found};
 use super::{Session, arrival, lock, observe, uncovered};
 use crate::device::Id;
@@ -289,8 +289,7 @@ fn unlocked<O: Os>(
     });
     // Where it was another `show`'s it may be gone by now, and the path leads to a bare directory.
     if let Some((_, mount)) = there
-        && let Ok(root) = os.open_dir(&mount.point)
-        && os.mounts()?.iter().any(|m| m.id == mount.id)
+        && let Ok(root) = open_root(os, mount)
     {
         return Ok(look(&root));
     }
@@ -307,7 +306,7 @@ fn unlocked<O: Os>(
     let seen = match Mounted::private(os, &device, superblock.fs.name(), "show") {
         Ok(mounted) => {
             // Of what a loss of power left of a new file system, the root may be no directory.
-            let seen = os.open_dir(mounted.point()).map(|root| look(&root));
+            let seen = mounted.open().map(|root| look(&root));
             mounted.unmount()?;
             seen
         }

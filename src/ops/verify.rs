@@ -126,7 +126,7 @@ fn verify_pair<O: Os>(os: &O, session: &Session, view: &View, pair: &Pair) -> Re
     drop_cache(os, &device)?;
     let mounted =
         Mounted::private(os, &device, superblock.fs.name(), "verify").map_err(unreadable)?;
-    let root = os.open_dir(mounted.point()).map_err(unreadable)?;
+    let root = mounted.open().map_err(unreadable)?;
     let found = record::read(&root);
     let Some(record) = found.record else {
         let why = found.reason.unwrap_or_default();

@@ -282,7 +282,7 @@ pub trait Os: Sync {
     /// Mounts, and returns the mount as the table has it: its point is without symbolic links.
     /// Nothing stays mounted where that fails.
     fn mount(&self, device: &Path, point: &Path, fs: &str, access: Access) -> Result<Mount>;
-    /// Unmounts exactly this mount. `force` breaks open files.
+    /// Unmounts exactly this mount, which may be gone by now. `force` breaks open files.
     fn unmount(&self, mount: &Mount, force: bool) -> Result<()>;
     /// Drops every cached block of the device, so that the next read comes from the medium.
     fn drop_cache(&self, device: &Path) -> Result<()>;

@@ -1,20 +1,20 @@
 //! Operations that fail, and signals.
 
 use std::collections::HashSet;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use dualroot::error::Kind;
 use dualroot::ops::show;
 use dualroot::ops::snapshot::Options;
 use dualroot::slot::{Choice, State};
-use dualroot::sys::fake::{Action, Call, Machine, When};
+use dualroot::sys::fake::{Action, Call, Machine, When, World};
 use dualroot::table::superblock;
 use nix::errno::Errno;
 
 use crate::findings::Findings;
 use crate::judge::{
     HALF, against_source, alternate, calls, calls_with, check_failed, check_new, fingerprint, half,
-    left, state, work,
+    left, source, state, work,
 };
 use crate::machine::{Base, SIGINT, base, done, fstab, run, run_with, session};
 
@@ -155,6 +155,41 @@ fn a_root_that_is_no_directory_is_told() {
     assert!(left(&machine).is_empty());
     done(run(&machine));
     assert_eq!(against_source(&machine), [""; 0]);
+}
+
+/// The kernel has taken a mount away by the time that it is opened: the path leads into the running
+/// system then.
+#[test]
+fn what_is_no_longer_mounted_is_not_taken_for_the_slot() {
+    let base = base();
+    let calls = calls(&base.machine);
+    let pairs = calls.windows(2).filter(|pair| pair[0].op == "os.mount");
+    let opened: Vec<_> = pairs.map(|pair| &pair[1]).collect();
+    assert!(opened.len() >= 8, "{opened:?}");
+    assert!(opened.iter().all(|call| call.op == "os.open_dir"), "{opened:?}");
+    let mut failed = 0;
+    for call in opened {
+        let machine = base.machine.fork();
+        machine.inject(When::Call(call.clone()), Action::Change(Box::new(World::take_away)));
+        let result = run(&machine);
+        assert_eq!(machine.hits().len(), 1, "{call}");
+        // What is only looked at, whether it is an older copy, is none then.
+        if let Err(error) = result {
+            assert_eq!(error.errno, Some(Errno::ENXIO as i32), "{call}: {error}");
+            failed += 1;
+        }
+        for listing in source(&machine) {
+            let inside = |p: &&PathBuf| p.starts_with("altroot/") || p.starts_with("altconfig/");
+            let written: Vec<_> =
+                listing.keys().filter(inside).filter(|p| p.components().count() > 1).collect();
+            assert!(written.is_empty(), "{call}: {written:?} on the running slot");
+        }
+        assert!(left(&machine).is_empty(), "{call}: {:?}", left(&machine));
+        machine.next_process();
+        done(run(&machine));
+        assert_eq!(against_source(&machine), [""; 0], "{call}");
+    }
+    assert!(failed > 0);
 }
 
 #[test]

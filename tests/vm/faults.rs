@@ -19,6 +19,7 @@ pub const TESTS: &[Test] = tests![
     the_medium_is_pulled_while_it_is_written,
     the_medium_is_pulled_while_it_is_read_back,
     gnop_is_destroyed_under_a_run,
+    what_the_kernel_takes_away_is_not_taken_for_the_slot,
 ];
 
 /// Changes the first byte of `marker` on a device, behind everybody's back.
@@ -78,9 +79,9 @@ impl Failing {
     }
 
     /// Reads and writes of a whole run.
-    fn requests(&self) -> [u64; 2] {
+    fn requests(&self, args: &[&str]) -> [u64; 2] {
         self.create(&[]);
-        self.disk.snapshot();
+        self.disk.dualroot(args).exits(0);
         let text = tool("gnop", &[&"list", &self.nop()]);
         let number = |what: &str| {
             let line = text.lines().find(|l| l.trim().starts_with(what)).unwrap();
@@ -103,6 +104,7 @@ impl Failing {
             let left: Vec<_> = mounts().into_iter().filter(|m| m.source.contains(".nop")).collect();
             self.destroy();
             assert!(left.is_empty(), "request {n}: left mounted: {left:?}; {run}");
+            assert!(is_bare(&self.disk), "request {n}: it was copied into the running root: {run}");
             assert!(matches!(run.code, 0 | 1 | 4 | 5 | 6), "request {n}: {run}");
             assert!(run.code == 0 || run.stderr.contains("dualroot: "), "request {n}: {run}");
             // What it says is what is on the medium.
@@ -133,13 +135,13 @@ fn a_slot_behind_gnop() {
 
 fn writes_fail_at_every_stage() {
     let failing = Failing::new();
-    let [reads, writes] = failing.requests();
+    let [reads, writes] = failing.requests(&["snapshot"]);
     failing.sweep(&["-w", "100", "-r", "0"], reads + writes);
 }
 
 fn reads_fail_at_every_stage() {
     let failing = Failing::new();
-    let [reads, writes] = failing.requests();
+    let [reads, writes] = failing.requests(&["snapshot"]);
     failing.sweep(&["-r", "100", "-w", "0"], reads + writes);
 }
 
@@ -230,6 +232,44 @@ fn the_medium_is_pulled_while_it_is_written() {
 
 fn the_medium_is_pulled_while_it_is_read_back() {
     pull(true);
+}
+
+/// Whether the running root is mounted, and nothing is in the directory that the other is mounted on.
+fn is_bare(disk: &Disk) -> bool {
+    let is_there = mounts().iter().any(|mount| mount.point == disk.root());
+    is_there && fs::read_dir(disk.altroot()).unwrap().next().is_none()
+}
+
+/// UFS mounts what it cannot read the root's inode of, and takes it away a moment later: then the path
+/// leads into the running system.
+fn what_the_kernel_takes_away_is_not_taken_for_the_slot() {
+    let failing = Failing::new();
+    failing.create(&[]);
+    failing.disk.snapshot();
+    failing.destroy();
+    let mut unreadable = 0;
+    for args in [["show", "--json"], ["verify", "--json"]] {
+        for n in 0..failing.requests(&args).iter().sum() {
+            failing.create(&["-r", "100", "-e", "5", "-c", &n.to_string()]);
+            let run = failing.disk.dualroot(&args);
+            failing.destroy();
+            assert!(is_bare(&failing.disk), "request {n}: {run}");
+            assert!(!run.stderr.contains("unmounting"), "request {n}: {run}");
+            if args[0] == "verify" {
+                assert!(matches!(run.code, 1 | 3 | 5 | 6), "request {n}: {run}");
+                continue;
+            }
+            if run.code == 6 {
+                continue; // It does not see a slot there.
+            }
+            let slots = &run.exits(0).json()["slots"];
+            let slot = slots.as_array().unwrap().iter().find(|slot| slot["booted"] == false);
+            let state = slot.unwrap()["state"].as_str().unwrap().to_owned();
+            assert_ne!(state, "empty", "request {n}");
+            unreadable += u32::from(state == "unknown");
+        }
+    }
+    assert!(unreadable > 0);
 }
 
 fn gnop_is_destroyed_under_a_run() {

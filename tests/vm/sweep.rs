@@ -160,6 +160,9 @@ impl Verb<'_> {
         if mounts().iter().any(|mount| mount.point == disk.altroot()) {
             return "the other slot is still mounted".to_owned();
         }
+        if fs::read_dir(disk.altroot()).unwrap().next().is_some() {
+            return "it was copied into the running root".to_owned();
+        }
         let show = disk.dualroot(&["show", "--json"]).exits(0).json();
         if show["next"][0]["slot"] != now[0] {
             return format!("{now:?} start, and it tells {}", show["next"]);

@@ -140,7 +140,7 @@ pub(super) fn remove_there<O: Os>(os: &O, view: &View, layout: &Layout) -> Resul
     let device = view.devices.get(pair.target).path();
     let context = || format!("removing {PATH} from {}", device.display());
     let mounted = Mounted::aside(os, &device, &pair.fs, "boot", Access::Write).during(context())?;
-    let root = os.open_dir(mounted.point())?;
+    let root = mounted.open()?;
     let removed = match packages::descend(&root, "boot")? {
         Some(dir) => remove_from(&dir),
         None => Ok(()),

@@ -173,7 +173,7 @@ fn holds_blocks<O: Os>(os: &O, view: &View, pair: &Pair) -> Result<bool> {
     }
     let device = view.devices.get(pair.target).path();
     let Ok(mounted) = Mounted::private(os, &device, &pair.fs, "blocks") else { return Ok(false) };
-    let found = os.open_dir(mounted.point()).map(|root| record::read(&root));
+    let found = mounted.open().map(|root| record::read(&root));
     mounted.unmount()?;
     let record = found.ok().and_then(|found| found.record);
     Ok(record.is_some_and(|record| record.method == Way::Blocks.method()))

@@ -93,7 +93,7 @@ impl<'a, O: Os> Run<'a, '_, O> {
         let (frozen, consistency) = self.freeze(part, planned)?;
         let created = frozen.as_ref().map_or(created, Frozen::taken);
         let source = match &frozen {
-            Some(frozen) => self.os.open_dir(frozen.point())?,
+            Some(frozen) => frozen.open()?,
             None => self.sources[self.pair(part)?.0].reopen().during(&context)?,
         };
         let made = self.copy_tree(part, &source, onto).during(&context)?;
@@ -162,7 +162,7 @@ impl<'a, O: Os> Run<'a, '_, O> {
             objects: usage.used_inodes,
         });
         let mounted = Mounted::new(self.os, &device, &point, &pair.fs, Access::Write)?;
-        let target = self.os.open_dir(mounted.point())?;
+        let target = mounted.open()?;
         let selection = || {
             let factory = self.layout.purpose.factory;
             factory.then(|| factory::selection(self.view, pair, source)).transpose()

@@ -69,7 +69,7 @@ impl<O: Os> Run<'_, '_, O> {
         let (device, point) = (self.device(part)?, self.point(part));
         let fs = &self.pair(part)?.1.fs;
         let mounted = Mounted::new(self.os, &device, &point, fs, Access::Write)?;
-        let root = self.os.open_dir(mounted.point())?;
+        let root = mounted.open()?;
         record::revoke(&root)?;
         root.sync_all().doing_to("flushing", &device)?;
         drop(root);

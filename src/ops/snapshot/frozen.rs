@@ -24,11 +24,17 @@ pub(in super::super) fn is_ours(name: &OsStr) -> bool {
 /// errors; dropping it does the same, and can only log them.
 #[must_use]
 pub(super) struct Frozen<'a, O: Os> {
-    os: &'a O,
     taken: Timestamp,
-    file: Option<PathBuf>,
     device: PathBuf,
-    mounted: Option<Mounted<'a, O>>,
+    // Dropped in this order.
+    mounted: Mounted<'a, O>,
+    file: Held<'a, O>,
+}
+
+/// The snapshot's file, removed whatever happens.
+struct Held<'a, O: Os> {
+    os: &'a O,
+    file: Option<PathBuf>,
 }
 
 impl<'a, O: Os> Frozen<'a, O> {
@@ -42,15 +48,14 @@ impl<'a, O: Os> Frozen<'a, O> {
         // newfs(8) makes it; a file system that was made otherwise has none.
         os.make_dir(&dir)?;
         let file = dir.join(format!("{}.{WORD}", std::process::id()));
-        let (taken, held) = (Timestamp::now(), Some(file.clone()));
-        let mut frozen = Self { os, taken, file: held, device: PathBuf::new(), mounted: None };
-        frozen.device = os.freeze(&file)?;
+        let (taken, held) = (Timestamp::now(), Held { os, file: Some(file.clone()) });
+        let device = os.freeze(&file)?;
         let word = match part {
             Part::Root => "frozen",
             Part::Config => "frozen-config",
         };
-        frozen.mounted = Some(Mounted::private(os, &frozen.device, FsType::Ufs2.name(), word)?);
-        Ok(frozen)
+        let mounted = Mounted::private(os, &device, FsType::Ufs2.name(), word)?;
+        Ok(Self { taken, device, mounted, file: held })
     }
 
     /// A moment that is not later than it.
@@ -63,21 +68,22 @@ impl<'a, O: Os> Frozen<'a, O> {
         &self.device
     }
 
-    /// Where it is mounted.
-    pub(super) fn point(&self) -> &Path {
-        self.mounted.as_ref().map_or(Path::new(""), Mounted::point)
+    /// Opens its root.
+    pub(super) fn open(&self) -> Result<O::Dir> {
+        self.mounted.open()
     }
 
     /// Unmounts and removes it.
     pub(super) fn thaw(mut self) -> Result<()> {
-        self.give_back()
-    }
-
-    fn give_back(&mut self) -> Result<()> {
         // Both are tried: the room that the snapshot takes is the running system's.
-        let unmounted = self.mounted.take().map_or(Ok(()), Mounted::unmount);
-        let removed = self.file.take().map_or(Ok(()), |file| patiently(|| self.os.thaw(&file)));
+        let (unmounted, removed) = (self.mounted.unmount(), self.file.remove());
         unmounted.and(removed)
+    }
+}
+
+impl<O: Os> Held<'_, O> {
+    fn remove(&mut self) -> Result<()> {
+        self.file.take().map_or(Ok(()), |file| patiently(|| self.os.thaw(&file)))
     }
 }
 
@@ -96,9 +102,9 @@ pub(super) fn remove_names<D: Dir>(root: &D) -> Result<()> {
         .try_for_each(|(name, _)| tree::remove(&dir, name, &Path::new(SNAPSHOTS).join(name)))
 }
 
-impl<O: Os> Drop for Frozen<'_, O> {
+impl<O: Os> Drop for Held<'_, O> {
     fn drop(&mut self) {
-        if let Err(error) = self.give_back() {
+        if let Err(error) = self.remove() {
             log::error!("{error}");
         }
     }

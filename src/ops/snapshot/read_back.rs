@@ -107,7 +107,7 @@ impl<O: Os> Run<'_, '_, O> {
         });
         let device = self.device(part)?;
         let mounted = Mounted::new(self.os, &device, &self.point(part), &pair.fs, Access::Read)?;
-        let root = self.os.open_dir(mounted.point())?;
+        let root = mounted.open()?;
         let own =
             root.open_dir(OsStr::new(slot_record::DIR)).doing_to("opening", slot_record::DIR)?;
         let manifest = record::manifest(&own)?;

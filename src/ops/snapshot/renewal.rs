@@ -1,6 +1,5 @@
 //! Whether a copy that is there can be brought up to date, or is made anew.
 
-use std::path::Path;
 use std::result::Result as StdResult;
 
 use jiff::Timestamp;
@@ -70,25 +69,25 @@ fn older<O: Os>(
         Err(e) if !matches!(e.kind, Kind::Signal(_) | Kind::Busy) => return Ok(Err(e.to_string())),
         mounted => mounted?,
     };
-    let found = examine(os, mounted.point(), pair, source, format);
+    let found = examine(os, &mounted, pair, source, format);
     mounted.unmount()?;
     Ok(found)
 }
 
 fn examine<O: Os>(
     os: &O,
-    point: &Path,
+    mounted: &Mounted<'_, O>,
     pair: &Pair,
     source: &Source<'_, O>,
     format: &Format,
 ) -> StdResult<Record, String> {
     let told = |e: Error| e.to_string();
-    let root = os.open_dir(point).map_err(told)?;
+    let root = mounted.open().map_err(told)?;
     let found = record::read(&root);
     let Some(record) = found.record.filter(|_| found.state == State::Valid) else {
         return Err(found.reason.unwrap_or_default());
     };
-    let usage = os.usage(point).map_err(told)?;
+    let usage = os.usage(mounted.point()).map_err(told)?;
     let inodes = usage.used_inodes.saturating_add(usage.free_inodes);
     let bytes = usage.used_bytes.saturating_add(usage.free_bytes);
     if record.factory {

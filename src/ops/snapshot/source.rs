@@ -28,7 +28,7 @@ impl<'a, O: Os> Source<'a, O> {
         }
         let device = view.devices.get(pair.source).path();
         let mounted = Mounted::private(os, &device, &pair.fs, "source")?;
-        let (dir, usage) = (os.open_dir(mounted.point())?, os.usage(mounted.point())?);
+        let (dir, usage) = (mounted.open()?, os.usage(mounted.point())?);
         Ok(Self { dir, usage, mounted: Some(mounted) })
     }
 

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use crate::device::Id;
 use crate::error::{Context, Error, Kind, Result, if_there};
-use crate::ops::mounted::Mounted;
+use crate::ops::mounted::{Mounted, open_root};
 use crate::ops::{durable, lock};
 use crate::record::{DIR, TABLES};
 use crate::slot::Part;
@@ -134,7 +134,11 @@ fn judge(places: Vec<Place>, looked: &mut Vec<String>) -> Vec<(PathBuf, Saved)> 
 }
 
 fn at<O: Os>(os: &O, point: &Path) -> Result<Option<Vec<u8>>> {
-    get(&os.open_dir(point)?).doing_to("reading", point)
+    read(&os.open_dir(point)?, point)
+}
+
+fn read<D: Dir>(root: &D, point: &Path) -> Result<Option<Vec<u8>>> {
+    get(root).doing_to("reading", point)
 }
 
 /// The file on the copy, which is mounted read-only for it where nobody has.
@@ -152,7 +156,7 @@ fn on_copy<O: Os>(os: &O, view: &View, target: Id) -> Result<Option<Vec<u8>>> {
 fn unlocked<O: Os>(os: &O, view: &View, target: Id) -> Result<Result<Option<Vec<u8>>>> {
     if let Some(mount) = view.mounts.iter().find(|m| m.whole && view.provider_of(m) == Some(target))
     {
-        return Ok(at(os, &mount.point));
+        return Ok(open_root(os, mount).and_then(|root| read(&root, &mount.point)));
     }
     let Some(superblock) = view.superblocks.get(&target) else { return Ok(Ok(None)) };
     let device = view.devices.get(target).path();
@@ -160,7 +164,7 @@ fn unlocked<O: Os>(os: &O, view: &View, target: Id) -> Result<Result<Option<Vec<
         Ok(mounted) => mounted,
         Err(error) => return Ok(Err(error)),
     };
-    let content = at(os, mounted.point());
+    let content = mounted.open().and_then(|root| read(&root, mounted.point()));
     mounted.unmount()?;
     Ok(content)
 }

@@ -239,7 +239,7 @@ fn copy_to_write<O: Os>(
     }
     let device = view.devices.get(pair.target).path();
     let mounted = Mounted::private(os, &device, &pair.fs, "tables")?;
-    let state = record::read(&os.open_dir(mounted.point())?).state;
+    let state = record::read(&mounted.open()?).state;
     mounted.unmount()?;
     Ok(match state {
         State::Valid => Ok(device),

@@ -115,7 +115,11 @@ fn detach(point: &Path) {
 /// Unmounts exactly `mount`, not what was stacked over it meanwhile: umount2(2) knows only paths,
 /// so the top of the stack at that path is asked first.
 pub(super) fn unmount(mount: &Mount, force: bool) -> Result<()> {
-    let top = mounts()?.into_iter().rfind(|m| m.point == mount.point);
+    let mounts = mounts()?;
+    if !mounts.iter().any(|m| m.id == mount.id) {
+        return Ok(());
+    }
+    let top = mounts.into_iter().rfind(|m| m.point == mount.point);
     if top.is_none_or(|m| m.id != mount.id) {
         return Err(
             Error::new(Kind::Busy, "unmounting", "another mount lies on it").path(&mount.point)
