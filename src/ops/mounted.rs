@@ -49,10 +49,19 @@ pub(super) fn drop_cache<O: Os>(os: &O, device: &Path) -> Result<()> {
 /// It is gone (ENXIO), or something is mounted over it.
 pub(super) fn open_root<O: Os>(os: &O, mount: &Mount) -> Result<O::Dir> {
     let root = os.open_dir(&mount.point)?;
-    // It was there before and is there now, so the path has led to it.
+    still_there(os, mount)?;
+    Ok(root)
+}
+
+/// What was mounted before, and is now, has been there all the time: what was asked of its path in
+/// between was asked of it.
+///
+/// # Errors
+/// It is gone (ENXIO), or something is mounted over it.
+pub(super) fn still_there<O: Os>(os: &O, mount: &Mount) -> Result<()> {
     let top = os.mounts()?.into_iter().rfind(|m| m.point == mount.point);
     if top.is_some_and(|top| top.id == mount.id) {
-        return Ok(root);
+        return Ok(());
     }
     Err(Error::io("opening", &Errno::ENXIO.into())
         .path(&mount.point)

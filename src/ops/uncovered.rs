@@ -3,6 +3,7 @@
 use std::io;
 use std::path::Path;
 
+use super::mounted::still_there;
 use crate::error::Result;
 use crate::record::packages::{self, Software};
 use crate::slot::view::View;
@@ -11,7 +12,16 @@ use crate::ufs::{Superblock, generation};
 
 /// Opens the root of the file system that is mounted on `point`, and of that one alone: a memory
 /// disk on `/etc`, as NanoBSD has it, hides what the root's start depends on.
+///
+/// # Errors
+/// It cannot be opened, or was unmounted meanwhile.
 pub(super) fn open<O: Os>(os: &O, view: &View, point: &Path) -> Result<O::Dir> {
+    let dir = open_alone(os, view, point)?;
+    view.mount_at(point).map_or(Ok(()), |mount| still_there(os, mount))?;
+    Ok(dir)
+}
+
+fn open_alone<O: Os>(os: &O, view: &View, point: &Path) -> Result<O::Dir> {
     let mount = view.mount_at(point).filter(|mount| mount.fs == FsType::Ufs2.name());
     let mounted = mount.and_then(|mount| Some((mount, view.provider_of(mount)?)));
     let Some((mount, id)) = mounted else {

@@ -130,10 +130,11 @@ impl<'a, O: Os> Run<'a, '_, O> {
             return Ok((Some(frozen), Consistency::Snapshot));
         }
         let point = self.pair(part)?.1.mounted.as_deref();
-        let (Consistency::Snapshot, Some(point)) = (planned, point) else {
+        let mount = point.and_then(|point| self.view.mount_at(point));
+        let (Consistency::Snapshot, Some(mount)) = (planned, mount) else {
             return Ok((None, planned.clone()));
         };
-        match Frozen::take(self.os, part, point) {
+        match Frozen::take(self.os, part, mount) {
             Ok(frozen) => Ok((Some(frozen), Consistency::Snapshot)),
             Err(error) => {
                 log::warn!("no snapshot of {}: {error}", part.point());

@@ -7,7 +7,8 @@ use jiff::Timestamp;
 
 use crate::copy::tree;
 use crate::error::{Context, Result, if_there};
-use crate::ops::mounted::{Mounted, patiently};
+use crate::mounts::Mount;
+use crate::ops::mounted::{Mounted, patiently, still_there};
 use crate::slot::Part;
 use crate::sys::tree::{Dir, Kind};
 use crate::sys::{FsType, Os, SNAPSHOTS};
@@ -38,18 +39,20 @@ struct Held<'a, O: Os> {
 }
 
 impl<'a, O: Os> Frozen<'a, O> {
-    /// Takes a snapshot of the UFS mounted on `point`, which is a part of the running slot: of each
+    /// Takes a snapshot of this UFS, which is a part of the running slot: of each
     /// there may be one at the same time.
     ///
     /// # Errors
     /// The system takes none (there are 20, there is no room for it); nothing of it is left then.
-    pub(super) fn take(os: &'a O, part: Part, point: &Path) -> Result<Self> {
-        let dir = point.join(SNAPSHOTS);
+    pub(super) fn take(os: &'a O, part: Part, mount: &Mount) -> Result<Self> {
+        let dir = mount.point.join(SNAPSHOTS);
         // newfs(8) makes it; a file system that was made otherwise has none.
         os.make_dir(&dir)?;
         let file = dir.join(format!("{}.{WORD}", std::process::id()));
         let (taken, held) = (Timestamp::now(), Held { os, file: Some(file.clone()) });
         let device = os.freeze(&file)?;
+        // Else it is one of the file system below.
+        still_there(os, mount)?;
         let word = match part {
             Part::Root => "frozen",
             Part::Config => "frozen-config",

@@ -624,9 +624,11 @@ impl World {
         Ok(())
     }
 
-    /// The kernel takes away what was mounted last, as UFS does where it cannot read the root's inode.
-    pub fn take_away(&mut self) {
-        self.mounts.pop();
+    /// The kernel takes away what is mounted there, as UFS does where it cannot read metadata.
+    pub fn take_away(&mut self, point: &Path) {
+        if let Some(top) = self.mounts.iter().rposition(|m| m.mount.point == point) {
+            self.mounts.remove(top);
+        }
     }
 
     /// Counts an open handle.
