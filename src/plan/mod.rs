@@ -320,7 +320,7 @@ pub fn with_flags(
     if !after.is_empty() {
         steps.push(Step::Flags(medium.clone(), after, true));
     }
-    if !before.is_empty() {
+    if !before.is_empty() || view.has_half_flags(selection.medium) {
         steps.insert(first.unwrap_or(0), Step::Flags(medium, before, false));
     }
     steps

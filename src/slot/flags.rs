@@ -89,15 +89,16 @@ impl View {
         (!used).then_some(entry.index)
     }
 
+    /// Whether a change of flags was interrupted after one copy of a GPT.
+    pub fn has_half_flags(&self, medium: Id) -> bool {
+        self.readings.get(&medium).is_some_and(Reading::differs_in_flags)
+    }
+
     /// Why the flags of a medium cannot be changed: its table is damaged. A GPT of which one copy is
-    /// not whole, or differs from the other in nothing but the flags, is none of that: a change that
-    /// was interrupted leaves it, and the next one makes both whole.
+    /// not whole is none of that: a change that was interrupted leaves it, and the next one makes both
+    /// whole.
     pub fn unsound_table(&self, medium: Id) -> Option<&str> {
-        let mends = |code: &str| match code {
-            "gpt-primary-damaged" | "gpt-backup-damaged" => true,
-            "gpt-copies-differ" => self.readings.get(&medium).is_some_and(differ_in_flags),
-            _ => false,
-        };
+        let mends = |code: &str| ["gpt-primary-damaged", "gpt-backup-damaged"].contains(&code);
         let found = self.findings.get(&medium)?.iter().filter(|f| !mends(f.code));
         let mut found = found.filter(|f| f.severity == Severity::Error || f.code == MISPLACED);
         found.next().map(|f| f.what.as_str())
@@ -106,19 +107,6 @@ impl View {
 
 /// `gpart recover` would move it, and a change of flags shall move nothing.
 const MISPLACED: &str = "gpt-backup-misplaced";
-
-/// Whether both copies of a GPT say the same but for the flags.
-fn differ_in_flags(reading: &Reading) -> bool {
-    let (Ok(Some(primary)), Ok(Some(backup))) = (&reading.primary, &reading.backup) else {
-        return false;
-    };
-    let none = Change::none(&primary.table, None);
-    let mut same = Change::none(&backup.table, None);
-    for (index, (_, to)) in &mut same.entries {
-        *to = none.entries.get(index).map_or(*to, |(from, _)| *from);
-    }
-    same.apply(&backup.table) == primary.table
-}
 
 impl Selection {
     /// What the slots are, in the table's words.

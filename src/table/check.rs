@@ -95,7 +95,11 @@ impl Reading {
         let last = (self.size / u64::from(self.sector)).saturating_sub(1);
         match (&self.primary, &self.backup) {
             (Ok(Some(primary)), Ok(Some(backup))) => {
-                if primary.table != backup.table {
+                if self.differs_in_flags() {
+                    let what = "the backup GPT has other boot flags than the primary, which counts";
+                    let hint = "the next dualroot snapshot or boot makes both the same";
+                    found.push(Finding::warning("gpt-copies-differ", medium, what, hint));
+                } else if primary.table != backup.table {
                     let what = "the primary and the backup GPT do not say the same";
                     found.push(Finding::error("gpt-copies-differ", medium, what, recover(medium)));
                 }

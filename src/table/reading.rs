@@ -2,6 +2,7 @@
 
 use std::io::{Read, Seek};
 
+use super::flags::Change;
 use super::{
     Entry, Failure, Fault, Scheme, Table, bsd, check_sector, gpt, mbr, read_sectors, superblock,
 };
@@ -91,6 +92,20 @@ impl Reading {
             _ if mbr::is_protective(&self.first) => Err(Fault::Lost),
             _ => Ok(None),
         }
+    }
+
+    /// Whether the copies of a GPT differ, and in nothing but the boot flags: a change of them was
+    /// interrupted. The primary is the one that counts (`gptread` in stand/libsa/gpt.c).
+    pub fn differs_in_flags(&self) -> bool {
+        let (Ok(Some(primary)), Ok(Some(backup))) = (&self.primary, &self.backup) else {
+            return false;
+        };
+        let none = Change::none(&primary.table, None);
+        let mut same = Change::none(&backup.table, None);
+        for (index, (_, to)) in &mut same.entries {
+            *to = none.entries.get(index).map_or(*to, |(from, _)| *from);
+        }
+        primary.table != backup.table && same.apply(&backup.table) == primary.table
     }
 
     /// The scheme that rules the medium, and its entries as far as they can be told: of an MBR those

@@ -7,6 +7,7 @@ use std::os::unix::fs::{FileExt, PermissionsExt};
 
 use fatfs::{FatType, FileSystem, FormatVolumeOptions, FsOptions};
 
+use crate::check::reseal;
 use crate::harness::{Disk, Layout, Scheme, ready, tool};
 
 const TOOLS: &[&str] = &["sgdisk"];
@@ -65,6 +66,33 @@ fn next(disk: &Disk) -> Vec<(u64, bool)> {
     let report = disk.dualroot(&["show", "--json"]).exits(0).json();
     let next = report["next"].as_array().unwrap().iter();
     next.map(|n| (n["slot"].as_u64().unwrap(), n["once"].as_bool().unwrap())).collect()
+}
+
+/// Between the two copies of a GPT: neither is damaged, and both say where the partitions are.
+#[test]
+fn a_snapshot_ends_a_change_of_flags_that_was_cut_off() {
+    if !ready(TOOLS) {
+        return;
+    }
+    let disk = disk(Scheme::Gpt);
+    disk.dualroot(&["boot", "1"]).exits(0);
+    let before = attributes(&disk);
+    let boot_me = |entries: &mut [u8]| entries[128 + 48 + 7] ^= 0x08;
+    // The copy that is of before, or of after: of the second slot.
+    for both in [false, true] {
+        if both {
+            reseal(&disk, true, &boot_me);
+        }
+        reseal(&disk, false, &boot_me);
+        disk.dualroot(&["check"]).exits(3).prints("(gpt-copies-differ)");
+        disk.dualroot(&["snapshot", "-n"]).exits(0).prints("let only the running slot start");
+        disk.dualroot(&["snapshot"]).exits(0);
+        let run = disk.dualroot(&["check"]);
+        assert!(!run.stdout.contains("gpt-copies-differ"), "{run}");
+        let text = String::from_utf8(tool("sgdisk", &[&"-v", &disk.medium()])).unwrap();
+        assert!(text.contains("No problems found"), "{text}");
+        assert_eq!(attributes(&disk), before);
+    }
 }
 
 #[test]

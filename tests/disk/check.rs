@@ -559,7 +559,7 @@ fn the_remedy_for_a_gpt_is_one() {
 }
 
 /// Recomputes the checksums of both copies after a change of their entries, or of one only.
-fn reseal(disk: &Disk, both: bool, change: &dyn Fn(&mut [u8])) {
+pub fn reseal(disk: &Disk, both: bool, change: &dyn Fn(&mut [u8])) {
     let last = size(disk) - 512;
     let copies = [(512, 1024), (last, last - 32 * 512)];
     for (header, array) in copies.into_iter().take(if both { 2 } else { 1 }) {

@@ -307,6 +307,14 @@ fn a_gpt_that_says_what_cannot_be() {
     differ[2 * SECTOR + 128 + 56] = b'y';
     seal(&mut differ, SECTOR, 2 * SECTOR);
     assert_eq!(found(&differ, 512), [("gpt-copies-differ", "da0".to_owned())]);
+    // Or the boot flags of the second.
+    let mut interrupted = medium.clone();
+    interrupted[2 * SECTOR + 128 + 48 + 7] ^= 0x08;
+    seal(&mut interrupted, SECTOR, 2 * SECTOR);
+    assert_eq!(found(&interrupted, 512), [("gpt-copies-differ", "da0".to_owned())]);
+    for (medium, severity) in [(&differ, Severity::Error), (&interrupted, Severity::Warning)] {
+        assert_eq!(reading(medium, 512).damage(&name)[0].severity, severity);
+    }
     // Nothing to boot from, and a protective MBR with code for it.
     let none = resealed(&medium, |array| {
         array[..128].fill(0);
