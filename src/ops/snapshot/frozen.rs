@@ -39,8 +39,8 @@ struct Held<'a, O: Os> {
 }
 
 impl<'a, O: Os> Frozen<'a, O> {
-    /// Takes a snapshot of this UFS, which is a part of the running slot: of each
-    /// there may be one at the same time.
+    /// Takes a snapshot of this UFS, which is a part of the running slot: of each there may be one at
+    /// the same time.
     ///
     /// # Errors
     /// The system takes none (there are 20, there is no room for it); nothing of it is left then.
