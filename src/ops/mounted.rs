@@ -141,7 +141,7 @@ impl<'a, O: Os> Mounted<'a, O> {
     /// Opens its root.
     ///
     /// # Errors
-    /// Those of [`open_root`].
+    /// It is gone (ENXIO), or something is mounted over it.
     pub fn open(&self) -> Result<O::Dir> {
         open_root(self.os, &self.mount)
     }
