@@ -5,6 +5,7 @@ use std::path::Path;
 
 use super::mounted::still_there;
 use crate::error::Result;
+use crate::mounts::Mount;
 use crate::record::packages::{self, Software};
 use crate::slot::view::View;
 use crate::sys::{FsType, Generation, Os};
@@ -16,14 +17,15 @@ use crate::ufs::{Superblock, generation};
 /// # Errors
 /// It cannot be opened, or was unmounted meanwhile.
 pub(super) fn open<O: Os>(os: &O, view: &View, point: &Path) -> Result<O::Dir> {
-    let dir = open_alone(os, view, point)?;
-    view.mount_at(point).map_or(Ok(()), |mount| still_there(os, mount))?;
+    let mount = view.mount_at(point);
+    let dir = open_alone(os, view, point, mount)?;
+    mount.map_or(Ok(()), |mount| still_there(os, mount))?;
     Ok(dir)
 }
 
-fn open_alone<O: Os>(os: &O, view: &View, point: &Path) -> Result<O::Dir> {
-    let mount = view.mount_at(point).filter(|mount| mount.fs == FsType::Ufs2.name());
-    let mounted = mount.and_then(|mount| Some((mount, view.provider_of(mount)?)));
+fn open_alone<O: Os>(os: &O, view: &View, point: &Path, mount: Option<&Mount>) -> Result<O::Dir> {
+    let ufs = mount.filter(|mount| mount.fs == FsType::Ufs2.name());
+    let mounted = ufs.and_then(|mount| Some((mount, view.provider_of(mount)?)));
     let Some((mount, id)) = mounted else {
         return os.open_uncovered(point, Box::new(|_| Err(io::ErrorKind::Unsupported.into())));
     };

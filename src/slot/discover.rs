@@ -81,6 +81,11 @@ impl Layout {
 }
 
 impl View {
+    /// The mount of a pair's source.
+    pub fn source_mount(&self, pair: &Pair) -> Option<&Mount> {
+        self.mount_at(pair.mounted.as_deref()?)
+    }
+
     /// Finds slots and pairs.
     ///
     /// # Errors

@@ -100,12 +100,8 @@ impl Reading {
         let (Ok(Some(primary)), Ok(Some(backup))) = (&self.primary, &self.backup) else {
             return false;
         };
-        let none = Change::none(&primary.table, None);
-        let mut same = Change::none(&backup.table, None);
-        for (index, (_, to)) in &mut same.entries {
-            *to = none.entries.get(index).map_or(*to, |(from, _)| *from);
-        }
-        primary.table != backup.table && same.apply(&backup.table) == primary.table
+        let flags = Change::none(&primary.table, None);
+        primary.table != backup.table && flags.apply(&backup.table) == primary.table
     }
 
     /// The scheme that rules the medium, and its entries as far as they can be told: of an MBR those

@@ -207,7 +207,7 @@ pub(super) fn fsck_asks<O: Os>(os: &O, view: &View, layout: &Layout) -> Result<O
         return Ok(None);
     }
     let is_written = |pair: &&Pair| {
-        let mount = pair.mounted.as_ref().and_then(|point| view.mount_at(point));
+        let mount = view.source_mount(pair);
         pair.fs == FsType::Ufs2.name() && mount.is_some_and(|mount| !mount.read_only)
     };
     if layout.pairs.iter().find(is_written).is_none() {

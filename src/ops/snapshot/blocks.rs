@@ -209,8 +209,9 @@ impl<'a, O: Os> Run<'a, '_, O> {
 
     fn try_freeze_blocks(&self, part: Part) -> Result<Frozen<'a, O>> {
         let (number, pair) = self.pair(part)?;
-        let mount = pair.mounted.as_deref().and_then(|point| self.view.mount_at(point));
-        let Some(mount) = mount else { return Err(Error::refused("it is not mounted")) };
+        let Some(mount) = self.view.source_mount(pair) else {
+            return Err(Error::refused("it is not mounted"));
+        };
         let frozen = Frozen::take(self.os, part, mount)?;
         content(self.os, self.view, pair, &self.sources[number], Some(frozen.device()), None)?;
         Ok(frozen)

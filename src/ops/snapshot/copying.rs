@@ -129,8 +129,7 @@ impl<'a, O: Os> Run<'a, '_, O> {
         if let Some(frozen) = self.frozen.remove(&part) {
             return Ok((Some(frozen), Consistency::Snapshot));
         }
-        let point = self.pair(part)?.1.mounted.as_deref();
-        let mount = point.and_then(|point| self.view.mount_at(point));
+        let mount = self.view.source_mount(self.pair(part)?.1);
         let (Consistency::Snapshot, Some(mount)) = (planned, mount) else {
             return Ok((None, planned.clone()));
         };
