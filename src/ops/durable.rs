@@ -28,8 +28,32 @@ pub(super) fn put<D: Dir>(dir: &D, name: &str, content: &[u8]) -> Result<()> {
 
 /// The same with content that is read.
 pub(super) fn put_from<D: Dir>(dir: &D, name: &str, content: &mut dyn Read) -> Result<()> {
+    replace(dir, name, content, &|_| Ok(()))
+}
+
+/// The same for a file of the administrator's: it keeps its owner and its mode; a new one can be
+/// read by everybody.
+pub(super) fn put_as_it_was<D: Dir>(dir: &D, name: &str, content: &[u8]) -> Result<()> {
+    let old = if_there(dir.stat(OsStr::new(name))).doing_to("reading", name)?;
+    replace(dir, name, &mut &*content, &|file| {
+        let mut meta = file.meta()?;
+        meta.mode = old.as_ref().map_or(0o644, |old| old.mode);
+        if let Some(old) = &old {
+            file.set_owner(old.uid, old.gid)?;
+        }
+        file.set_mode_and_times(&meta)
+    })
+}
+
+/// `finish` sets what the file is to have besides its content when it comes to its name.
+fn replace<D: Dir>(
+    dir: &D,
+    name: &str,
+    content: &mut dyn Read,
+    finish: &dyn Fn(&D::File) -> io::Result<()>,
+) -> Result<()> {
     let temporary = format!("{name}.new");
-    let written = write(dir, &temporary, name, content);
+    let written = write(dir, &temporary, name, content, finish);
     if written.is_err() {
         // A full file system gets its room back; what remains is overwritten next time.
         let _ = dir.remove_file(OsStr::new(&temporary));
@@ -37,21 +61,13 @@ pub(super) fn put_from<D: Dir>(dir: &D, name: &str, content: &mut dyn Read) -> R
     written
 }
 
-/// The same for a file of the administrator's: it keeps its owner and its mode; a new one can be
-/// read by everybody.
-pub(super) fn put_as_it_was<D: Dir>(dir: &D, name: &str, content: &[u8]) -> Result<()> {
-    let name_os = OsStr::new(name);
-    let old = dir.stat(name_os).ok();
-    put(dir, name, content)?;
-    let mut meta = dir.stat(name_os).doing_to("reading", name)?;
-    meta.mode = old.as_ref().map_or(0o644, |old| old.mode);
-    if let Some(old) = old {
-        dir.set_owner_of(name_os, old.uid, old.gid).doing_to("setting the owner of", name)?;
-    }
-    dir.set_mode_and_times_of(name_os, &meta).doing_to("setting the mode of", name)
-}
-
-fn write<D: Dir>(dir: &D, temporary: &str, name: &str, content: &mut dyn Read) -> Result<()> {
+fn write<D: Dir>(
+    dir: &D,
+    temporary: &str,
+    name: &str,
+    content: &mut dyn Read,
+    finish: &dyn Fn(&D::File) -> io::Result<()>,
+) -> Result<()> {
     let create = || dir.create_file(OsStr::new(temporary));
     let mut file = match create() {
         // Left by a run that was killed.
@@ -63,6 +79,7 @@ fn write<D: Dir>(dir: &D, temporary: &str, name: &str, content: &mut dyn Read) -
     }
     .doing_to("creating", temporary)?;
     io::copy(content, &mut file).doing_to("writing", temporary)?;
+    finish(&file).doing_to("setting owner and mode of", temporary)?;
     file.sync().doing_to("flushing", temporary)?;
     drop(file);
     dir.rename(OsStr::new(temporary), OsStr::new(name)).doing_to("renaming", temporary)?;

@@ -104,6 +104,33 @@ fn a_notice_that_cannot_be_written_keeps_nobody_from_the_repair() {
     assert!(done(auto(&machine)).repaired);
 }
 
+/// Whoever logs in reads it as soon as it is there, whatever ends the run that writes it.
+#[test]
+fn a_file_of_the_administrators_keeps_its_mode_at_every_step() {
+    let begin = fallen_back_from_a_copy();
+    let mode = |m: &Machine| {
+        let listing = m.world(|w| w.tree("da0p3").listing());
+        let file = &listing[Path::new("etc/motd.template")];
+        (file.attributes.mode & 0o7777, file.size > b"Welcome\n".len() as u64)
+    };
+    let assess = |m: &Machine| auto_snapshot::run(m, &session(m), true, &mut |_| {});
+    assert_eq!(mode(&begin), (0o644, false));
+    let trace = begin.fork();
+    trace.record();
+    done(assess(&trace));
+    assert_eq!(mode(&trace), (0o644, true));
+    let steps = trace.trace().len() as u64;
+    let seen: HashSet<_> = (1..=steps)
+        .map(|step| {
+            let machine = begin.fork();
+            machine.stop_at(step);
+            let _ = assess(&machine);
+            mode(&machine)
+        })
+        .collect();
+    assert_eq!(seen, HashSet::from([(0o644, false), (0o644, true)]));
+}
+
 /// The kernel of the slot that was meant to run came up, and mounted the other root: the slot was
 /// changed since it was copied, and that is no damage.
 #[test]
