@@ -26,6 +26,9 @@ const MIB: u64 = 1 << 20;
 pub(crate) const RESTORE: &str = "write the table again from a backup of it: gpart restore \
     (FreeBSD), sfdisk (Linux)";
 
+/// For a GPT whose copies differ in nothing but the boot flags.
+const SAME_AGAIN: &str = "the next dualroot snapshot or boot makes both the same";
+
 /// For a GPT with one copy that can be used.
 fn recover(medium: &str) -> String {
     format!("gpart recover {medium} (FreeBSD), sgdisk -e {medium} (Linux)")
@@ -97,8 +100,7 @@ impl Reading {
             (Ok(Some(primary)), Ok(Some(backup))) => {
                 if self.differs_in_flags() {
                     let what = "the backup GPT has other boot flags than the primary, which counts";
-                    let hint = "the next dualroot snapshot or boot makes both the same";
-                    found.push(Finding::warning("gpt-copies-differ", medium, what, hint));
+                    found.push(Finding::warning("gpt-copies-differ", medium, what, SAME_AGAIN));
                 } else if primary.table != backup.table {
                     let what = "the primary and the backup GPT do not say the same";
                     found.push(Finding::error("gpt-copies-differ", medium, what, recover(medium)));
@@ -116,6 +118,11 @@ impl Reading {
                 let what = format!("the backup GPT cannot be used: {}", why(backup));
                 let hint = recover(medium);
                 found.push(Finding::warning("gpt-backup-damaged", medium, what, hint));
+            }
+            (_, Ok(Some(_))) if self.cut_off => {
+                let what =
+                    "a change of boot flags was cut off in the primary GPT: the backup counts";
+                found.push(Finding::warning("gpt-primary-damaged", medium, what, SAME_AGAIN));
             }
             (primary, Ok(Some(_))) => {
                 let what =

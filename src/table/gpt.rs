@@ -272,6 +272,28 @@ pub fn mirror(raw: &Raw, size: u64, sector: u32) -> Option<Raw> {
     Some(Raw { header_at, header, array_at, array: raw.array.clone() })
 }
 
+/// Whether the primary is what a change of boot flags leaves of it that was cut off: all that the
+/// backup says but for those flags, in entries that its header, whole in itself, does not know yet.
+///
+/// # Errors
+/// [`Failure::Io`]; the backup's, as [`read_copy`].
+pub fn is_cut_off<R: Read + Seek>(reader: &mut R, size: u64, sector: u32) -> Result<bool, Failure> {
+    let backup = read_raw(reader, size, sector, Copy::Backup)?;
+    let Some(mut whole) = backup.and_then(|(raw, _)| mirror(&raw, size, sector)) else {
+        return Ok(false);
+    };
+    let bytes = u64::from(sector);
+    let header = read_sectors(reader, sector, whole.header_at / bytes, bytes)?;
+    let array = read_sectors(reader, sector, whole.array_at / bytes, whole.array.len() as u64)?;
+    take_boot_bits(&whole.header, &mut whole.array, &array);
+    let own = checksums(&header, &array).map(|(own, _)| own);
+    for crc in [HEADER_CRC, ARRAY_CRC] {
+        whole.header[crc..crc + 4].copy_from_slice(&header[crc..crc + 4]);
+    }
+    let is_whole = le32(&header, HEADER_CRC) == own;
+    Ok(is_whole && header == whole.header && array == whole.array)
+}
+
 fn header_fault(error: &gptman::Error) -> Fault {
     match error {
         gptman::Error::InvalidChecksum(..) => Fault::Checksum("gpt header"),

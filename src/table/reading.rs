@@ -23,6 +23,8 @@ pub struct Reading {
     pub primary: Result<Option<gpt::Found>, Fault>,
     /// The backup GPT; not looked for beside an MBR.
     pub backup: Result<Option<gpt::Found>, Fault>,
+    /// Whether the primary is damaged by nothing but a change of boot flags that was cut off.
+    pub cut_off: bool,
     /// The first bytes of slices that hold more than a file system.
     pub slices: Vec<Slice>,
     /// What could not be read: the byte, and the system's words.
@@ -59,8 +61,11 @@ impl Reading {
         let primary = copy(reader, gpt::Copy::Primary);
         let by_mbr = mbr::entries(&first, size, sector).is_some();
         let backup = if by_mbr { Ok(None) } else { copy(reader, gpt::Copy::Backup) };
+        let cut_off = matches!((&primary, &backup), (Err(Fault::Checksum(_)), Ok(Some(_))))
+            && gpt::is_cut_off(reader, size, sector).unwrap_or(false);
+        let slices = Vec::new();
         let mut reading =
-            Self { size, sector, first, primary, backup, slices: Vec::new(), unreadable };
+            Self { size, sector, first, primary, backup, cut_off, slices, unreadable };
         let entries = reading.entries().map(|(_, entries)| entries).unwrap_or_default();
         for entry in entries.into_iter().filter(holds_more).take(MOST_SLICES) {
             let room = size.saturating_sub(entry.start).min(entry.size);
@@ -95,10 +100,11 @@ impl Reading {
     }
 
     /// Whether the copies of a GPT differ, and in nothing but the boot flags: a change of them was
-    /// interrupted. The primary is the one that counts (`gptread` in stand/libsa/gpt.c).
+    /// interrupted. The primary is the one that counts where it is whole (`gptread` in
+    /// stand/libsa/gpt.c).
     pub fn differs_in_flags(&self) -> bool {
         let (Ok(Some(primary)), Ok(Some(backup))) = (&self.primary, &self.backup) else {
-            return false;
+            return self.cut_off;
         };
         let flags = Change::none(&primary.table, None);
         primary.table != backup.table && flags.apply(&backup.table) == primary.table

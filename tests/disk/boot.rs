@@ -78,6 +78,19 @@ fn a_snapshot_ends_a_change_of_flags_that_was_cut_off() {
     disk.dualroot(&["boot", "1"]).exits(0);
     let before = attributes(&disk);
     let boot_me = |entries: &mut [u8]| entries[128 + 48 + 7] ^= 0x08;
+    // The first copy without its header, which comes last.
+    let mut entries = vec![0; 512];
+    let medium = fs::File::options().read(true).write(true).open(disk.medium()).unwrap();
+    medium.read_exact_at(&mut entries, 1024).unwrap();
+    boot_me(&mut entries);
+    medium.write_all_at(&entries, 1024).unwrap();
+    medium.sync_all().unwrap();
+    disk.dualroot(&["check"]).exits(3).prints("(gpt-primary-damaged)");
+    disk.dualroot(&["snapshot", "-n"]).exits(0).prints("let only the running slot start");
+    disk.dualroot(&["snapshot"]).exits(0);
+    let run = disk.dualroot(&["check"]);
+    assert!(!run.stdout.contains("gpt-primary-damaged"), "{run}");
+    assert_eq!(attributes(&disk), before);
     // The copy that is of before, or of after: of the second slot.
     for both in [false, true] {
         if both {

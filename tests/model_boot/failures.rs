@@ -15,7 +15,7 @@ use crate::machine::{
     SIGINT, by_loader, choose, codes, confirm, done, machine, parts, reject, session, show,
     snapshot, without_config,
 };
-use crate::start::{fingerprint, losses, start, started, table};
+use crate::start::{fingerprint, losses, start, started, table, tables};
 
 /// A verb, and the machine that it is tried on.
 struct Case {
@@ -187,7 +187,7 @@ fn something_starts_after_every_loss_of_power() {
 }
 
 /// On a GPT gptboot would fall through to a half copy, were it flagged: neither the first slot nor
-/// the second may be while it is written.
+/// the second may be while it is written. And the next run makes it whole.
 #[test]
 fn gptboot_never_meets_a_half_copy() {
     let first = machine(Scheme::Gpt);
@@ -198,28 +198,39 @@ fn gptboot_never_meets_a_half_copy() {
         let trace = machine.fork();
         trace.record();
         done(snapshot(&trace));
-        let next: Vec<_> = show(&trace).next.iter().map(|n| n.slot).collect();
-        assert_eq!(next, if own == 1 { vec![1, 2] } else { vec![2] });
+        let next =
+            |machine: &Machine| show(machine).next.iter().map(|n| n.slot).collect::<Vec<_>>();
+        let fall_back = next(&trace);
+        assert_eq!(fall_back, if own == 1 { vec![1, 2] } else { vec![2] });
         let calls = trace.trace();
         let mut findings = Findings::default();
-        let mut seen = HashSet::new();
+        let (mut seen, mut begun) = (HashSet::new(), HashSet::new());
         for (k, call) in (1..).zip(&calls) {
             let machine = machine.fork();
             machine.stop_at(k);
             if snapshot(&machine).is_ok() {
                 assert!(calls[usize::try_from(k).unwrap() - 1..].iter().all(is_history), "{call}");
             }
-            for loss in [Loss::All, Loss::None, Loss::Half(k)] {
+            for loss in losses(&machine, k) {
                 let how = format!("{loss:?} at {k}: {call}");
                 let after = machine.lose_power(loss);
                 if !seen.insert(fingerprint(&after)) {
                     continue;
                 }
-                let slot = start(&after, Loss::None).map(|(_, slot)| slot);
-                findings.check(slot == Some(own), &format!("{slot:?} starts"), &how);
+                let up = start(&after, Loss::None).filter(|(_, slot)| *slot == own);
+                findings.check(up.is_some(), "another slot starts", &how);
+                let state = show(&after).slots[usize::from(own == 1)].state;
+                // What it finds in the trees, tests/crash goes through.
+                if let Some((up, _)) = up.filter(|_| begun.insert((tables(&after), state.name()))) {
+                    if let Err(e) = snapshot(&up) {
+                        findings.add(format!("the next snapshot fails: {e}"), &how);
+                    }
+                    let valid = show(&up).slots[usize::from(own == 1)].state == State::Valid;
+                    let done = valid && next(&up) == fall_back && codes(&up) == codes(&trace);
+                    findings.check(done, "the next snapshot does not end it", &how);
+                }
                 // Where even the running root is gone, only a whole copy comes up.
                 let [one, two, _] = parts(Scheme::Gpt);
-                let state = show(&after).slots[usize::from(own == 1)].state;
                 let running = if own == 1 { &one } else { &two };
                 after.world(|w| w.edit(running, |tree| tree.remove("boot/kernel")));
                 let slot = start(&after, Loss::None).map(|(_, slot)| slot);
@@ -230,7 +241,8 @@ fn gptboot_never_meets_a_half_copy() {
                 );
             }
         }
-        println!("slot {own}: {} operations, {} states", calls.len(), seen.len());
+        let (calls, seen, begun) = (calls.len(), seen.len(), begun.len());
+        println!("slot {own}: {calls} operations, {seen} states, {begun} next snapshots");
         findings.none();
     }
 }

@@ -4,7 +4,7 @@ use std::fs;
 use std::os::unix::fs::{FileExt, PermissionsExt};
 
 use crate::disk::{Disk, Layout, Scheme};
-use crate::harness::{Test, tests, tool};
+use crate::harness::{Test, tests, tool, try_tool, wait_until};
 
 pub const TESTS: &[Test] = tests![
     the_active_slice_and_boot0,
@@ -12,6 +12,7 @@ pub const TESTS: &[Test] = tests![
     a_trial_and_its_end,
     a_backup_table_that_is_torn_is_mended,
     a_backup_table_of_before_is_mended,
+    a_primary_table_that_was_cut_off_is_mended_by_a_snapshot,
     health_hooks,
     nothing_is_left_to_commit,
 ];
@@ -128,6 +129,30 @@ fn a_backup_table_of_before_is_mended() {
     assert_eq!(both(&disk), ["", "[bootme]"]);
     let run = disk.dualroot(&["check"]);
     assert!(!run.stdout.contains("gpt-copies-differ"), "{run}");
+}
+
+/// The power went while the first copy was written, after its entries: GEOM calls the table CORRUPT.
+fn a_primary_table_that_was_cut_off_is_mended_by_a_snapshot() {
+    let disk = disk(Scheme::Gpt);
+    let before = both(&disk);
+    tool("umount", &[&disk.root()]);
+    let path = format!("/dev/{}", disk.name());
+    let medium = fs::OpenOptions::new().read(true).write(true).open(path).unwrap();
+    let mut entries = [0; 512];
+    medium.read_exact_at(&mut entries, 1024).unwrap();
+    // `bootme` of the third.
+    entries[2 * 128 + 48 + 7] ^= 0x08;
+    medium.write_all_at(&entries, 1024).unwrap();
+    drop(medium); // it is looked at again
+    let corrupt = || tool("gpart", &[&"show", &disk.name()]).contains("[CORRUPT]");
+    wait_until("GEOM sees it", corrupt);
+    wait_until("the root is back", || try_tool("mount", &[&disk.node(1), &disk.root()]).code == 0);
+    disk.dualroot(&["check"]).exits(3).prints("a change of boot flags was cut off");
+    disk.snapshot().exits(0);
+    assert!(!corrupt());
+    assert_eq!(both(&disk), before);
+    let run = disk.dualroot(&["check"]);
+    assert!(!run.stdout.contains("gpt-primary-damaged"), "{run}");
 }
 
 fn health_hooks() {

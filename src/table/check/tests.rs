@@ -315,6 +315,21 @@ fn a_gpt_that_says_what_cannot_be() {
     for (medium, severity) in [(&differ, Severity::Error), (&interrupted, Severity::Warning)] {
         assert_eq!(reading(medium, 512).damage(&name)[0].severity, severity);
     }
+    // The same without the header that knows of it: not whole, as if any byte were another one.
+    let at = 2 * SECTOR + 128 + 48;
+    for (place, mask, severity) in [
+        (at + 7, 0x08, Severity::Warning),
+        (at + 7, 0x10, Severity::Error),
+        (at, 0x08, Severity::Error),
+        (2 * SECTOR + 128 + 56, 1, Severity::Error),
+        (SECTOR + 16, 1, Severity::Error),
+        (SECTOR + 88, 1, Severity::Error),
+    ] {
+        let mut torn = medium.clone();
+        torn[place] ^= mask;
+        assert_eq!(found(&torn, 512), [("gpt-primary-damaged", "da0".to_owned())]);
+        assert_eq!(reading(&torn, 512).damage(&name)[0].severity, severity, "{place}");
+    }
     // Nothing to boot from, and a protective MBR with code for it.
     let none = resealed(&medium, |array| {
         array[..128].fill(0);
