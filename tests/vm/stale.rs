@@ -296,6 +296,10 @@ fn unmounted_by_force_under_a_run() {
     let disk = disk();
     disk.much(12);
     let fails = |read_only: bool| {
+        // It is mounted to remove its record first, and would be about to be unmounted.
+        let copy = Mounted::new(&[], &disk.node(2), &disk.side("copy"));
+        let _ = fs::remove_file(disk.side("copy").join(".dualroot/record.json"));
+        drop(copy);
         let running = disk.halted(read_only);
         Run::of(crate::harness::program("umount").arg("-f").arg(disk.altroot())).exits(0);
         running.signal(Signal::SIGCONT);
