@@ -6,7 +6,7 @@ import socket
 import subprocess
 import time
 
-from console import Guest, GuestError
+from console import Guest
 
 UNPACK = "mkdir -p /root && tar xf /dev/vtbd1 -C /root"
 
@@ -32,7 +32,7 @@ class Box:
         guest = Guest(command + words, self.log)
         try:
             guest.login(time.monotonic() + 600)
-        except GuestError:
+        except BaseException:
             guest.close()
             raise
         return guest

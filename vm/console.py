@@ -14,6 +14,7 @@ import argparse
 import os
 import re
 import select
+import signal
 import subprocess
 import sys
 import time
@@ -139,8 +140,15 @@ class Guest:
         self.process.wait()
 
 
+def end_in_order():
+    """Whoever ends this program ends its guests, too."""
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, lambda number, _: sys.exit(128 + number))
+
+
 def main():
     """The command line."""
+    end_in_order()
     parser = argparse.ArgumentParser(usage=__doc__)
     parser.add_argument("--log", required=True)
     parser.add_argument("--timeout", type=float, default=1800)

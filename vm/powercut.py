@@ -19,7 +19,7 @@ import time
 import blocklog
 import table
 from box import UNPACK, Box, Failure, Monitor, ask, must
-from console import GuestError
+from console import GuestError, end_in_order
 from scenario import COPIED, GPT, MBR, PROGRAM, SCENARIOS, wrong
 
 # The scenarios of which a kill -9 is to be tried.
@@ -242,6 +242,7 @@ def kills(box, name, arguments):
 
 def main():
     """The command line."""
+    end_in_order()
     parser = argparse.ArgumentParser(usage=__doc__)
     for name in ("image", "work", "qemu", "accel", "cpus"):
         parser.add_argument(f"--{name}", required=True)
