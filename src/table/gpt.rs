@@ -290,8 +290,8 @@ pub fn is_cut_off<R: Read + Seek>(reader: &mut R, size: u64, sector: u32) -> Res
     for crc in [HEADER_CRC, ARRAY_CRC] {
         whole.header[crc..crc + 4].copy_from_slice(&header[crc..crc + 4]);
     }
-    let is_whole = le32(&header, HEADER_CRC) == own;
-    Ok(is_whole && header == whole.header && array == whole.array)
+    let sealed = le32(&header, HEADER_CRC) == own;
+    Ok(sealed && header == whole.header && array == whole.array)
 }
 
 fn header_fault(error: &gptman::Error) -> Fault {
